@@ -1,0 +1,1 @@
+"""The Visual Decathlon: ten classification tasks, one frozen network."""

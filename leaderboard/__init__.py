@@ -1,0 +1,1 @@
+"""Results: their format, the decathlon score, published rows.  Never imports torch."""

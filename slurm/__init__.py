@@ -1,0 +1,1 @@
+"""Sweeps on a Slurm cluster through submitit.  Nothing is here yet; see CHANGELOG.md for what exists."""
