@@ -18,8 +18,8 @@ WIDTHS = (16, 32, 64)  # channels of the three groups before widening; the first
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm and ReLU before each, and a shortcut around both.
 
-    Where the number of channels changes, the shortcut is a 1x1 convolution of the normalised input;
-    elsewhere it is the input itself.  Maps ``(n, inner, h, w)`` to ``(n, outer, h/stride, w/stride)``.
+    Where the channels or the resolution change, the shortcut is a 1x1 convolution of the normalised
+    input; elsewhere it is the input itself.  Maps ``(n, inner, h, w)`` to ``(n, outer, h/stride, w/stride)``.
     """
 
     def __init__(self, inner: int, outer: int, *, stride: int) -> None:
@@ -28,14 +28,14 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outer)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
-        if inner != outer:
+        self.has_shortcut_conv = inner != outer or stride != 1  # the latter alone only when widen is 1
+        if self.has_shortcut_conv:
             # The name is the one that published checkpoints use.
             self.convShortcut = nn.Conv2d(inner, outer, 1, stride=stride, bias=False)
-        self.changes_width = inner != outer
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(x))
-        shortcut = self.convShortcut(out) if self.changes_width else x
+        shortcut = self.convShortcut(out) if self.has_shortcut_conv else x
         out = F.relu(self.bn2(self.conv1(out)))
         return cast(Tensor, self.conv2(out) + shortcut)
 

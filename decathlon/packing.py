@@ -1,0 +1,244 @@
+"""Packing in progress: decode pictures in threads, write each at its place, note what is done."""
+
+import io
+import os
+import shutil
+import struct
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from decathlon.annotations import Annotations
+from decathlon.packed import INDEX, VERSION, index_file, pixel_file
+from decathlon.tasks import SPLITS, Split
+from piggyback.errors import BadInput
+from piggyback.files import atomic_file, read_json, write_json
+
+FORMATS: Final = ("JPEG", "PNG")  # the release has JPEG; the fewer decoders see untrusted bytes, the better
+NOTED_EVERY: Final = 2000
+"""Pictures between two notes of progress: what a kill loses."""
+
+UNREADABLE: Final = (
+    OSError,  # Pillow's own errors, truncation among them
+    SyntaxError,  # broken PNG
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a picture that was found cannot be used."""
+
+    split: Split
+    text: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one picture belongs."""
+
+    split: Split
+    number: int
+    offset: int
+    height: int
+    width: int
+
+
+class Packing:
+    """The packed files of one task while they are being made, in ``<folder>/.partial``.
+
+    A context manager.  Leaving it by an exception, an interrupt among them, notes what is done so that the
+    next one continues; a kill loses at most the last `NOTED_EVERY` pictures.
+
+    Args:
+        folder: the task's, made where it is missing.
+        splits: what is to be packed.
+        digests: of the annotation files; progress made with other ones is thrown away.
+
+    Attributes:
+        done: pictures packed so far, those of earlier runs included.
+        faults: file name to fault, of pictures found and not usable.
+
+    Raises:
+        BadInput: the disk has not enough room.
+    """
+
+    def __init__(self, folder: Path, *, splits: Mapping[Split, Annotations], digests: Mapping[Split, str]) -> None:
+        self.folder, self.splits, self.digests = folder, splits, digests
+        self.partial = folder / ".partial"
+        self.faults: dict[str, Fault] = {}
+        self._indices = {split: build_index(splits[split]) for split in SPLITS}
+        self._names = {
+            name: (split, number) for split in SPLITS for number, name in enumerate(splits[split].file_names)
+        }
+        self._files: dict[Split, int] = {}
+        self._done: dict[Split, NDArray[np.bool_]] = {}
+        self._running: deque[tuple[str, Place, Future[str | None]]] = deque()
+        self._workers = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._since_note = 0
+        self.done = 0
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)
+        while self._running:
+            self._settle()
+        if self._files:
+            self.note()
+        self._close()
+
+    def wanted(self, split: Split | None = None) -> list[str]:
+        """File names of the pictures that are not packed yet."""
+        chosen = SPLITS if split is None else (split,)
+        return [self.splits[one].file_names[number] for one in chosen for number in np.flatnonzero(~self._done[one])]
+
+    def add(self, name: str, data: bytes) -> None:
+        """Decode one picture and write its pixels, in the background; bounded in what it holds."""
+        split, number = self._names[name]
+        _, _, offset, height, width = self._indices[split][number].tolist()
+        place = Place(split, number, offset, height, width)
+        self._running.append((name, place, self._pool.submit(write_picture, self._files[split], place, data)))
+        while len(self._running) > 32 * self._workers:
+            self._settle()
+        if self._since_note >= NOTED_EVERY:
+            self.note()
+
+    def drain(self) -> None:
+        """Wait for every picture added."""
+        while self._running:
+            self._settle()
+
+    def note(self) -> None:
+        """Put pixels on the disk, then the list of those that are there, in this order."""
+        for split, file in self._files.items():
+            os.fsync(file)
+            with atomic_file(self.partial / f"{split}.done.npy") as noted:
+                np.save(noted, self._done[split], allow_pickle=False)
+        self._since_note = 0
+
+    def finish(self) -> None:
+        """Move everything to its final place; the manifest, which makes the task finished, is the caller's."""
+        for file in self._files.values():
+            os.fsync(file)
+        self._close()
+        for split in SPLITS:
+            with atomic_file(index_file(self.folder, split)) as file:
+                np.save(file, self._indices[split], allow_pickle=False)
+            pixel_file(self.partial, split).replace(pixel_file(self.folder, split))
+        shutil.rmtree(self.partial)
+
+    def _settle(self) -> None:
+        name, place, future = self._running.popleft()
+        text = future.result()
+        if text is not None:
+            self.faults[name] = Fault(place.split, text)
+            return
+        self._done[place.split][place.number] = True
+        self.done += 1
+        self._since_note += 1
+
+    def _open(self) -> None:
+        """Open the packed files at their full size, and take over what an earlier run has done."""
+        state: dict[str, Any] = {"version": VERSION, "annotations": dict(self.digests)}
+        path = self.partial / "state.json"
+        try:
+            continues = path.is_file() and read_json(path) == state
+        except BadInput:
+            continues = False
+        if not continues and self.partial.exists():
+            shutil.rmtree(self.partial)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        sizes = {split: _bytes(self._indices[split]) for split in SPLITS}
+        missing = sum(sizes.values()) - _allocated(self.partial)
+        free = shutil.disk_usage(self.partial).free
+        if missing > free:
+            raise BadInput(f"{self.folder} needs {missing / 2**30:.1f} GiB more, but only {free / 2**30:.1f} are free")
+        for split in SPLITS:
+            self._done[split] = self._earlier(split, size=sizes[split])
+            self._files[split] = os.open(pixel_file(self.partial, split), os.O_RDWR | os.O_CREAT, 0o666)
+            os.ftruncate(self._files[split], sizes[split])
+        self.done = int(sum(done.sum() for done in self._done.values()))
+        write_json(path, state)
+
+    def _earlier(self, split: Split, *, size: int) -> NDArray[np.bool_]:
+        """Which pictures an earlier run has packed; none where its files do not fit."""
+        nothing = np.zeros(len(self.splits[split]), dtype=np.bool_)
+        try:
+            if pixel_file(self.partial, split).stat().st_size != size:
+                return nothing
+            done = np.load(self.partial / f"{split}.done.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return nothing
+        return done if done.dtype == nothing.dtype and done.shape == nothing.shape else nothing
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files = {}
+
+
+def build_index(annotations: Annotations) -> NDArray[np.void]:
+    """One record of `INDEX` per picture, in the order of the annotations."""
+    index = np.zeros(len(annotations), dtype=INDEX)
+    index["image_id"] = annotations.image_ids
+    index["label"] = annotations.labels
+    index["height"], index["width"] = annotations.heights, annotations.widths
+    sizes = index["height"].astype(np.int64) * index["width"] * 3
+    index["offset"] = np.cumsum(sizes) - sizes
+    return index
+
+
+def decode(data: bytes, *, height: int, width: int) -> bytes | str:
+    """RGB bytes of a picture of that size, or in words why there are none.
+
+    The size is compared before anything is decoded, so a picture cannot claim more memory than expected.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            if picture.size != (width, height):
+                return f"is {picture.width} x {picture.height}, the annotations say {width} x {height}"
+            return picture.convert("RGB").tobytes()
+    except Image.UnidentifiedImageError:
+        return "is no JPEG or PNG picture"
+    except UNREADABLE as fault:
+        return f"cannot be decoded: {fault}"
+
+
+def write_picture(file: int, place: Place, data: bytes) -> str | None:
+    """Decode a picture and write it at its offset; the fault in words, or None."""
+    pixels = decode(data, height=place.height, width=place.width)
+    if isinstance(pixels, str):
+        return pixels
+    written = 0
+    while written < len(pixels):  # a nearly full disk writes in parts before it fails
+        written += os.pwrite(file, pixels[written:], place.offset + written)
+    return None
+
+
+def _bytes(index: NDArray[np.void]) -> int:
+    return int((index["height"].astype(np.int64) * index["width"] * 3).sum())
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes of disk that a folder's files take already: sparse files take less than their size."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())

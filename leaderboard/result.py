@@ -1,0 +1,218 @@
+"""The result record: one measured or published number with its evidence, as a JSON file."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+SCHEMA_VERSION: Final = 1
+MAX_BYTES: Final = 16 << 20
+
+Word = Annotated[str, Field(min_length=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+_CONFIG: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+_FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+_EVIDENCE: Final = (
+    *("recipe", "seed", "counts", "selected_on", "trained_on", "official_data"),
+    *("code", "versions", "device", "wall_s", "fingerprints"),
+)
+_TOLERANCE: Final = 1e-6  # between a stored fraction and the same one from counts
+
+
+class ResultError(ValueError):
+    """A result file is missing, damaged, or says what cannot be; the message is one line."""
+
+
+class Counts(BaseModel):
+    """How many pictures (or pixels) were judged, and how many of them rightly."""
+
+    model_config = _CONFIG
+
+    n: Annotated[int, Field(ge=1)]
+    correct: Natural
+
+    @model_validator(mode="after")
+    def _not_more_than_all(self) -> Self:
+        if self.correct > self.n:
+            raise ValueError(f"{self.correct} of {self.n} cannot be correct")
+        return self
+
+
+class Code(BaseModel):
+    """The state of the program; None where it did not run from a git checkout."""
+
+    model_config = _CONFIG
+
+    commit: Word | None
+    dirty: bool | None
+
+
+class Fingerprints(BaseModel):
+    """What went in and came out: the data's, the backbone's, the prediction file's digest; None where there is none."""
+
+    model_config = _CONFIG
+
+    data: Word
+    backbone: Word | None
+    predictions: Word | None
+
+
+class Result(BaseModel):
+    """One number with its evidence.
+
+    Attributes:
+        schema_version: of this format.
+        benchmark, task, task_version, split: what was measured on.
+        method: its name, the same everywhere.
+        recipe: the whole recipe, as JSON; tuples become lists.
+        metrics: finite numbers; a name that ends with accuracy, error, iou, top1 or top5 is a fraction in [0, 1].
+        counts: behind ``accuracy``, with which they must agree.
+        bits: stored for the task, by kind (masks, head, norm, header).
+        parameter_ratio: bits for all tasks over those of one network, by the paper's convention.
+        selected_on: what the model was chosen by; never the test part.
+        trained_on: the parts trained on.
+        origin: `measured` needs all evidence; `published` needs citation and table, and may lack the rest.
+        official_data: whether the task is the official release.
+        device, wall_s: where it ran, and for how many seconds.
+    """
+
+    model_config = _CONFIG
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    benchmark: Word
+    task: Word
+    task_version: Annotated[int, Field(ge=1)]
+    split: Word
+    method: Word
+    recipe: dict[str, JsonValue] | None = None
+    seed: Natural | None = None
+    metrics: Annotated[dict[Word, float], Field(min_length=1)]
+    counts: Counts | None = None
+    bits: dict[Word, Natural] = Field(default_factory=dict)
+    parameter_ratio: Annotated[float, Field(gt=0)] | None = None
+    selected_on: Literal["val", "last epoch"] | None = None
+    trained_on: Literal["train", "train+val"] | None = None
+    origin: Literal["measured", "published"]
+    citation: Word | None = None
+    table: Word | None = None
+    official_data: bool | None = None
+    code: Code | None = None
+    versions: dict[Word, str] | None = None
+    device: Word | None = None
+    wall_s: Annotated[float, Field(ge=0)] | None = None
+    fingerprints: Fingerprints | None = None
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _plain_json(cls, value: object) -> object:
+        # A recipe is a dataclass as a dict: its tuples become lists here, so that reading gives back an equal result.
+        try:
+            return json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as fault:
+            raise ValueError(f"cannot be written as JSON ({fault})") from None
+
+    @field_validator("metrics")
+    @classmethod
+    def _fractions(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if name.endswith(_FRACTIONS) and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is {value}; it must be a fraction in [0, 1], not a percentage")
+        return metrics
+
+    @model_validator(mode="after")
+    def _metrics_agree(self) -> Self:
+        accuracy, error = self.metrics.get("accuracy"), self.metrics.get("error")
+        if accuracy is not None and error is not None and abs(accuracy + error - 1.0) > _TOLERANCE:
+            raise ValueError(f"accuracy {accuracy} and error {error} do not add up to 1")
+        if self.counts is not None:
+            counted = self.counts.correct / self.counts.n
+            for stored in (accuracy, None if error is None else 1.0 - error):
+                if stored is not None and abs(stored - counted) > _TOLERANCE:
+                    raise ValueError(f"accuracy {stored} is not {self.counts.correct} of {self.counts.n}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_evidence(self) -> Self:
+        needed = _EVIDENCE if self.origin == "measured" else ("citation", "table")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a {self.origin} result needs {', '.join(missing)}")
+        if self.origin == "measured" and (self.citation is not None or self.table is not None):
+            raise ValueError("a measured result has no citation and no table")
+        return self
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write a result, whole or not at all.
+
+    Raises:
+        ResultError: its dicts were changed into something that cannot be read back.
+    """
+    try:
+        text = json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+    except ValueError as fault:
+        raise ResultError(f"cannot write {path}: {fault}") from None
+    _validated(text.encode(), name=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_result(path: Path) -> Result:
+    """Read a result strictly: no unknown, double or missing key, no text for a number, no NaN.
+
+    Raises:
+        ResultError: with one line that names the file, the field and the fault.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as fault:
+        raise ResultError(f"cannot read {path}: {fault.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ResultError(f"{path} is larger than {MAX_BYTES >> 20} MiB and so is no result")
+    return _validated(data, name=str(path))
+
+
+def _validated(data: bytes, *, name: str) -> Result:
+    """The result that some JSON text holds; raises `ResultError`."""
+    try:
+        document = json.loads(data, object_pairs_hook=_without_duplicates)
+    except RecursionError:
+        raise ResultError(f"{name} is nested too deeply to be a result") from None
+    except ValueError as fault:  # not JSON, not UTF-8, a key twice, thousands of digits
+        raise ResultError(f"{name} is not JSON: {fault}") from None
+    if not isinstance(document, dict):
+        raise ResultError(f"{name} holds no JSON object, so it is no result")
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        found = f"schema_version {version!r:.40}" if "schema_version" in document else "no schema_version"
+        raise ResultError(f"{name} has {found}; this program reads {SCHEMA_VERSION}")
+    try:
+        return Result.model_validate_json(data)
+    except ValidationError as fault:
+        first, *more = fault.errors(include_url=False, include_input=False)
+        place = ".".join(str(part)[:80] for part in first["loc"])
+        others = f" ({len(more)} more)" if more else ""
+        said = first["msg"].removeprefix("Value error, ")
+        raise ResultError(f"{name}: {place + ': ' if place else ''}{said}{others}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:80]!r} stands twice in one object")
+        found[key] = value
+    return found

@@ -1,0 +1,84 @@
+"""Which parameters of a network are what: weights to adapt, norm layers, the head, the rest."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from piggyback.errors import BadInput
+
+NORM_TYPES: Final = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """Qualified names of a network's parts.
+
+    Attributes:
+        weights: parameters called ``weight`` of convolution (grouped, depthwise, transposed too) and linear
+            layers outside the head, the first convolution included; a weight that several layers share has
+            the first one's name.
+        norm_modules: normalisation layers outside the head.
+        norm: their parameters and buffers.
+        rest: all other parameters and buffers outside the head: biases, embeddings, attention's
+            ``in_proj_weight``; no mask method touches them.
+    """
+
+    weights: tuple[str, ...]
+    norm_modules: tuple[str, ...]
+    norm: tuple[str, ...]
+    rest: tuple[str, ...]
+
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        """Every parameter and buffer outside the head."""
+        return self.weights + self.norm + self.rest
+
+
+def persistent_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers by name, shared ones once; no copies."""
+    in_state_dict = set(network.state_dict(keep_vars=True))
+    found: dict[str, torch.Tensor] = dict(network.named_parameters())
+    found.update((name, buffer) for name, buffer in network.named_buffers() if name in in_state_dict)
+    return found
+
+
+def dissect(network: nn.Module, *, head: str | None) -> Anatomy:
+    """Sort a network's parameters.
+
+    Args:
+        network: any module.
+        head: the name of the slot that a task's head fills, such as ``fc``; None when there is none.
+
+    Raises:
+        BadInput: there is no such slot, or nothing to adapt outside it.
+    """
+    if head is not None:
+        slots = [name for name, _ in network.named_children()]
+        try:
+            network.get_submodule(head)
+        except AttributeError:
+            raise BadInput(f"the network has no module {head!r} for a task's head; it has {', '.join(slots)}") from None
+    modules = {name: m for name, m in network.named_modules() if not in_slot(name, head)}
+    norm_modules = tuple(name for name, module in modules.items() if isinstance(module, NORM_TYPES))
+    adaptable = {
+        f"{name}.weight" if name else "weight"
+        for name, module in modules.items()
+        if isinstance(module, (_ConvNd, nn.Linear))
+    }
+    names = [name for name in persistent_tensors(network) if not in_slot(name, head)]
+    weights = tuple(name for name in names if name in adaptable)
+    norm = tuple(name for name in names if name.rpartition(".")[0] in norm_modules)
+    if not weights:
+        raise BadInput("the network has no convolution or linear layer outside its head, so there is nothing to adapt")
+    taken = {*weights, *norm}
+    rest = tuple(name for name in names if name not in taken)
+    return Anatomy(weights=weights, norm_modules=norm_modules, norm=norm, rest=rest)
+
+
+def in_slot(name: str, slot: str | None) -> bool:
+    """Whether a qualified name lies in the slot."""
+    return slot is not None and (name == slot or name.startswith(slot + "."))

@@ -1,0 +1,80 @@
+"""What tasks cost: the paper's parameter ratio, and the true bytes.
+
+Source: paper section 6.  With n backbone weights of 32 bits and T tasks of b bits per weight, the ratio is
+(32 n + T b n) / (32 n).  It leaves out heads, norm layers and biases; the true bytes leave out nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from piggyback.methods import Method
+from piggyback.payload import Payload
+
+if TYPE_CHECKING:
+    from piggyback.adapter import Adapter
+
+WEIGHT_BITS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """Share of mask values that are zero.
+
+    Attributes:
+        layers: per weight name, in the order of the network.
+        total: over all mask values.
+    """
+
+    layers: Mapping[str, float]
+    total: float
+
+
+def parameter_ratio(methods: Sequence[Method], *, weights: Sequence[int]) -> float:
+    """Bits for the backbone and all tasks over the bits of the backbone, by the paper's convention.
+
+    Args:
+        methods: one per task added to the backbone's own.
+        weights: the number of weights in each adapted tensor.
+
+    >>> from piggyback.methods import Binary
+    >>> parameter_ratio([Binary()] * 9, weights=[1000])
+    1.28125
+    """
+    backbone = WEIGHT_BITS * sum(weights)
+    added = sum(method.bits(count) for method in methods for count in weights)
+    return (backbone + added) / backbone
+
+
+def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str, float]:
+    """Bytes of the backbone and all payloads over those of the backbone, counting more and more kinds.
+
+    Args:
+        payloads: of all tasks.
+        backbone_bytes: of the frozen network without a head.
+
+    Returns:
+        ``masks`` (coded masks or weights alone), ``masks + norm``, ``masks + norm + heads`` and ``files``
+        (whole files with their headers).
+    """
+    added = 0
+    ratios = {}
+    steps = {"masks": ("mask", "weight"), "masks + norm": ("norm",), "masks + norm + heads": ("head",), "files": ("header",)}
+    for label, kinds in steps.items():
+        added += sum(payload.bytes_by_kind[kind] for payload in payloads for kind in kinds)
+        ratios[label] = (backbone_bytes + added) / backbone_bytes
+    return ratios
+
+
+def measure_sparsity(adapter: "Adapter", task: str) -> Sparsity:
+    """How much of each weight the task masks out (the paper's table 6 and figure 3)."""
+    state = adapter.task(task)
+    zeros: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for name in adapter.anatomy.weights:
+        mask = state.kept_of(name).get("mask")
+        if mask is not None:
+            sizes[name] = mask.numel()
+            zeros[name] = mask.numel() - int(mask.sum())
+    layers = {name: zeros[name] / sizes[name] for name in sizes}
+    return Sparsity(layers=layers, total=sum(zeros.values()) / max(1, sum(sizes.values())))

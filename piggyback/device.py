@@ -1,0 +1,46 @@
+"""Where to compute, and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the first GPU, or the processor."""
+    if name is not None:
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself.
+
+    A processor without the instructions emulates them, three times slower than float32 (measured on an
+    Ice Lake, ``docs/performance.md``), so there the answer is no although torch would accept it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        found = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.11 on
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False
+
+
+def autocast(device: torch.device, *, precision: str = "auto") -> AbstractContextManager[object]:
+    """A context for the forward pass.
+
+    Args:
+        device: where the network is.
+        precision: ``auto`` (bf16 where the device has it), ``bf16`` or ``fp32``.
+    """
+    if precision == "bf16" or (precision == "auto" and has_native_bf16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def describe_device(device: torch.device) -> str:
+    """The processor's or GPU's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return f"{found.get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"

@@ -1,0 +1,246 @@
+"""A torch optimizer that steps real masks and writes effective weights.
+
+One step: pull the gradient that backward left on each adapted parameter back to what the method trains,
+step that, write the new effective weight into the parameter.  Everything else (head, norm layers, weights
+trained in place) is stepped as torch does it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from piggyback.errors import NotTrainable
+from piggyback.update import Coefficients, MaskUpdate
+
+if TYPE_CHECKING:
+    from piggyback.adapter import Adapter, TaskState
+
+FIRST: Final = ".exp_avg"
+SECOND: Final = ".exp_avg_sq"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamRule:
+    """Adam (Kingma and Ba, 2015) with torch's defaults.  Weight decay is L2, and never applied to masks."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDRule:
+    """Stochastic gradient descent with momentum.  Weight decay is L2, and never applied to masks."""
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+
+Rule = AdamRule | SGDRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Base learning rates of the four kinds of parameters."""
+
+    mask: float
+    head: float
+    norm: float
+    weight: float
+
+
+class AdapterOptimizer(torch.optim.Optimizer):
+    """Steps the current task of an adapter; made by `Adapter.optimizer`.
+
+    For schedulers, GradScaler and checkpoints it is an ordinary optimizer: its groups hold the network's own
+    parameters, and its state dict has, for each adapted weight, the real mask beside the moments.
+    ``clip_grad_norm_`` on those parameters acts on the gradients of the *effective weights*, before they are
+    pulled back to the masks.
+    """
+
+    def __init__(
+        self,
+        adapter: "Adapter",
+        *,
+        rates: Rates,
+        rule: Rule,
+        head_rule: Rule,
+        update: Literal["auto", "compiled", "eager"],
+    ) -> None:
+        self.adapter = adapter
+        self.task_name = cast(str, adapter.current)
+        self.parameters = dict(adapter.network.named_parameters())
+        state = adapter.tasks[self.task_name]
+        groups = [
+            group | {"rule": type(group_rule).__name__} | asdict(group_rule)
+            for group, group_rule in self._groups(adapter, state, rates, rule, head_rule)
+            if group["params"]
+        ]
+        if not groups:
+            raise NotTrainable(f"task {self.task_name!r} has nothing to train: neither a head nor weights of its own")
+        super().__init__(groups, {"lr": rates.head})
+        self.names = {parameter: name for name, parameter in self.parameters.items()}
+        self.mask_update = MaskUpdate(state.method, mode=update)
+        for group in self.param_groups:
+            if group["role"] == "mask":
+                for parameter in group["params"]:
+                    self._prepare(parameter, state.trained[self.names[parameter]], group)
+
+    def _groups(
+        self, adapter: "Adapter", state: "TaskState", rates: Rates, rule: Rule, head_rule: Rule
+    ) -> list[tuple[dict[str, Any], Rule]]:
+        norm = set(adapter.anatomy.norm)
+        own = [name for name in state.own if name in self.parameters]
+        head = list(state.head.parameters()) if state.head is not None else []
+        pick = self.parameters.__getitem__
+        return [
+            ({"role": "mask", "lr": rates.mask, "params": [pick(name) for name in state.trained]}, rule),
+            ({"role": "weight", "lr": rates.weight, "params": [pick(n) for n in own if n not in norm]}, rule),
+            ({"role": "norm", "lr": rates.norm, "params": [pick(n) for n in own if n in norm]}, rule),
+            ({"role": "head", "lr": rates.head, "params": head}, head_rule),
+        ]
+
+    def _prepare(self, parameter: Tensor, trained: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Moments for a weight's trained tensors; the real mask itself stands beside them."""
+        state = self.state[parameter]
+        state["step"] = torch.tensor(0.0)
+        for key, tensor in trained.items():
+            state[key] = tensor
+            state[key + FIRST] = torch.zeros_like(tensor)
+            if group["rule"] == "AdamRule":
+                state[key + SECOND] = torch.zeros_like(tensor)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore moments and real masks exactly, and write the effective weights they stand for."""
+        super().load_state_dict(state_dict)
+        task = self.adapter.tasks[self.task_name]
+        for name, trained in task.trained.items():
+            state = self.state[self.parameters[name]]
+            for key, tensor in trained.items():
+                tensor.copy_(state[key])
+                state[key] = tensor
+                for moment in (key + FIRST, key + SECOND):
+                    if moment in state:  # torch casts state to the parameter's type; ours has the mask's
+                        state[moment] = torch.empty_like(tensor).copy_(state[moment])
+        if self.adapter.current == self.task_name:
+            self.adapter.switch(self.task_name)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of everything that has a gradient.
+
+        Raises:
+            NotTrainable: the network shows another task, or fixed norm layers are in training mode.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.adapter.current != self.task_name:
+            raise NotTrainable(
+                f"this optimizer trains task {self.task_name!r}, but the network shows "
+                f"{self.adapter.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
+            )
+        self.adapter.check_modes()
+        self.adapter.follow()
+        for group in self.param_groups:
+            if group["role"] == "mask":
+                self._step_masks(group)
+            else:
+                step_in_place(group, self.state)
+        return loss
+
+    def _step_masks(self, group: dict[str, Any]) -> None:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            name = self.names[parameter]
+            trained = self.adapter.tasks[self.task_name].trained[name]
+            state = self.state[parameter]
+            state["step"] += 1
+            for key, tensor in trained.items():
+                for moment in (key + FIRST, key + SECOND):
+                    if moment in state and (
+                        state[moment].device != tensor.device or state[moment].stride() != tensor.stride()
+                    ):
+                        state[moment] = torch.empty_like(tensor).copy_(state[moment])
+            first = {key: state[key + FIRST] for key in trained}
+            weight = self.adapter.frozen[name]
+            if group["rule"] == "AdamRule":
+                second = {key: state[key + SECOND] for key in trained}
+                coefficients = adam_coefficients(group, int(state["step"].item()))
+                self.mask_update.adam(parameter, weight, trained, first, second, coefficients)
+            else:
+                pulled = self.mask_update.pull_back(parameter, weight, trained)
+                for key, gradient in pulled.items():
+                    first[key].mul_(group["momentum"]).add_(gradient)
+                    direction = gradient.add(first[key], alpha=group["momentum"]) if group["nesterov"] else first[key]
+                    trained[key].sub_(direction, alpha=group["lr"])
+                self.mask_update.write(parameter, weight, trained)
+
+
+def adam_coefficients(group: dict[str, Any], step: int) -> Coefficients:
+    """The scalars of one Adam step, computed in double precision as torch does it."""
+    beta1, beta2 = group["betas"]
+    return Coefficients(
+        step_size=float(group["lr"]) / (1 - beta1**step),
+        correction=math.sqrt(1 - beta2**step),
+        beta1=beta1,
+        beta2=beta2,
+        eps=group["eps"],
+    )
+
+
+def step_in_place(group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> None:
+    """Step parameters that are trained as they are, with torch's own fused kernels."""
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    if not parameters:
+        return
+    gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+    states_here = [states[parameter] for parameter in parameters]
+    fused = all(parameter.is_floating_point() for parameter in parameters)
+    if group["rule"] == "AdamRule":
+        for parameter, state in zip(parameters, states_here, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        adam(
+            parameters,
+            gradients,
+            [state["exp_avg"] for state in states_here],
+            [state["exp_avg_sq"] for state in states_here],
+            [],
+            [state["step"] for state in states_here],
+            fused=fused,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        return
+    buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in states_here]
+    sgd(
+        parameters,
+        gradients,
+        buffers,
+        fused=fused,
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=0.0,
+        nesterov=group["nesterov"],
+        maximize=False,
+    )
+    for state, buffer in zip(states_here, buffers, strict=True):
+        state["momentum_buffer"] = buffer

@@ -1,0 +1,283 @@
+"""Payload files: what one task adds to a backbone, and nothing else.
+
+A safetensors file with one metadata entry; ``docs/payload-format.md`` is its specification.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from piggyback.bits import Stream, decode, encode
+from piggyback.errors import BackboneMismatch, BadInput, BadPayload, Diverged
+from piggyback.files import parse_json, write_bytes
+from piggyback.methods import Method, named_method
+
+if TYPE_CHECKING:
+    from piggyback.adapter import Adapter
+
+FORMAT: Final = 1
+KEY: Final = "piggyback"  # the one metadata entry
+BLANK: Final = "0" * 64  # stands for the digest while the digest is computed
+KINDS: Final = {"mask": "mask", "value": "mask", "norm": "norm", "weight": "weight", "rest": "weight", "head": "head"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """A payload file's content.
+
+    Attributes:
+        method: with the settings that the task was trained with.
+        task: its name.
+        fingerprint: of the backbone.
+        recipe: what the run was, as recorded by whoever saved it.
+        norm: whether norm layers belong to the task.
+        kept: per weight name, what the method keeps of it.
+        own: parameters and buffers of the task's own.
+        head: the head's state dict.
+        bytes_by_kind: of the file: ``mask``, ``norm``, ``weight``, ``head`` and ``header``.
+        masks: per weight name, its shape, zeros and bytes.
+    """
+
+    method: Method
+    task: str
+    fingerprint: str
+    recipe: Mapping[str, object]
+    norm: str
+    kept: Mapping[str, dict[str, Tensor]]
+    own: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+    bytes_by_kind: Mapping[str, int]
+    masks: Mapping[str, "StoredMask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredMask:
+    """Size of one weight's mask in a payload."""
+
+    shape: tuple[int, ...]
+    zeros: int
+    bytes: int
+
+    @property
+    def weights(self) -> int:
+        """Number of mask values."""
+        return math.prod(self.shape)
+
+
+def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str, object]) -> None:
+    """Write a task of an adapter, whole or not at all.
+
+    Raises:
+        Diverged: something the task keeps is not finite.
+    """
+    state = adapter.task(task)
+    tensors: dict[str, Tensor] = {}
+    streams: dict[str, dict[str, object]] = {}
+    for name in adapter.anatomy.weights if state.method.adapts == "weights" else ():
+        for key, tensor in state.kept_of(name).items():
+            if tensor.dtype == torch.bool:
+                stream = encode(tensor.detach().cpu().contiguous().numpy())
+                tensors[f"mask/{key}/{name}"] = torch.frombuffer(bytearray(stream.data), dtype=torch.uint8)
+                ones = int(tensor.sum())
+                streams[f"{key}/{name}"] = {"shape": list(tensor.shape), "coding": stream.coding, "ones": ones}
+            else:
+                tensors[f"value/{key}/{name}"] = plain(tensor)
+    norm = set(adapter.anatomy.norm)
+    for name, tensor in state.own.items():
+        tensors[f"{'norm' if name in norm else 'weight'}/{name}"] = plain(tensor)
+    for name, tensor in (state.head.state_dict() if state.head is not None else {}).items():
+        tensors[f"head/{name}"] = plain(tensor)
+    refuse_non_finite(tensors)
+    header = {
+        "format": FORMAT,
+        "method": {"name": state.method.name, **method_settings(state.method)},
+        "task": task,
+        "norm": state.norm,
+        "backbone": adapter.fingerprint,
+        "recipe": dict(recipe),
+        "masks": streams,
+        "sha256": BLANK,
+    }
+    write_bytes(path, seal(save_tensors(tensors, metadata={KEY: json.dumps(header, sort_keys=True)})))
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """On the processor, contiguous, in memory of its own: what safetensors writes."""
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise Diverged for the first tensor with a NaN or infinity: such a task must not be saved."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Diverged(f"{name} has values that are not finite: the training diverged, so nothing was saved")
+
+
+def method_settings(method: Method) -> dict[str, object]:
+    """The settings of a method beside what its class fixes."""
+    if not is_dataclass(method):
+        return {}
+    fixed = {"name", "adapts", "merge"}
+    return {key: value for key, value in asdict(cast(Any, method)).items() if key not in fixed}
+
+
+def seal(data: bytes) -> bytes:
+    """Put the digest of the whole file, computed with zeros in its place, into the header."""
+    digest = hashlib.sha256(data).hexdigest()
+    return data.replace(BLANK.encode(), digest.encode(), 1)
+
+
+def read_payload(path: Path) -> Payload:
+    """Read and check a payload file; any flipped byte and any truncation is found.
+
+    Raises:
+        BadInput: the file cannot be read.
+        BadPayload: it is damaged, of another version or not a payload.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as fault:
+        raise BadInput(f"cannot read {path}: {fault.strerror}") from None
+    try:
+        header = check(data, name=str(path))
+        tensors = load_tensors(data)
+        return assemble(header, tensors, header_bytes=len(data) - sum(t.nbytes for t in tensors.values()))
+    except SafetensorError as fault:
+        raise BadPayload(f"{path} is not a whole safetensors file: {fault}") from None
+    except BadPayload as fault:
+        raise BadPayload(f"{path}: {fault}") from None
+
+
+def check(data: bytes, *, name: str) -> dict[str, Any]:
+    """The header of payload bytes whose digest is right."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise BadPayload("the file is truncated, or not a payload")
+    try:
+        outer = cast(dict[str, Any], parse_json(data[8 : 8 + length], name="the header"))
+        header = cast(dict[str, Any], parse_json(outer["__metadata__"][KEY].encode(), name="the header's metadata"))
+        digest = header["sha256"]
+        version = header["format"]
+        blanked = data[: 8 + length].replace(digest.encode(), BLANK.encode(), 1) + data[8 + length :]
+    except (KeyError, TypeError, AttributeError):
+        raise BadPayload("not a payload file: it lacks our header") from None
+    except BadInput as fault:
+        raise BadPayload(f"damaged: {fault}") from None
+    if version != FORMAT:
+        raise BadPayload(f"payload format {version!r}, but this program reads {FORMAT}: use a matching piggyback-bench")
+    if hashlib.sha256(blanked).hexdigest() != digest:
+        raise BadPayload("damaged: its bytes do not have the digest that its header states")
+    return header
+
+
+def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_bytes: int) -> Payload:
+    """A payload from its parts, each checked."""
+    bytes_by_kind = dict.fromkeys(("mask", "norm", "weight", "head"), 0)
+    kept: dict[str, dict[str, Tensor]] = {}
+    masks: dict[str, StoredMask] = {}
+    rest: dict[str, dict[str, Tensor]] = {"norm": {}, "weight": {}, "head": {}}
+    for label, tensor in tensors.items():
+        kind, _, name = label.partition("/")
+        if kind not in KINDS:
+            raise BadPayload(f"unknown part {label!r}")
+        bytes_by_kind[KINDS[kind]] += tensor.nbytes
+        if kind in rest:
+            rest[kind][name] = tensor
+            continue
+        key, _, weight = name.partition("/")
+        if kind == "value":
+            kept.setdefault(weight, {})[key] = tensor
+            continue
+        entry = header["masks"].get(name)
+        if entry is None:
+            raise BadPayload(f"the header does not describe mask {name!r}")
+        values = decode(Stream(entry["coding"], tensor.numpy().tobytes()), count=math.prod(entry["shape"]))
+        if int(np.count_nonzero(values)) != entry["ones"]:
+            raise BadPayload(f"mask {name!r} has not the number of ones that the header states")
+        kept.setdefault(weight, {})[key] = torch.from_numpy(values).reshape(entry["shape"])
+        if key == "mask":
+            shape = tuple(entry["shape"])
+            masks[weight] = StoredMask(shape=shape, zeros=values.size - entry["ones"], bytes=tensor.nbytes)
+    return Payload(
+        method=stored_method(header["method"]),
+        task=header["task"],
+        fingerprint=header["backbone"],
+        recipe=header["recipe"],
+        norm=header["norm"],
+        kept=kept,
+        own={**rest["norm"], **rest["weight"]},
+        head=rest["head"],
+        bytes_by_kind={**bytes_by_kind, "header": header_bytes},
+        masks=masks,
+    )
+
+
+def stored_method(settings: Mapping[str, Any]) -> Method:
+    """The method that a header names, with its settings."""
+    default = named_method(settings["name"])
+    known = {field.name for field in fields(cast(Any, default))} if is_dataclass(default) else set()
+    given = {key: value for key, value in settings.items() if key != "name"}
+    if unknown := given.keys() - known:
+        raise BadPayload(f"method {default.name!r} has no setting {sorted(unknown)[0]!r}")
+    try:
+        return type(default)(**given)
+    except (TypeError, ValueError) as fault:
+        raise BadPayload(f"the settings of method {default.name!r} are wrong: {fault}") from None
+
+
+def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Module | None) -> str:
+    """Add a payload's task to an adapter and switch to it; see `Adapter.load`."""
+    from piggyback.adapter import TaskState, like  # noqa: PLC0415 -- adapter and payload know each other
+
+    payload = read_payload(path)
+    if payload.fingerprint != adapter.fingerprint:
+        raise BackboneMismatch(
+            f"{path} belongs to the backbone {payload.fingerprint[:12]}, but this network's frozen weights are "
+            f"{adapter.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on"
+        )
+    weights = set(adapter.anatomy.weights) if payload.method.adapts == "weights" else set()
+    wrong = [name for name in payload.kept if name not in weights] + sorted(weights - payload.kept.keys())
+    if wrong:
+        raise BadPayload(f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?")
+    for name, parts in payload.kept.items():
+        if parts["mask"].shape != adapter.frozen[name].shape:
+            raise BadPayload(f"{path}: mask of {name!r} has shape {tuple(parts['mask'].shape)}")
+    if head is None and payload.head:
+        head = linear_head(payload.head, name=str(path))
+    if head is not None:
+        try:
+            head.load_state_dict(dict(payload.head))
+        except RuntimeError as fault:  # torch's word for a state dict that does not fit
+            raise BadPayload(f"{path} does not fit the head given: {fault}") from None
+    norm = "trained" if payload.norm == "trained" else "fixed"
+    state = TaskState(method=payload.method, norm=norm, head=head)
+    if set(adapter.own_names(state)) != payload.own.keys():
+        raise BadPayload(f"{path} holds other parameters of its own than the network has")
+    state.own = {part: tensor.to(adapter.frozen[part].device) for part, tensor in payload.own.items()}
+    state.kept = {
+        weight: {key: like(tensor, adapter.frozen[weight]) for key, tensor in parts.items()}
+        for weight, parts in payload.kept.items()
+    }
+    name = task or payload.task
+    adapter.put_loaded(name, state)
+    return name
+
+
+def linear_head(tensors: Mapping[str, Tensor], *, name: str) -> nn.Linear:
+    """A linear layer of the stored shape."""
+    weight = tensors.get("weight")
+    if weight is None or weight.ndim != 2 or not tensors.keys() <= {"weight", "bias"}:
+        raise BadInput(f"the head in {name} is not one linear layer: give load() a head module to fill")
+    return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors)
+

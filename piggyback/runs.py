@@ -1,0 +1,200 @@
+"""Run folders: what a training leaves on the disk, and how it goes on after a break."""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import torch
+
+from piggyback.console import notice
+from piggyback.device import describe_device
+from piggyback.errors import BadInput
+from piggyback.files import read_json, write_bytes, write_json
+
+State = Literal["running", "done", "failed", "requeue"]
+KEPT_CHECKPOINTS: Final = 2
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Every path of a run.
+
+    ``result.json`` is written last: it exists exactly when the run is finished.
+    """
+
+    root: Path
+
+    @property
+    def key(self) -> Path:
+        """The recipe and what else identifies the run."""
+        return self.root / "recipe.json"
+
+    @property
+    def status(self) -> Path:
+        """State and progress, for whoever watches from outside."""
+        return self.root / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per epoch."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def trials(self) -> Path:
+        """Learning rates tried and their accuracies on val."""
+        return self.root / "trials.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states at step boundaries."""
+        return self.root / "checkpoints"
+
+    @property
+    def payload(self) -> Path:
+        """What the task adds to the backbone."""
+        return self.root / "payload.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """Categories predicted for the test pictures."""
+        return self.root / "predictions.npz"
+
+    @property
+    def result(self) -> Path:
+        """The measured result."""
+        return self.root / "result.json"
+
+    def write_status(self, state: State, **progress: object) -> None:
+        """Replace ``status.json``."""
+        write_json(self.status, {"state": state, "updated": time.time(), "pid": os.getpid(), **progress})
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Replace ``metrics.jsonl`` by the epochs so far; a resumed run writes none twice."""
+        write_bytes(self.metrics, b"".join((json.dumps(line, allow_nan=False) + "\n").encode() for line in history))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the bits of a run depend on beside its recipe (DESIGN.md, "Bits")."""
+
+    torch: str
+    device: str
+    machine: str
+    update: str
+
+    @staticmethod
+    def here(device: torch.device, *, update: str) -> "Environment":
+        """This process's."""
+        return Environment(
+            torch=torch.__version__, device=describe_device(device), machine=platform.machine(), update=update
+        )
+
+    def differences(self, other: Mapping[str, object]) -> list[str]:
+        """What a saved environment had otherwise, in words."""
+        return [f"{key} was {other.get(key)}, is {value}" for key, value in vars(self).items() if other.get(key) != value]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Training states in a folder; the newest whole one counts."""
+
+    folder: Path
+
+    def save(self, state: Mapping[str, Any], *, step: int) -> None:
+        """Write the state at a step, whole or not at all, and drop older ones but one."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
+        write_bytes(self.folder / f"step-{step:09d}.pt", hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+        for old in self._files()[:-KEPT_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state whose digest is right; None when there is none."""
+        for path in reversed(self._files()):
+            data = path.read_bytes()
+            digest, _, body = data.partition(b"\n")
+            if hashlib.sha256(body).hexdigest().encode() != digest:
+                notice(f"note: checkpoint {path} is damaged; an older one is used, or the run starts again")
+                continue
+            return cast(dict[str, Any], torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+        return None
+
+    def clear(self) -> None:
+        """Remove all: the run is finished."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt")) if self.folder.is_dir() else []
+
+
+class StopFlag:
+    """Set by SIGUSR2 or SIGTERM: the training checkpoints at the next step boundary and ends."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self, *_: object) -> None:
+        """Signal handler."""
+        self.requested = True
+
+
+class Requeue(Exception):  # noqa: N818 -- not an error: the run stopped cleanly and wants to be continued
+    """The run was asked to stop, and has left a checkpoint."""
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopFlag]:
+    """A flag that SIGUSR2 and SIGTERM set while the block runs."""
+    flag = StopFlag()
+    before = {number: signal.signal(number, flag.request) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def open_run(root: Path, *, key: Mapping[str, object]) -> RunFolder:
+    """The folder of a run, made when it is not there.
+
+    Raises:
+        BadInput: the folder holds another run.
+    """
+    folder = RunFolder(root)
+    text = json.loads(json.dumps(key))
+    if folder.key.exists():
+        if read_json(folder.key) != text:
+            raise BadInput(f"{folder.key} belongs to another run than the one asked for: take another folder")
+    else:
+        write_json(folder.key, text)
+    return folder
+
+
+@cache
+def code_version() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this code runs from, and whether it was changed; Nones outside a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None, None
+    run = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit.stdout.strip(), bool(status.stdout.strip())

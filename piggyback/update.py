@@ -1,0 +1,180 @@
+"""The mask update: pull back, Adam, new effective weight, in one pass over memory where it is compiled.
+
+The same few lines run eagerly or compiled; ``torch.compile`` fuses them into one loop over flat memory, so
+that masking costs little more than fused Adam on the weights themselves (``docs/performance.md``).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from piggyback.console import notice
+from piggyback.methods import Method
+
+Tensors = Mapping[str, Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensors, Tensors, Tensors, Tensor], None]
+
+
+class Coefficients(NamedTuple):
+    """Scalars of one Adam step.
+
+    Attributes:
+        step_size: learning rate over the first bias correction.
+        correction: square root of the second bias correction.
+        beta1, beta2, eps: Adam's.
+    """
+
+    step_size: float
+    correction: float
+    beta1: float
+    beta2: float
+    eps: float
+
+    def pack(self, like: Tensor) -> Tensor:
+        """A tensor of ``step_size, correction, 1 - beta1, beta2, 1 - beta2, eps`` for the compiled kernel.
+
+        As a tensor, because other values of a Python number would compile the kernel again; the
+        differences are taken here, in double precision.
+        """
+        values = (self.step_size, self.correction, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps)
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+class MaskUpdate:
+    """Updates one weight at a time for one method.
+
+    Args:
+        method: of the task.
+        mode: ``eager``, ``compiled``, or ``auto``: compiled where a compiler works, else eager with one line
+            of notice.
+    """
+
+    def __init__(self, method: Method, *, mode: Literal["auto", "compiled", "eager"]) -> None:
+        self.method = method
+        self.mode = mode
+        self.kernel: Kernel | None = None
+
+    @property
+    def form(self) -> str:
+        """``compiled`` or ``eager``: part of what the bits of a run depend on."""
+        return "eager" if self.mode == "eager" else "compiled"
+
+    def pull_back(self, parameter: Tensor, weight: Tensor, trained: Tensors) -> dict[str, Tensor]:
+        """The gradients for the trained tensors."""
+        gradient = parameter.grad
+        assert gradient is not None  # the optimizer asks only for parameters that have one
+        return self.method.pull_back(gradient.to(weight.dtype), weight, trained)
+
+    def write(self, parameter: Tensor, weight: Tensor, trained: Tensors) -> None:
+        """Put the effective weight into the parameter."""
+        parameter.copy_(self.method.apply(weight, self.method.keep(trained)))
+
+    def adam(
+        self,
+        parameter: Tensor,
+        weight: Tensor,
+        trained: Tensors,
+        first: Tensors,
+        second: Tensors,
+        coefficients: Coefficients,
+    ) -> None:
+        """One Adam step on the trained tensors (same shape as `weight`), then the effective weight."""
+        gradient = parameter.grad
+        assert gradient is not None
+        if gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        if self.mode != "eager" and is_dense(parameter):
+            packed = coefficients.pack(weight)
+            groups = [{key: flat(tensor) for key, tensor in group.items()} for group in (trained, first, second)]
+            arguments = (flat(parameter.data), flat(gradient), flat(weight), *groups, packed)
+            if self.kernel is None:
+                self.kernel = self._compile(weight)
+            if self.kernel is not None:
+                self.kernel(*arguments)
+                return
+        self._adam_eager(parameter, gradient, weight, (trained, first, second), coefficients)
+
+    def _adam_eager(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        weight: Tensor,
+        states: tuple[Tensors, Tensors, Tensors],
+        coefficients: Coefficients,
+    ) -> None:
+        """The same, one operation at a time, in the order of torch's single-tensor Adam."""
+        trained, first, second = states
+        c = coefficients
+        for key, pulled in self.method.pull_back(gradient.to(weight.dtype), weight, trained).items():
+            first[key].lerp_(pulled, 1 - c.beta1)
+            second[key].mul_(c.beta2).addcmul_(pulled, pulled, value=1 - c.beta2)
+            denominator = (second[key].sqrt() / c.correction).add_(c.eps)
+            trained[key].addcdiv_(first[key], denominator, value=-c.step_size)
+        self.write(parameter, weight, trained)
+
+    def _compile(self, weight: Tensor) -> Kernel | None:
+        """A compiled kernel that was seen to work, or None and from then on eager."""
+        kernel = compiled_kernel(self.method)
+        sample = [torch.zeros(4096, dtype=weight.dtype, device=weight.device) for _ in range(3)]
+        states = [self.method.start(sample[2]) for _ in range(3)]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # inductor warns about what it finds on the machine
+                kernel(*sample, *states, Coefficients(0.0, 1.0, 0.9, 0.999, 1e-8).pack(weight))
+        except Exception as fault:  # whatever a missing or broken compiler raises; reported, not swallowed
+            if self.mode == "compiled":
+                raise
+            reason = str(fault).strip().splitlines()[0][:120] if str(fault).strip() else type(fault).__name__
+            notice(f"note: mask updates run uncompiled, the compiler failed: {reason}")
+            self.mode = "eager"
+            return None
+        return kernel
+
+
+KERNELS: Final[dict[Method, Kernel]] = {}  # compiled once per method and process, whatever the optimizers
+
+
+def compiled_kernel(method: Method) -> Kernel:
+    """The compiled update of a method over flat tensors of any length."""
+
+    def update(
+        parameter: Tensor,
+        gradient: Tensor,
+        weight: Tensor,
+        trained: Tensors,
+        first: Tensors,
+        second: Tensors,
+        coefficients: Tensor,
+    ) -> None:
+        step_size, correction, rate1, beta2, rate2, eps = coefficients.unbind()
+        new = {}
+        for key, pulled in method.pull_back(gradient.to(weight.dtype), weight, trained).items():
+            exp_avg = first[key] + rate1 * (pulled - first[key])
+            exp_avg_sq = beta2 * second[key] + rate2 * pulled * pulled
+            new[key] = trained[key] - step_size * exp_avg / (exp_avg_sq.sqrt() / correction + eps)
+            first[key].copy_(exp_avg)
+            second[key].copy_(exp_avg_sq)
+            trained[key].copy_(new[key])
+        parameter.copy_(method.apply(weight, method.keep(new)))
+
+    if method not in KERNELS:
+        KERNELS[method] = torch.compile(update, dynamic=True, fullgraph=True)
+    return KERNELS[method]
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return tensor.numel() > 1
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The memory of a dense tensor as one dimension; tensors of equal strides stay aligned."""
+    return tensor.as_strided((tensor.numel(),), (1,))
