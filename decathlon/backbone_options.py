@@ -1,12 +1,13 @@
 """What can be asked of ``decathlon backbone import | evaluate | train``; imports nothing heavy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from decathlon.pretraining_recipe import PretrainRecipe
+from decathlon.pretraining_recipe import DEFAULT_PRESET, PretrainRecipe, preset_named_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +55,28 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train a backbone from scratch on imagenet12.
+    """Train a backbone from scratch on imagenet12.  The flags of the recipe override what --recipe names.
 
     Attributes:
         data: the folder that `decathlon prepare` wrote.
         out: the run's folder; the same command again continues there.
-        recipe: the settings.
+        recipe: name of the recipe: paper or smoke.
+        settings: the recipe's fields.
         device: such as cpu or cuda:1; by default a GPU for each process, or the processor.
-        allow_changes: continue although torch, processor, threads or number of processes changed.
+        allow_other_environment: continue although torch, processor, threads or number of processes changed.
         json: print one JSON object instead of a table.
     """
 
     data: Path
     out: Path
-    recipe: PretrainRecipe = field(default_factory=PretrainRecipe)
+    recipe: str = DEFAULT_PRESET
+    settings: PretrainRecipe = field(default_factory=PretrainRecipe)
     device: str | None = None
-    allow_changes: bool = False
+    allow_other_environment: bool = False
     json: bool = False
+
+
+def train_defaults(arguments: Sequence[str]) -> TrainOptions:
+    """Defaults under the recipe that the arguments name; what has no default stays required."""
+    place: Path = tyro.MISSING
+    return TrainOptions(data=place, out=place, settings=preset_named_in(arguments))

@@ -1,5 +1,6 @@
 """What ``decathlon backbone import | evaluate | train`` do; each returns the exit code."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,11 @@ from decathlon.labels import read_labels
 from decathlon.packed import PackedSplit, open_split
 from decathlon.pretraining import pretrain
 from decathlon.tasks import BACKBONE_TASK, TASKS
-from piggyback.console import notice, print_json, table
+from piggyback.console import notice, out, print_json, table
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
 from piggyback.files import sha256_of
+from piggyback.runs import stop_on_signal
 
 TOP: Final = 5
 
@@ -31,19 +33,19 @@ def run_import(options: ImportOptions) -> int:
     checkpoint = open_checkpoint(options.checkpoint)
     layout = Layout(depth=checkpoint.depth, widen=checkpoint.widen, classes=checkpoint.classes)
     network = build_network(checkpoint.weights, layout=layout)
-    out = options.out if options.out is not None else Path(f"{options.checkpoint.stem}.safetensors")
-    if out.resolve() == options.checkpoint.resolve():
-        raise BadInput(f"{out} is the checkpoint itself; choose another --out")
+    goal = options.out if options.out is not None else Path(f"{options.checkpoint.stem}.safetensors")
+    if goal.resolve() == options.checkpoint.resolve():
+        raise BadInput(f"{goal} is the checkpoint itself; choose another --out")
     task = TASKS[BACKBONE_TASK]
     written = save_backbone(
-        out,
+        goal,
         network,
         mean=task.mean,
         std=task.std,
         source={"file": options.checkpoint.name, "sha256": checkpoint.sha256, **checkpoint.notes},
         replace=options.force,
     )
-    report = {
+    report: dict[str, int | float | str] = {
         **asdict(layout),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "parameters_without_head": sum(
@@ -51,21 +53,17 @@ def run_import(options: ImportOptions) -> int:
         ),
         **{name: checkpoint.notes[name] for name in ("val_top1", "best_acc") if name in checkpoint.notes},
         "checkpoint_sha256": checkpoint.sha256,
-        "sha256": sha256_of(out),
-        "file": str(out),
+        "sha256": sha256_of(goal),
+        "file": str(goal),
         "written": written,
     }
     if options.json:
         print_json(report)
         return 0
-    rows = [(name.replace("_", " "), f"{value:,}" if type(value) is int else str(value)) for name, value in report.items()]
-    rows[-1] = ("written", "yes" if written else "it was already there, the same")
-    # A table would cut digests on narrow terminals, so they are folded, not cropped.
-    table(
-        f"WRN-{layout.depth}-{layout.widen} from {options.checkpoint}",
-        "property",
-        "value",
-        rows=rows,
+    del report["written"]
+    show(
+        f"WRN-{layout.depth}-{layout.widen} from {options.checkpoint}" + ("" if written else " (was already there)"),
+        report,
         caption="Strides are not in a checkpoint: 2, 2, 2 are taken; `backbone evaluate` shows whether they fit.",
     )
     return 0
@@ -103,6 +101,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
     if options.json:
         print_json(report)
         return 0
+    rows: list[tuple[str, ...]]
     rows = [(name, f"{count:,}", f"{len(labels):,}", f"{count / len(labels):.4f}") for name, count in counts.items()]
     table(
         f"{options.backbone.name} on {BACKBONE_TASK} {options.split}, centre crop {options.size} px",
@@ -122,7 +121,9 @@ def find_test_labels(split: PackedSplit, *, options: EvaluateOptions) -> NDArray
     Raises:
         BadInput: there are no labels, or they are of other pictures or categories.
     """
-    places = (options.labels,) if options.labels else tuple(options.data / name for name in ("labels_test", "labels_test.zip"))
+    places = [options.data / name for name in ("labels_test", "labels_test.zip")]
+    if options.labels is not None:
+        places = [options.labels]
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise BadInput(
@@ -148,17 +149,20 @@ def run_train(options: TrainOptions) -> int:
     Raises:
         BadInput: the data are missing, or the folder is another run's.
         Diverged: the loss is not finite.
+        Requeue: SIGTERM or SIGUSR2 came; the same command continues after the last whole epoch.
     """
     train = open_split(options.data, BACKBONE_TASK, "train")
     val = open_split(options.data, BACKBONE_TASK, "val")
-    result = pretrain(
-        train,
-        val,
-        recipe=options.recipe,
-        folder=options.out,
-        device=options.device,
-        allow_changes=options.allow_changes,
-    )
+    with stop_on_signal() as stop:
+        result = pretrain(
+            train,
+            val,
+            recipe=options.settings,
+            folder=options.out,
+            device=options.device,
+            allow_other_environment=options.allow_other_environment,
+            stop=stop,
+        )
     if result is None:  # not the first process
         return 0
     report = {
@@ -174,6 +178,15 @@ def run_train(options: TrainOptions) -> int:
         return 0
     if not result.trained:
         notice(f"{options.out} is done already")
-    rows = [(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in report.items()]
-    table(f"backbone trained on {BACKBONE_TASK}", "property", "value", rows=rows)
+    show(f"backbone trained on {BACKBONE_TASK}", report)
     return 0
+
+
+def show(title: str, report: Mapping[str, object], *, caption: str | None = None) -> None:
+    """Print a report of names and values, one a line; a table would cut digests on narrow terminals."""
+    out.print(title, style="bold", markup=False, soft_wrap=True)
+    for name, value in report.items():
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if isinstance(value, float) else str(value)
+        out.print(f"  {name.replace('_', ' '):<24}{text}", markup=False, soft_wrap=True)
+    if caption:
+        out.print(caption, style="dim", markup=False)

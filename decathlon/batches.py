@@ -7,7 +7,8 @@ would have seen.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -71,7 +72,7 @@ class _Plan:
     flips: NDArray[np.bool_] | None
 
 
-def training_batches(
+def training_batches(  # noqa: PLR0913 -- each says which pictures, and none can be left to another
     split: PackedSplit,
     *,
     augmentation: Augmentation,
@@ -196,14 +197,18 @@ def _batches(
     copy = _copier(split, plan, size=size)
     labels, image_ids = torch.from_numpy(split.labels), split.image_ids
     rows = [plan.places[number * batch_size : (number + 1) * batch_size] for number in numbers]
-    copied = _made_ahead(copy, rows, ahead=ahead) if ahead > 0 else map(copy, rows)
-    for places, pixels in zip(rows, copied, strict=True):
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        if plan.flips is not None:
-            # Here and not in the background: there torch would start a second pool of threads.
-            mirrored = torch.from_numpy(np.flatnonzero(plan.flips[places]))
-            batch[mirrored] = batch[mirrored].flip(3)
-        yield Batch(batch, labels[torch.from_numpy(places)], image_ids[places])
+    with closing(_copied(copy, rows, ahead=ahead)) as copied:
+        for places, pixels in zip(rows, copied, strict=True):
+            if plan.flips is not None:
+                # Here and not in the background: there torch would start a second pool of threads.
+                chosen = np.flatnonzero(plan.flips[places])
+                pixels[chosen] = _channels_first(pixels[chosen]).flip(3).permute(0, 2, 3, 1).numpy()
+            yield Batch(_channels_first(pixels), labels[torch.from_numpy(places)], image_ids[places])
+
+
+def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels (n, h, w, 3) seen as a channels_last tensor (n, 3, h, w), for which torch has a fast flip."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 Copy = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
@@ -226,8 +231,11 @@ def _copier(split: PackedSplit, plan: _Plan, *, size: int) -> Copy:
     return copy
 
 
-def _made_ahead(copy: Copy, rows: Sequence[NDArray[np.int64]], *, ahead: int) -> Iterator[NDArray[np.uint8]]:
+def _copied(copy: Copy, rows: Sequence[NDArray[np.int64]], *, ahead: int) -> Generator[NDArray[np.uint8], None, None]:
     """What `copy` makes of each of `rows`, in order, made by one thread that ends when this is closed."""
+    if ahead < 1:
+        yield from map(copy, rows)
+        return
     ready: queue.Queue[NDArray[np.uint8] | BaseException] = queue.Queue()
     room = threading.Semaphore(ahead)
     closed = threading.Event()
@@ -239,7 +247,7 @@ def _made_ahead(copy: Copy, rows: Sequence[NDArray[np.int64]], *, ahead: int) ->
                 if closed.is_set():
                     return
                 ready.put(copy(places))
-        except BaseException as fault:  # noqa: BLE001 -- raised again where the batches are used
+        except BaseException as fault:  # raised again where the batches are used
             ready.put(fault)
 
     thread = threading.Thread(target=work, name="batches", daemon=True)

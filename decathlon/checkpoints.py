@@ -215,7 +215,8 @@ def refuse_foreign(state: Mapping[str, Tensor], *, path: Path) -> None:
             )
     first = ", ".join(list(state)[:4])
     raise BadInput(
-        f"{path} is of an unknown network: its keys begin {first}; a WRN-28-4 has conv1, block1.layer.0.conv1, ..., bn1, fc"
+        f"{path} is of an unknown network: its keys begin {first}; a WRN-28-4 has conv1, block1.layer.0.conv1, ...,"
+        " bn1, fc"
     )
 
 
@@ -229,7 +230,7 @@ def infer_layout(state: Mapping[str, Tensor], *, path: Path) -> Layout:
     first, head = state["block1.layer.0.conv1.weight"], state.get("fc.weight")
     if head is None or head.ndim != 2 or head.shape[0] < 1:
         found = "is missing" if head is None else f"has shape {tuple(head.shape)}"
-        raise BadInput(f"{path}: fc.weight {found}; the backbone's own head, (classes, width), is needed for imagenet12")
+        raise BadInput(f"{path}: fc.weight {found}; imagenet12 needs the backbone's own head, (classes, width)")
     widen, rest = divmod(first.shape[0] if first.ndim == 4 else 0, WIDTHS[0])
     if rest or widen < 1:
         raise BadInput(

@@ -157,7 +157,7 @@ def zip_members(data: bytes, *, name: str) -> list[zipfile.ZipInfo]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return [member for member in archive.infolist() if not member.is_dir()]
+            return [member for member in archive.infolist() if not member.filename.endswith("/")]
     except _ZIP_FAULTS:
         raise BadInput(f"{name} is no zip, or a truncated or damaged one") from None
 
@@ -243,3 +243,15 @@ def _is_official(task: Task, *, names: Mapping[int, str], labels: Mapping[int, i
         and digest(names[number] for number in sorted(names)) == task.names_sha256
         and digest(f"{image} {labels[image]}" for image in sorted(labels)) == task.labels_sha256
     )
+
+
+def find_labels(data: Path) -> Path:
+    """Where `prepare` put the test labels that it found in its source.
+
+    Raises:
+        BadInput: there are none.
+    """
+    for name in ("labels_test", "labels_test.zip"):
+        if (data / name).exists():
+            return data / name
+    raise BadInput(f"{data} has no labels of the test parts: give --labels, such as the organisers' labels_test.zip")

@@ -1,5 +1,7 @@
 """Packing in progress: decode pictures in threads, write each at its place, note what is done."""
 
+import errno
+import fcntl
 import io
 import os
 import shutil
@@ -15,7 +17,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from decathlon.annotations import Annotations
 from decathlon.packed import INDEX, VERSION, index_file, pixel_file
@@ -74,7 +76,7 @@ class Packing:
         faults: file name to fault, of pictures found and not usable.
 
     Raises:
-        BadInput: the disk has not enough room.
+        BadInput: the disk has not enough room, or another process packs this task.
     """
 
     def __init__(self, folder: Path, *, splits: Mapping[Split, Annotations], digests: Mapping[Split, str]) -> None:
@@ -91,21 +93,29 @@ class Packing:
         self._workers = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         self._since_note = 0
+        self._lock: int | None = None
         self.done = 0
 
     def __enter__(self) -> Self:
-        self._open()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.folder)
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True)
-        while self._running:
-            self._settle()
-        if self._files:
-            self.note()
-        self._close()
+        try:
+            self._pool.shutdown(wait=True)
+            self.drain()
+            if self._files:
+                self.note()
+        finally:
+            self._close()
 
     def wanted(self, split: Split | None = None) -> list[str]:
         """File names of the pictures that are not packed yet."""
@@ -138,13 +148,12 @@ class Packing:
 
     def finish(self) -> None:
         """Move everything to its final place; the manifest, which makes the task finished, is the caller's."""
-        for file in self._files.values():
-            os.fsync(file)
-        self._close()
         for split in SPLITS:
-            with atomic_file(index_file(self.folder, split)) as file:
-                np.save(file, self._indices[split], allow_pickle=False)
+            os.fsync(self._files[split])
+            with atomic_file(index_file(self.folder, split)) as index:
+                np.save(index, self._indices[split], allow_pickle=False)
             pixel_file(self.partial, split).replace(pixel_file(self.folder, split))
+        self._close_files()
         shutil.rmtree(self.partial)
 
     def _settle(self) -> None:
@@ -191,10 +200,33 @@ class Packing:
             return nothing
         return done if done.dtype == nothing.dtype and done.shape == nothing.shape else nothing
 
-    def _close(self) -> None:
+    def _close_files(self) -> None:
         for file in self._files.values():
             os.close(file)
         self._files = {}
+
+    def _close(self) -> None:
+        self._close_files()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def lock(folder: Path) -> int | None:
+    """Keep other processes from packing into a folder; a file descriptor to close, None where locks do not work.
+
+    Raises:
+        BadInput: another process has it.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        os.close(file)
+        if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise BadInput(f"another process is packing into {folder}: wait until it ends") from None
+        return None  # some network file systems have no locks; two writers would write the same bytes
+    return file
 
 
 def build_index(annotations: Annotations) -> NDArray[np.void]:
@@ -218,7 +250,7 @@ def decode(data: bytes, *, height: int, width: int) -> bytes | str:
             if picture.size != (width, height):
                 return f"is {picture.width} x {picture.height}, the annotations say {width} x {height}"
             return picture.convert("RGB").tobytes()
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return "is no JPEG or PNG picture"
     except UNREADABLE as fault:
         return f"cannot be decoded: {fault}"

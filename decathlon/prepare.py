@@ -25,14 +25,14 @@ from decathlon.packed import (
     write_manifest,
 )
 from decathlon.packing import Packing
-from decathlon.sources import RawAnnotations, Source, describe
+from decathlon.sources import DEVKIT, RawAnnotations, Source
 from decathlon.tasks import SPLITS, TASKS, Split, find_task
 from piggyback.console import notice, out, print_json, progress_bar, table
 from piggyback.errors import BadInput
 from piggyback.files import CHUNK, sha256_of, write_bytes
 
 if TYPE_CHECKING:
-    from decathlon.commands import PrepareOptions
+    from decathlon.options import PrepareOptions
 
 NAMED: Final = 3
 """How many faulty pictures a message names before it only counts."""
@@ -130,7 +130,9 @@ def prepare(source: Path, out: Path, *, tasks: Sequence[str] | None = None) -> P
                 absent.append(name)
         copy_test_labels(source, out)
     except OSError as fault:
-        raise BadInput(f"cannot write {fault.filename or out}: {fault.strerror or fault}") from None
+        raise BadInput(f"cannot prepare {out}: {fault}") from None
+    if not reports and any(place.outer_archives(name) for name in names):
+        raise BadInput(f"{source} has pictures but no annotations: put {DEVKIT} there too")
     if not reports:
         raise BadInput(
             f"{source} has nothing of the decathlon: expected annotations/<task>_train.json with data/<task>/ or "
@@ -145,7 +147,7 @@ def prepare_task(source: Source, out: Path, task: str) -> TaskReport | None:
         raw = {split: found for split in SPLITS if (found := source.annotations(task, split)) is not None}
     except BadInput as fault:
         return TaskReport(task=task, counts={}, problems=(str(fault),))
-    if not raw and not source.has_pictures(task):
+    if not raw and not source.trees(task) and not source.inner_tars(task):
         return None
     without = [split for split in SPLITS if split not in raw]
     if without:
@@ -207,7 +209,7 @@ def _pack(
     """Read, check and pack all pictures of a task; write its manifest when none is wanting."""
     train = splits["train"]
     task = train.task
-    counts = {split: len(splits[split]) for split in SPLITS}
+    counts: dict[str, int] = {split: len(splits[split]) for split in SPLITS}
     refused: list[str] = []
     with progress_bar() as bar, Packing(task_folder(out, task), splits=splits, digests=digests) as packing:
         shown = bar.add_task(task, total=sum(counts.values()), completed=packing.done)
@@ -228,12 +230,12 @@ def _pack(
         task=task,
         category_ids=tuple(train.category_ids.tolist()),
         category_names=train.category_names,
-        counts=dict(counts),
+        counts=counts,
         official=is_official(splits),
         folder_mismatches=folder_mismatches(train),
         fingerprint=fingerprint(task_folder(out, task)),
         annotations={split: digests[split] for split in SPLITS},
-        source=describe(source, task),
+        source=", ".join(map(str, source.places(task))),
         refused=tuple(refused[:NAMED] + _more(refused)),
     )
     write_manifest(out, manifest)
@@ -242,7 +244,7 @@ def _pack(
 
 def _problems(packing: Packing, *, source: Source, splits: Mapping[Split, Annotations]) -> list[str]:
     """One line per kind of fault and split: how many pictures, and the first few by name."""
-    if packing.done == 0 and not source.has_pictures(splits["train"].task):
+    if packing.done == 0 and not source.places(splits["train"].task):
         return [f"no pictures: neither data/{splits['train'].task}/ nor {splits['train'].task}.tar is there"]
     problems = []
     for split in SPLITS:

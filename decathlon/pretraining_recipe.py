@@ -1,11 +1,13 @@
 """How a backbone is trained from scratch, as data; imports nothing heavy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from piggyback.errors import BadInput, UnknownName
 
+DEFAULT_PRESET: Final = "paper"
 REFERENCE_BATCH: Final = 128  # the batch that `PretrainRecipe.lr` is stated for
 
 
@@ -16,7 +18,6 @@ class PretrainRecipe:
     The learning rate is ``lr * batch_size / 128``, multiplied by `decay` after each of `decay_epochs`.
 
     Attributes:
-        name: of the preset these settings began from.
         depth: 6 n + 4.
         widen: factor on the widths 16, 32, 64.
         epochs: passes over the train part; the weights after the last one are kept.
@@ -32,7 +33,6 @@ class PretrainRecipe:
         seed: of the first weights, the order of the pictures and the crops.
     """
 
-    name: str = "paper"
     depth: int = 28
     widen: int = 4
     epochs: int = 50
@@ -69,11 +69,8 @@ class PretrainRecipe:
 # and learning rate itself; SGD with its usual settings stands here instead.
 PRESETS: Final = MappingProxyType(
     {
-        recipe.name: recipe
-        for recipe in (
-            PretrainRecipe(name="paper"),
-            PretrainRecipe(name="smoke", depth=10, widen=1, epochs=2, batch_size=32, decay_epochs=(1,)),
-        )
+        "paper": PretrainRecipe(),
+        "smoke": PretrainRecipe(depth=10, widen=1, epochs=2, batch_size=32, decay_epochs=(1,)),
     }
 )
 
@@ -88,3 +85,14 @@ def find_preset(name: str) -> PretrainRecipe:
         return PRESETS[name]
     except KeyError:
         raise UnknownName(name, known=PRESETS, kind="recipe for a backbone") from None
+
+
+def preset_named_in(arguments: Sequence[str]) -> PretrainRecipe:
+    """The preset that ``--recipe`` names among arguments not parsed yet."""
+    name = DEFAULT_PRESET
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--recipe="):
+            name = argument.partition("=")[2]
+        elif argument == "--recipe" and position + 1 < len(arguments):
+            name = arguments[position + 1]
+    return find_preset(name)

@@ -8,7 +8,7 @@ masks start at 1e-2).  What the paper leaves open is a field here too, and its d
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -38,8 +38,8 @@ class Recipe:
     """Unstated for the decathlon; 32 in the authors' code for other tasks."""
     lr: float = 1e-4
     """Adam's learning rate for real masks (stated), and for weights where a method trains them."""
-    head_lr: float | None = None
-    """Unstated: for the head; `lr` when not given."""
+    head_lr_factor: float = 1.0
+    """Unstated: the head's learning rate as a multiple of `lr`; 1 in the authors' code for other tasks."""
     norm_lr: float | None = None
     """Unstated: for trained norm layers; `lr` when not given."""
     head_rule: Literal["adam", "sgd"] = "adam"
@@ -77,7 +77,7 @@ class Recipe:
     """Fixes the head's start, the order of pictures and their augmentation."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "lr", "size", "trial_share")
+        positive = ("epochs", "batch_size", "lr", "head_lr_factor", "size", "trial_share")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise BadInput(f"a recipe's {name} must be positive, not {getattr(self, name)}")
@@ -102,15 +102,25 @@ class Recipe:
         return max(self.epochs, -(-self.min_steps // steps))
 
 
+RECIPE_FIELDS: Final = frozenset(entry.name for entry in fields(Recipe))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunKey:
-    """What identifies a run: the same key, the same numbers."""
+    """What identifies a run: the same key, the same numbers.
+
+    Attributes:
+        task, method: names.
+        recipe: every setting.
+        data: fingerprint of the task's packed pictures.
+        backbone: SHA-256 of the backbone file.
+    """
 
     task: str
     method: str
     recipe: Recipe
-    data: str = field(metadata={"doc": "fingerprint of the task's packed pictures"})
-    backbone: str = field(metadata={"doc": "SHA-256 of the backbone file"})
+    data: str
+    backbone: str
 
     @property
     def run_id(self) -> str:
@@ -127,7 +137,9 @@ class RunKey:
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
         "paper": Recipe(),
-        "mini": Recipe(epochs=2, min_steps=80, lr=1e-3, lr_grid=(3e-4, 1e-3, 3e-3)),
+        "mini": Recipe(
+            epochs=2, min_steps=160, batch_size=16, lr=3e-4, head_lr_factor=10.0, lr_grid=(1e-4, 3e-4, 1e-3)
+        ),
         "smoke": Recipe(epochs=1, lr=1e-3, size=32, batch_size=16),
     }
 )

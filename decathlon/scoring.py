@@ -14,7 +14,7 @@ from piggyback import console
 from piggyback.errors import BadInput
 
 if TYPE_CHECKING:
-    from decathlon.commands import ScoreOptions
+    from decathlon.options import ScoreOptions
 
 MEMBER: Final = "results.json"
 NOT_OFFICIAL: Final = "not a decathlon score: the baseline errors are the official tasks'"

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from decathlon.annotations import annotation_file
-from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, SPLITS, TASKS, Split
+from decathlon.tasks import BACKBONE_TASK, SPLITS, TASKS, Split
 from piggyback.errors import BadInput
 
 DEVKIT: Final = "decathlon-1.0-devkit.tar.gz"
@@ -95,17 +95,20 @@ class Source:
         folders = [base / part / task for base in self._bases() for part in ("data", "")]
         return [folder for folder in folders if any((folder / split).is_dir() for split in SPLITS)]
 
-    def archives(self, task: str) -> list[Path]:
-        """Archives that hold the task's pictures or ought to: inner ones first, then the official outer one."""
+    def inner_tars(self, task: str) -> list[Path]:
+        """Archives of this task alone."""
         folders = [base / part for base in self._bases() for part in ("data", "")]
-        inner = [folder / (task + suffix) for folder in folders for suffix in SUFFIXES]
-        outer = [self.folder / DATA] if task in MASKED_TASKS else []
-        outer += [self.folder / IMAGENET] if task == BACKBONE_TASK else []
-        return [path for path in inner + outer if path.is_file()]
+        found = [folder / (task + suffix) for folder in folders for suffix in SUFFIXES]
+        return [path for path in found if path.is_file()]
 
-    def has_pictures(self, task: str) -> bool:
-        """Whether there is a place to look for the task's pictures."""
-        return bool(self.trees(task) or self.archives(task))
+    def outer_archives(self, task: str) -> list[Path]:
+        """The official archive that ought to hold the task's pictures; it is not opened to see."""
+        path = self.folder / (IMAGENET if task == BACKBONE_TASK else DATA)
+        return [path] if path.is_file() else []
+
+    def places(self, task: str) -> list[Path]:
+        """Every place to look for the task's pictures, in the order of looking."""
+        return [*self.trees(task), *self.inner_tars(task), *self.outer_archives(task)]
 
     def pictures(self, task: str, *, wanted: Collection[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of each wanted picture that is there, once, in the order found.
@@ -120,17 +123,12 @@ class Source:
             for name, data in _read_tree(folder, task=task, wanted=list(missing), refuse=refuse):
                 del missing[name]
                 yield name, data
-        for path in self.archives(task):
+        for path in (*self.inner_tars(task), *self.outer_archives(task)):
             if not missing:
                 return
             for name, data in _read_archive(path, task=task, wanted=missing, refuse=refuse):
                 del missing[name]
                 yield name, data
-
-
-def describe(source: Source, task: str) -> str:
-    """The places a task's pictures are read from, for reports."""
-    return ", ".join(str(place) for place in (*source.trees(task), *source.archives(task)))
 
 
 def _read_devkit(path: Path) -> dict[str, RawAnnotations]:

@@ -34,6 +34,7 @@ class Block(nn.Module):
             self.convShortcut = nn.Conv2d(inner, outer, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         out = F.relu(self.bn1(x))
         shortcut = self.convShortcut(out) if self.has_shortcut_conv else x
         out = F.relu(self.bn2(self.conv1(out)))
@@ -50,6 +51,7 @@ class Group(nn.Module):
         self.layer = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(n, inner, h, w)`` to ``(n, outer, h/stride, w/stride)``."""
         return cast(Tensor, self.layer(x))
 
 
@@ -87,6 +89,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` to logits ``(n, classes)``."""
         out = self.block3(self.block2(self.block1(self.conv1(x))))
         out = F.relu(self.bn1(out))
         return cast(Tensor, self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1)))

@@ -116,7 +116,9 @@ class Adapter:
             raise BadInput(f"there is a task {name!r} already")
         if (head is None) != (self.head_slot is None):
             has = "no head slot" if self.head_slot is None else f"the head slot {self.head_slot!r}"
-            raise BadInput(f"the adapter has {has}, so task {name!r} must come {'with' if self.head_slot else 'without'} a head")
+            raise BadInput(
+                f"the adapter has {has}, so task {name!r} must come {'with' if self.head_slot else 'without'} a head"
+            )
         self._refuse_if_wrapped()
         state = TaskState(method=method, norm=norm or self.norm, head=head)
         if method.adapts == "weights":
@@ -184,7 +186,9 @@ class Adapter:
         """
         found = {name: tensor.clone() for name, tensor in self.frozen.items()}
         if self.base_head is not None:
-            found.update({f"{self.head_slot}.{name}": t.detach().clone() for name, t in self.base_head.state_dict().items()})
+            found.update(
+                {f"{self.head_slot}.{name}": t.detach().clone() for name, t in self.base_head.state_dict().items()}
+            )
         return found
 
     # -- training ---------------------------------------------------------------------------------------
@@ -277,7 +281,7 @@ class Adapter:
 
     def save(self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None) -> None:
         """Write what the task adds into a payload file (``docs/payload-format.md``)."""
-        from piggyback.payload import save_task  # noqa: PLC0415 -- payload needs this module's types
+        from piggyback.payload import save_task
 
         save_task(Path(path), self, task=task, recipe=recipe or {})
 
@@ -296,7 +300,7 @@ class Adapter:
             BackboneMismatch: the payload was trained on other frozen weights.
             BadPayload: the file is damaged or does not fit.
         """
-        from piggyback.payload import load_task  # noqa: PLC0415
+        from piggyback.payload import load_task
 
         return load_task(Path(path), self, task=task, head=head)
 
@@ -389,7 +393,9 @@ class Adapter:
         wrapper = nn.parallel.DistributedDataParallel
         for holder in gc.get_objects():  # torch keeps no trace of the wrapper on the module it wraps
             if isinstance(holder, wrapper) and holder.module is self.network:
-                raise BadInput("the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it")
+                raise BadInput(
+                    "the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it"
+                )
 
 
 def like(tensor: Tensor, target: Tensor) -> Tensor:

@@ -59,7 +59,12 @@ def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str,
     """
     added = 0
     ratios = {}
-    steps = {"masks": ("mask", "weight"), "masks + norm": ("norm",), "masks + norm + heads": ("head",), "files": ("header",)}
+    steps = {
+        "masks": ("mask", "weight"),
+        "masks + norm": ("norm",),
+        "masks + norm + heads": ("head",),
+        "files": ("header",),
+    }
     for label, kinds in steps.items():
         added += sum(payload.bytes_by_kind[kind] for payload in payloads for kind in kinds)
         ratios[label] = (backbone_bytes + added) / backbone_bytes

@@ -7,13 +7,13 @@ does stands elsewhere and is imported when the verb runs, so that no ``--help`` 
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final, cast
 
-from piggyback.errors import PiggybackError, UnknownName
+from piggyback.errors import PiggybackError, Requeue, UnknownName
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -29,24 +29,25 @@ class Command:
     Attributes:
         name: the words to type after ``piggyback``, such as ``decathlon prepare``.
         summary: one line for the list of verbs.
-        options: a frozen dataclass; its fields become the flags, its docstrings their help.
+        options: ``module:class`` of a frozen dataclass; its fields become the flags, its docstring their help.
         target: ``module:function``, called with an instance of `options`; returns an exit code.
         examples: worked examples, shown under ``--help``.
-        defaults: from the arguments as typed, an instance of `options` that holds the defaults; for verbs
-            whose defaults depend on a flag, such as ``--recipe``.
+        defaults: ``module:function`` that makes, from the arguments as typed, an instance of `options` that
+            holds the defaults; for verbs whose defaults depend on a flag, such as ``--recipe``.
     """
 
     name: str
     summary: str
-    options: type
+    options: str
     target: str
     examples: str = ""
-    defaults: Callable[[Sequence[str]], object] | None = None
+    defaults: str | None = None
 
-    def run(self, options: object) -> int:
-        """Import what the verb needs and do it."""
-        module, function = self.target.split(":")
-        return cast(int, getattr(import_module(module), function)(options))
+
+def load(place: str) -> Any:
+    """What ``module:name`` stands for."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def find_commands() -> list[Command]:
@@ -72,21 +73,16 @@ def overview(commands: Sequence[Command]) -> str:
 
 def parse(command: Command, arguments: Sequence[str]) -> object:
     """The verb's options from its arguments; exits with 2 on wrong ones and with 0 after ``--help``."""
-    import tyro  # noqa: PLC0415 -- 0.1 s that the overview does not need
+    import tyro
 
-    description = f"{command.summary}\n\n{command.examples}" if command.examples else command.summary
+    description = f"{command.summary}\n\nExamples:\n{command.examples}" if command.examples else command.summary
     keywords: dict[str, Any] = {}
     if command.defaults is not None:
-        keywords["default"] = command.defaults(arguments)
+        keywords["default"] = load(command.defaults)(arguments)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    prog = f"piggyback {command.name}"
     return tyro.cli(
-        command.options,
-        args=list(arguments),
-        prog=f"piggyback {command.name}",
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
-        if not hasattr(tyro.conf, "FlagCreatePairsOff")
-        else (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        **keywords,
+        load(command.options), args=list(arguments), prog=prog, description=description, config=config, **keywords
     )
 
 
@@ -102,7 +98,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     chosen = [command for command in commands if (typed + " ").startswith(command.name + " ")]
     if chosen:
         command = max(chosen, key=lambda command: len(command.name))
-        return command.run(parse(command, arguments[len(command.name.split()) :]))
+        options = parse(command, arguments[len(command.name.split()) :])
+        return cast(int, load(command.target)(options))
     below = [command for command in commands if (command.name + " ").startswith(typed + " ")] if words else commands
     asks_for_help = not arguments or any(flag in arguments for flag in ("-h", "--help"))
     if below and (asks_for_help or words):
@@ -122,6 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PiggybackError as fault:
         sys.stderr.write(f"piggyback: {fault}\n")
         return FAILED
+    except Requeue:
+        sys.stderr.write("piggyback: stopped with a checkpoint; the same command again continues\n")
+        return REQUEUE
     except KeyboardInterrupt:
         sys.stderr.write("piggyback: interrupted; the same command again continues\n")
         return INTERRUPTED

@@ -1,12 +1,14 @@
 """What can go wrong here, for every package that stands on the core.
 
-    PiggybackError            a message for the user; the console command prints it and exits with 1
-    ├── BadInput              a file, folder or argument is not what it must be
-    │   └── BadPayload        a payload file is damaged, of another version, or not one of ours
-    ├── BackboneMismatch      the payload was trained on other frozen weights
-    ├── UnknownName           no task, method or recipe has that name
-    ├── NotTrainable          the task cannot be trained in its present form
-    └── Diverged              a loss or a weight is not finite any more
+PiggybackError            a message for the user; the console command prints it and exits with 1
+├── BadInput              a file, folder or argument is not what it must be
+│   └── BadPayload        a payload file is damaged, of another version, or not one of ours
+├── BackboneMismatch      the payload was trained on other frozen weights
+├── UnknownName           no task, method or recipe has that name
+├── NotTrainable          the task cannot be trained in its present form
+└── Diverged              a loss or a weight is not finite any more
+
+Requeue                   no error: the run stopped cleanly and wants to be continued; exit code 75
 """
 
 import difflib
@@ -51,3 +53,7 @@ class NotTrainable(PiggybackError):
 
 class Diverged(PiggybackError):
     """A loss or a weight is not finite any more."""
+
+
+class Requeue(Exception):  # noqa: N818 -- not an error
+    """The run was asked to stop, and has left a checkpoint."""

@@ -69,11 +69,11 @@ def parse_json(data: bytes, *, name: str) -> object:
     """
 
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise BadInput(f"{name} has the key {twice[:80]!r} twice in one object")
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                raise BadInput(f"{name} has the key {key[:80]!r} twice in one object")
+            found[key] = value
         return found
 
     def no_constants(text: str) -> object:

@@ -238,7 +238,7 @@ def stored_method(settings: Mapping[str, Any]) -> Method:
 
 def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Module | None) -> str:
     """Add a payload's task to an adapter and switch to it; see `Adapter.load`."""
-    from piggyback.adapter import TaskState, like  # noqa: PLC0415 -- adapter and payload know each other
+    from piggyback.adapter import TaskState, like
 
     payload = read_payload(path)
     if payload.fingerprint != adapter.fingerprint:
@@ -249,7 +249,9 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
     weights = set(adapter.anatomy.weights) if payload.method.adapts == "weights" else set()
     wrong = [name for name in payload.kept if name not in weights] + sorted(weights - payload.kept.keys())
     if wrong:
-        raise BadPayload(f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?")
+        raise BadPayload(
+            f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?"
+        )
     for name, parts in payload.kept.items():
         if parts["mask"].shape != adapter.frozen[name].shape:
             raise BadPayload(f"{path}: mask of {name!r} has shape {tuple(parts['mask'].shape)}")
@@ -280,4 +282,3 @@ def linear_head(tensors: Mapping[str, Tensor], *, name: str) -> nn.Linear:
     if weight is None or weight.ndim != 2 or not tensors.keys() <= {"weight", "bias"}:
         raise BadInput(f"the head in {name} is not one linear layer: give load() a head module to fill")
     return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors)
-

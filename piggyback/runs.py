@@ -102,7 +102,9 @@ class Environment:
 
     def differences(self, other: Mapping[str, object]) -> list[str]:
         """What a saved environment had otherwise, in words."""
-        return [f"{key} was {other.get(key)}, is {value}" for key, value in vars(self).items() if other.get(key) != value]
+        return [
+            f"{key} was {other.get(key)}, is {value}" for key, value in vars(self).items() if other.get(key) != value
+        ]
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,6 @@ class StopFlag:
     def request(self, *_: object) -> None:
         """Signal handler."""
         self.requested = True
-
-
-class Requeue(Exception):  # noqa: N818 -- not an error: the run stopped cleanly and wants to be continued
-    """The run was asked to stop, and has left a checkpoint."""
 
 
 @contextmanager

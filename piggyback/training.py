@@ -11,9 +11,9 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from piggyback.adapter import Adapter
 from piggyback.device import autocast
-from piggyback.errors import BadInput, Diverged
+from piggyback.errors import BadInput, Diverged, Requeue
 from piggyback.optimizer import AdapterOptimizer
-from piggyback.runs import Checkpoints, Environment, Requeue, StopFlag
+from piggyback.runs import Checkpoints, Environment, StopFlag
 
 Batches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]  # of (epoch, first batch): inputs and targets
 LOOK_EVERY = 50  # steps between checks that the loss is finite; each waits for the device
@@ -132,6 +132,8 @@ class Training:
         self.optimizer.load_state_dict(found["optimizer"])
         self.scheduler.load_state_dict(found["scheduler"])
         torch.set_rng_state(found["rng"])
+        if found["cuda_rng"]:
+            torch.cuda.set_rng_state_all(found["cuda_rng"])
         return found["epoch"], found["step"], found["total"].to(device), found["history"]
 
     def _save(self, epoch: int, step: int, total: Tensor, history: list[dict[str, Any]]) -> None:
@@ -141,6 +143,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "epoch": epoch,
             "step": step,
             "total": total.cpu(),
