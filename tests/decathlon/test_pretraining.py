@@ -22,7 +22,6 @@ from decathlon.pretraining import Pretrained, pretrain
 from decathlon.pretraining_recipe import PretrainRecipe, find_preset, preset_named_in
 from decathlon.wrn import WideResNet, wide_resnet
 from piggyback.errors import BadInput, Diverged, Requeue, UnknownName
-from piggyback.runs import 
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 3
