@@ -110,7 +110,9 @@ class Bench:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             head = nn.Linear(network.fc.in_features, self.train.classes)
-        adapter = attach(network, method=self.method, head=HEAD, norm=recipe.norm)
+        # "feature" is the head alone by definition; the recipe's choice is about methods that change weights
+        norm = recipe.norm if self.method.adapts == "weights" else "fixed"
+        adapter = attach(network, method=self.method, head=HEAD, norm=norm)
         adapter.add_task(self.job.task, head=head)
         return adapter
 

@@ -88,7 +88,7 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
         for key, tensor in state.kept_of(name).items():
             if tensor.dtype == torch.bool:
                 stream = encode(tensor.detach().cpu().contiguous().numpy())
-                tensors[f"mask/{key}/{name}"] = torch.frombuffer(bytearray(stream.data), dtype=torch.uint8)
+                tensors[f"mask/{key}/{name}"] = torch.from_numpy(np.frombuffer(stream.data, np.uint8).copy())
                 ones = int(tensor.sum())
                 streams[f"{key}/{name}"] = {"shape": list(tensor.shape), "coding": stream.coding, "ones": ones}
             else:

@@ -1,0 +1,42 @@
+# Two commands do all the set-up by themselves: make demo, make test.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types imports pytest benchmarks clean
+
+demo: $(READY)
+	$(BIN)/piggyback demo
+
+test: lint types imports pytest
+
+# Installs again when the project's requirements change.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "piggyback-bench needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+pytest: $(READY)
+	$(BIN)/pytest
+
+# The numbers of docs/performance.md; some ten minutes on a quiet machine.
+benchmarks: $(READY)
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/input.py
+	$(BIN)/python benchmarks/help.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
