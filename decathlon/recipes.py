@@ -31,7 +31,7 @@ class Recipe:
     min_steps: int = 0
     """Unstated: small tasks get more epochs until they have so many steps; the same for all methods."""
     decay_after: float = 0.75
-    """Share of the epochs after which learning rates fall: 45 of 60."""
+    """Share of the steps after which learning rates fall: those of 45 epochs of 60."""
     decay_factor: float = 0.1
     """What they are multiplied with then."""
     batch_size: int = 32
@@ -140,12 +140,13 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "paper": Recipe(),
         "mini": Recipe(
             epochs=1,
-            min_steps=160,
+            min_steps=125,
             batch_size=16,
-            lr=3e-4,
+            lr=4e-4,
             head_lr_factor=10.0,
             norm="trained",
-            lr_grid=(1e-4, 3e-4, 1e-3),
+            lr_grid=(2e-4, 4e-4, 8e-4),
+            trial_share=0.4,
         ),
         "smoke": Recipe(epochs=1, lr=1e-3, size=32, batch_size=16),
     }

@@ -18,12 +18,13 @@ from torch.nn.functional import cross_entropy
 from decathlon.backbone import Backbone, load_backbone
 from decathlon.batches import Augmentation, evaluation_batches, normalise, training_batches
 from decathlon.channels import measure_statistics
+from decathlon.collection import load_result
 from decathlon.options import TrainOptions
 from decathlon.packed import PackedSplit, join, open_split
 from decathlon.recipes import Recipe, RunKey
 from decathlon.submission import Predictions
 from decathlon.tasks import BACKBONE_TASK, find_task
-from leaderboard.result import Code, Counts, Fingerprints, Result, read_result, write_result
+from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
 from piggyback.adapter import Adapter, attach
 from piggyback.budget import measure_sparsity, parameter_ratio
@@ -233,7 +234,13 @@ def choose_rate(bench: Bench, folder: RunFolder) -> tuple[float, list[dict[str, 
 
     for rate in recipe.lr_grid[len(trials) :]:
         adapter = bench.make_adapter()
-        plan = Plan(epochs=1, steps=steps, decay_after=1, precision=recipe.precision)
+        plan = Plan(
+            epochs=1,
+            steps=steps,
+            decay_after=recipe.decay_after,
+            decay_factor=recipe.decay_factor,
+            precision=recipe.precision,
+        )
         accuracy: float | None
         try:
             fit(bench, adapter, plan=plan, batches=batches, rate=rate)
@@ -262,7 +269,7 @@ def train_final(
     plan = Plan(
         epochs=epochs,
         steps=-(-len(pictures) // recipe.batch_size),
-        decay_after=max(1, round(recipe.decay_after * epochs)),
+        decay_after=recipe.decay_after,
         decay_factor=recipe.decay_factor,
         precision=recipe.precision,
     )
@@ -401,7 +408,7 @@ def run(options: TrainOptions) -> int:
     with stop_on_signal() as stop, console.progress_bar() as bar:
         shown = bar.add_task(f"{job.task} {job.method}", total=1.0)
         folder = train_task(job, stop=stop, on_step=lambda share: bar.update(shown, completed=share))
-    result = read_result(folder.result)
+    result = load_result(folder.result)
     if options.json:
         console.print_json({"folder": str(folder.root), "result": result.model_dump(mode="json")})
         return 0

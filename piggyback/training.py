@@ -26,7 +26,7 @@ class Plan:
     Attributes:
         epochs: passes over the data.
         steps: per epoch.
-        decay_after: epochs at full learning rate.
+        decay_after: share of all steps at full learning rate.
         decay_factor: what learning rates are multiplied with afterwards.
         precision: of forward and backward, as in `device.autocast`.
         checkpoint_s: seconds between checkpoints.
@@ -34,7 +34,7 @@ class Plan:
 
     epochs: int
     steps: int
-    decay_after: int
+    decay_after: float = 0.75
     decay_factor: float = 0.1
     precision: str = "auto"
     checkpoint_s: float = 120.0
@@ -82,8 +82,10 @@ class Training:
             BadInput: the checkpoint comes from an environment in which the same bits are not promised.
         """
         plan = self.plan
-        self.scheduler = MultiStepLR(self.optimizer, [plan.decay_after], plan.decay_factor)
+        decay_at = round(plan.decay_after * plan.epochs * plan.steps)
+        self.scheduler = MultiStepLR(self.optimizer, [decay_at], plan.decay_factor)
         epoch, step, total, history = self._resume()
+        rate = self.scheduler.get_last_lr()[0]
         network = self.adapter.network
         device = next(network.parameters()).device
         saved = time.monotonic()
@@ -95,6 +97,8 @@ class Training:
                     loss = self.loss(network(inputs), targets)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
+                rate = self.scheduler.get_last_lr()[0]
+                self.scheduler.step()
                 self.optimizer.zero_grad()
                 total = total + loss.detach().double()
                 step += 1
@@ -108,10 +112,8 @@ class Training:
                 if stop:
                     raise Requeue
             refuse_non_finite(total, epoch=epoch, step=step)
-            rate = self.scheduler.get_last_lr()[0]
             seconds = round(time.monotonic() - begun, 3)
             history.append({"epoch": epoch + 1, "loss": float(total) / step, "lr": float(rate), "seconds": seconds})
-            self.scheduler.step()
             self.on_epoch(history)
             epoch, step, total = epoch + 1, 0, torch.zeros_like(total)
         return history
