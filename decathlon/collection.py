@@ -13,7 +13,7 @@ from decathlon.options import SubmitOptions
 from decathlon.packed import open_split, read_manifest
 from decathlon.submission import Predictions, check_complete, submission_entries, write_submission
 from decathlon.tasks import BACKBONE_TASK, TASKS
-from leaderboard.result import Result, read_result
+from leaderboard.result import Result, ResultError, read_result
 from piggyback import console
 from piggyback.errors import BadInput
 from piggyback.files import read_json, write_json
@@ -29,6 +29,18 @@ class FinishedRun:
 
     folder: RunFolder
     result: Result
+
+
+def load_result(path: Path) -> Result:
+    """Read a run's result.
+
+    Raises:
+        BadInput: it is missing, damaged, or says what cannot be.
+    """
+    try:
+        return read_result(path)
+    except ResultError as fault:  # leaderboard knows no error of ours
+        raise BadInput(f"{fault}; delete the file and the same run makes it anew") from None
 
 
 def write_setup(runs: Path, *, data: Path, backbone: Path, size: int) -> None:
@@ -67,7 +79,7 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
     """
     found: dict[str, FinishedRun] = {}
     for path in sorted((runs / "runs").glob(f"*-{method}-seed{seed}-*/result.json")):
-        result = read_result(path)
+        result = load_result(path)
         if result.method != method:
             continue
         if result.task in found:

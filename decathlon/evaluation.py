@@ -4,11 +4,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from decathlon.collection import load_result
 from decathlon.labels import find_labels, read_labels
 from decathlon.options import EvaluateOptions
 from decathlon.recipes import RECIPE_FIELDS, Recipe
 from decathlon.training import Job, open_bench, predict
-from leaderboard.result import read_result
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
@@ -20,7 +20,7 @@ def run(options: EvaluateOptions) -> int:
     folder = RunFolder(options.run)
     if not folder.result.exists():
         raise BadInput(f"{options.run} is no finished run: it has no result.json")
-    result = read_result(folder.result)
+    result = load_result(folder.result)
     stored = {key: value for key, value in (result.recipe or {}).items() if key in RECIPE_FIELDS}
     recipe = Recipe(
         **cast(Any, {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
