@@ -96,4 +96,14 @@ COMMANDS: Final = (
             "  piggyback decathlon score results.zip --labels data/labels_test --json"
         ),
     ),
+    Command(
+        name="decathlon merge",
+        summary="backbone and payload as one plain network's state dict",
+        options="decathlon.options:MergeOptions",
+        target="decathlon.merging:run",
+        examples=(
+            "  piggyback decathlon merge --payload runs/runs/dtd-piggyback-seed0-0123456789/payload.safetensors \\\n"
+            "      --backbone backbone.safetensors --out dtd.safetensors"
+        ),
+    ),
 )

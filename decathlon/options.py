@@ -168,6 +168,25 @@ class ScoreOptions:
     json: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Put backbone and payload together.
+
+    Attributes:
+        payload: what a run added: its payload.safetensors.
+        backbone: backbone file or WRN checkpoint that the run was trained on.
+        out: the safetensors file to write: a plain state dict of the network with the task's head.
+        force: overwrite a different file.
+        json: print one JSON object.
+    """
+
+    payload: Path
+    backbone: Path
+    out: Path
+    force: bool = False
+    json: bool = False
+
+
 def train_defaults(arguments: Sequence[str]) -> TrainOptions:
     """Defaults under the recipe that the arguments name; what has no default stays required."""
     missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}

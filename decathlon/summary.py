@@ -161,6 +161,6 @@ def print_distances(summaries: Sequence[MethodSummary]) -> None:
         return
     for method, mean in means.items():
         if method != "finetune" and mean is not None:
-            difference = 100 * (mean - finetune)
-            text = f"{method} is {difference:+.2f} points of percent from finetune in the mean test accuracy of the nine tasks"
-            console.out.print(text, markup=False)
+            difference = f"{100 * (mean - finetune):+.2f} percentage points"
+            text = f"{method} against finetune, mean test accuracy of the nine tasks: {difference}"
+            console.out.print(text, markup=False, soft_wrap=True)

@@ -6,7 +6,6 @@ theta live here, outside autograd.  ``docs/decisions.md`` says why.
 """
 
 import copy
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.anatomy import Anatomy, dissect, persistent_tensors
+from piggyback.anatomy import Anatomy, dissect, like, persistent_tensors
 from piggyback.errors import BadInput, NotTrainable, UnknownName
 from piggyback.fingerprint import fingerprint
 from piggyback.methods import Method
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
+from piggyback.wrapping import refuse_if_wrapped
 
 Norm = Literal["fixed", "trained"]
 
@@ -103,13 +103,13 @@ class Adapter:
 
         Args:
             name: unused so far.
-            head: fills the head's slot; moved to the network's device.
+            head: fills the head's slot; moved to the network's device and data type.
             method: instead of the adapter's own.
             norm: instead of the adapter's own.
 
         Raises:
-            BadInput: the name is taken, the head does not fit the adapter, or the network is wrapped in
-                DistributedDataParallel.
+            BadInput: the name or the head is taken, the head does not fit the adapter, or the network is
+                wrapped in DistributedDataParallel.
         """
         method = method or self.method
         if name in self.tasks:
@@ -119,7 +119,10 @@ class Adapter:
             raise BadInput(
                 f"the adapter has {has}, so task {name!r} must come {'with' if self.head_slot else 'without'} a head"
             )
-        self._refuse_if_wrapped()
+        taken = (self.base_head, *(task.head for task in self.tasks.values()))
+        if head is not None and any(head is other for other in taken):
+            raise BadInput(f"the head given for task {name!r} belongs to another task already: each needs its own")
+        refuse_if_wrapped(self.network)
         state = TaskState(method=method, norm=norm or self.norm, head=head)
         if method.adapts == "weights":
             self.follow()
@@ -152,7 +155,7 @@ class Adapter:
         """
         state = self.task(name)
         if name != self.current:
-            self._refuse_if_wrapped()
+            refuse_if_wrapped(self.network)
             self._stash()
         self.current = name
         self._show(state)
@@ -160,7 +163,7 @@ class Adapter:
     def base(self) -> None:
         """Let the network show the backbone itself, with its own head."""
         if self.current is not None:
-            self._refuse_if_wrapped()
+            refuse_if_wrapped(self.network)
             self._stash()
         self.current = None
         self._show(None)
@@ -184,7 +187,12 @@ class Adapter:
 
         ``network.state_dict()`` holds the effective weights of the current task instead.
         """
-        found = {name: tensor.clone() for name, tensor in self.frozen.items()}
+        names = {id(tensor): name for name, tensor in persistent_tensors(self.network).items() if name in self.frozen}
+        found = {  # a shared weight stands there once for each layer
+            key: self.frozen[names[id(tensor)]].clone()
+            for key, tensor in self.network.state_dict(keep_vars=True).items()
+            if id(tensor) in names
+        }
         if self.base_head is not None:
             found.update(
                 {f"{self.head_slot}.{name}": t.detach().clone() for name, t in self.base_head.state_dict().items()}
@@ -193,10 +201,18 @@ class Adapter:
 
     # -- training ---------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def train(self, mode: bool = True) -> None:
-        """Like ``network.train()``, but fixed norm layers stay in evaluation mode."""
+        """Like ``network.train()``, but fixed norm layers stay in evaluation mode.
+
+        Running statistics of fixed norm layers are put back, should a pass after ``network.train()`` have
+        moved them.
+        """
         self.network.train(mode)
-        if mode and self._norm_is_fixed():
+        if self._norm_is_fixed():
+            tensors = persistent_tensors(self.network)
+            for name in self.anatomy.norm:
+                tensors[name].copy_(self.frozen[name])
             for name in self.anatomy.norm_modules:
                 self.network.get_submodule(name).eval()
 
@@ -258,7 +274,7 @@ class Adapter:
             module = self.network.get_submodule(name)
             if module.training and hasattr(module, "running_mean"):
                 raise NotTrainable(
-                    f"norm layer {name!r} is fixed but in training mode: call adapter.train() instead of network.train()"
+                    f"norm layer {name!r} is fixed but in training mode: call adapter.train(), not network.train()"
                 )
 
     def training_state(self, name: str) -> dict[str, dict[str, Tensor]]:
@@ -308,7 +324,7 @@ class Adapter:
         """Take in a task that is complete already, under an unused name, and switch to it."""
         if name in self.tasks:
             raise BadInput(f"there is a task {name!r} already: give load() another name")
-        self._refuse_if_wrapped()
+        refuse_if_wrapped(self.network)
         self.tasks[name] = state
         self.switch(name)
 
@@ -353,7 +369,7 @@ class Adapter:
         if self.head_slot is not None:
             head = cast(nn.Module, state.head if state is not None else self.base_head)
             reference = tensors[self.anatomy.weights[0]]
-            self.network.set_submodule(self.head_slot, head.to(reference.device))
+            self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
             for parameter in head.parameters():
                 parameter.requires_grad_(state is not None)
         self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
@@ -381,23 +397,3 @@ class Adapter:
         for state in self.tasks.values():
             for name, tensor in state.own.items():
                 state.own[name] = tensor.to(tensors[name].device)
-
-    def _refuse_if_wrapped(self) -> None:
-        """Tasks bring parameters of their own, which a wrapper made earlier would never synchronise.
-
-        Raises:
-            BadInput: some DistributedDataParallel holds the network.
-        """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        wrapper = nn.parallel.DistributedDataParallel
-        for holder in gc.get_objects():  # torch keeps no trace of the wrapper on the module it wraps
-            if isinstance(holder, wrapper) and holder.module is self.network:
-                raise BadInput(
-                    "the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it"
-                )
-
-
-def like(tensor: Tensor, target: Tensor) -> Tensor:
-    """A copy on the device and in the memory layout of `target`, in the data type of `tensor`."""
-    return torch.empty_like(target, dtype=tensor.dtype, requires_grad=False).copy_(tensor)

@@ -46,6 +46,11 @@ def persistent_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
+def like(tensor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A copy on the device and in the memory layout of `target`, in the data type of `tensor`."""
+    return torch.empty_like(target, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+
+
 def dissect(network: nn.Module, *, head: str | None) -> Anatomy:
     """Sort a network's parameters.
 

@@ -106,7 +106,7 @@ def encode_gaps(places: NDArray[np.int64]) -> bytes:
         pieces.append(np.where(last, low, low | 0x80).astype(np.uint8)[:, None])
         used.append(more[:, None])
         more = more & ~last
-    return np.concatenate(pieces, axis=1)[np.concatenate(used, axis=1)].tobytes()
+    return cast(bytes, np.concatenate(pieces, axis=1)[np.concatenate(used, axis=1)].tobytes())
 
 
 def decode_gaps(data: bytes) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from itertools import takewhile
 from typing import Any, Final, cast
 
 from piggyback.errors import PiggybackError, Requeue, UnknownName
@@ -43,6 +44,11 @@ class Command:
     examples: str = ""
     defaults: str | None = None
 
+    @property
+    def words(self) -> list[str]:
+        """The words of the name."""
+        return self.name.split()
+
 
 def load(place: str) -> Any:
     """What ``module:name`` stands for."""
@@ -58,6 +64,12 @@ def find_commands() -> list[Command]:
     return sorted(found, key=lambda command: command.name)
 
 
+def choose(commands: Sequence[Command], arguments: Sequence[str]) -> Command | None:
+    """The verb that the arguments begin with; the one of most words where one name begins another."""
+    fitting = [command for command in commands if list(arguments[: len(command.words)]) == command.words]
+    return max(fitting, key=lambda command: len(command.words), default=None)
+
+
 def overview(commands: Sequence[Command]) -> str:
     """The text of ``piggyback --help`` for some of the verbs."""
     width = max((len(command.name) for command in commands), default=0)
@@ -68,7 +80,26 @@ def overview(commands: Sequence[Command]) -> str:
         "",
         "Exit codes: 0 done, 1 failed with a message, 2 usage, 75 stopped to be requeued, 130 interrupted.",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
+
+
+def orient(commands: Sequence[Command], arguments: Sequence[str]) -> int:
+    """Answer arguments that name no verb: with the version, with the verbs there are, or with the nearest one."""
+    words = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    below = [command for command in commands if command.words[: len(words)] == words]
+    flags = arguments[len(words) :]
+    if not words and list(flags) == ["--version"]:
+        sys.stdout.write(f"piggyback-bench {version('piggyback-bench')}\n")
+        return DONE
+    if below and (not arguments or set(flags) & {"-h", "--help"}):
+        sys.stdout.write(overview(below))
+        return DONE
+    if below and words:
+        sys.stderr.write(overview(below))
+        return USAGE
+    known = [command.name for command in commands]
+    sys.stderr.write(f"piggyback: {UnknownName(' '.join(words or arguments), known=known, kind='verb')}\n")
+    return USAGE
 
 
 def parse(command: Command, arguments: Sequence[str]) -> object:
@@ -87,50 +118,40 @@ def parse(command: Command, arguments: Sequence[str]) -> object:
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Find the verb, parse its options, run it.
+    """Find the verb, parse its options, run it; what goes wrong in the verb is raised.
 
-    Raises:
-        UnknownName: there is no such verb.
+    Returns:
+        The verb's exit code, or `USAGE` where there is no such verb and a message said so.
     """
     commands = find_commands()
-    words = [word for word in arguments if not word.startswith("-")]
-    typed = " ".join(words)
-    chosen = [command for command in commands if (typed + " ").startswith(command.name + " ")]
-    if chosen:
-        command = max(chosen, key=lambda command: len(command.name))
-        options = parse(command, arguments[len(command.name.split()) :])
-        return cast(int, load(command.target)(options))
-    below = [command for command in commands if (command.name + " ").startswith(typed + " ")] if words else commands
-    asks_for_help = not arguments or any(flag in arguments for flag in ("-h", "--help"))
-    if below and (asks_for_help or words):
-        sys.stdout.write(overview(below) + "\n")
-        return DONE if asks_for_help else USAGE
-    raise UnknownName(typed or " ".join(arguments), known=(command.name for command in commands), kind="verb")
+    command = choose(commands, arguments)
+    if command is None:
+        return orient(commands, arguments)
+    options = parse(command, arguments[len(command.words) :])
+    return cast(int, load(command.target)(options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``piggyback``; turns every error a user can cause into one message."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return dispatch(arguments)
-    except UnknownName as fault:
-        sys.stderr.write(f"piggyback: {fault}\n")
-        return USAGE if not find_match(arguments) else FAILED
+        code = dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # here a closed pipe can still be answered, at the interpreter's end no more
+        return code
     except PiggybackError as fault:
-        sys.stderr.write(f"piggyback: {fault}\n")
-        return FAILED
+        return end(FAILED, str(fault))
     except Requeue:
-        sys.stderr.write("piggyback: stopped with a checkpoint; the same command again continues\n")
-        return REQUEUE
+        return end(REQUEUE, "stopped with a checkpoint; the same command again continues")
     except KeyboardInterrupt:
-        sys.stderr.write("piggyback: interrupted; the same command again continues\n")
-        return INTERRUPTED
+        return end(INTERRUPTED, "interrupted; the same command again continues")
     except BrokenPipeError:  # `piggyback ... | head` closed our output; say nothing, as other tools do
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as fault:  # a full disk, a folder that may not be written
+        place = f"{fault.filename}: " if fault.filename is not None else ""
+        return end(FAILED, f"{place}{fault.strerror or fault}")
 
 
-def find_match(arguments: Sequence[str]) -> bool:
-    """Whether the arguments name a verb: then a failure is the verb's, not one of usage."""
-    typed = " ".join(word for word in arguments if not word.startswith("-")) + " "
-    return any(typed.startswith(command.name + " ") for command in find_commands())
+def end(code: int, message: str) -> int:
+    """Say why the command ends, on standard error, and give back its exit code."""
+    sys.stderr.write(f"piggyback: {message}\n")
+    return code

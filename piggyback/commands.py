@@ -4,4 +4,29 @@ from typing import Final
 
 from piggyback.cli import Command
 
-COMMANDS: Final[tuple[Command, ...]] = ()
+COMMANDS: Final = (
+    Command(
+        name="demo",
+        summary="the main job on data it makes itself, in under 5 minutes",
+        options="piggyback.options:DemoOptions",
+        target="piggyback.demo:run",
+        examples="  piggyback demo\n  piggyback demo --out /tmp/demo",
+    ),
+    Command(
+        name="doctor",
+        summary="check this machine and say what to change",
+        options="piggyback.options:DoctorOptions",
+        target="piggyback.doctor:run",
+        examples="  piggyback doctor\n  piggyback doctor --json",
+    ),
+    Command(
+        name="payload show",
+        summary="what payload files hold: bytes by kind, settings, zeros per layer",
+        options="piggyback.options:ShowOptions",
+        target="piggyback.payload_verbs:run_show",
+        examples=(
+            "  piggyback payload show runs/runs/dtd-piggyback-seed0-0123456789/payload.safetensors\n"
+            "  piggyback payload show dtd.safetensors svhn.safetensors --json"
+        ),
+    ),
+)

@@ -1,6 +1,7 @@
 """Where to compute, and in which precision."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 
@@ -19,11 +20,17 @@ def has_native_bf16(device: torch.device) -> bool:
     Ice Lake, ``docs/performance.md``), so there the answer is no although torch would accept it.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        found = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.11 on
+        found = processor_facts()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
+
+
+def processor_facts() -> dict[str, Any]:
+    """What torch knows of the processor; nothing where it is too old to tell."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return cast(dict[str, Any], ask()) if ask is not None else {}
 
 
 def autocast(device: torch.device, *, precision: str = "auto") -> AbstractContextManager[object]:
@@ -42,5 +49,4 @@ def describe_device(device: torch.device) -> str:
     """The processor's or GPU's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    found = getattr(torch.cpu, "get_capabilities", dict)()
-    return f"{found.get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"
+    return f"{processor_facts().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"

@@ -55,5 +55,5 @@ class Diverged(PiggybackError):
     """A loss or a weight is not finite any more."""
 
 
-class Requeue(Exception):  # noqa: N818 -- not an error
+class Requeue(Exception):
     """The run was asked to stop, and has left a checkpoint."""

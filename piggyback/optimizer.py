@@ -120,17 +120,28 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments and real masks exactly, and write the effective weights they stand for."""
         super().load_state_dict(state_dict)
-        task = self.adapter.tasks[self.task_name]
-        for name, trained in task.trained.items():
-            state = self.state[self.parameters[name]]
-            for key, tensor in trained.items():
-                tensor.copy_(state[key])
-                state[key] = tensor
-                for moment in (key + FIRST, key + SECOND):
-                    if moment in state:  # torch casts state to the parameter's type; ours has the mask's
-                        state[moment] = torch.empty_like(tensor).copy_(state[moment])
+        trained = self.adapter.tasks[self.task_name].trained
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, number in zip(group["params"], saved["params"], strict=True):
+                state = self.state.get(parameter, {})
+                if group["role"] == "mask":
+                    self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
+                elif "step" in state:  # torch leaves it where it was loaded to; fused kernels want it beside the rest
+                    state["step"] = state["step"].to(parameter.device)
         if self.adapter.current == self.task_name:
             self.adapter.switch(self.task_name)
+
+    @staticmethod
+    @torch.no_grad()
+    def _restore(trained: dict[str, Tensor], state: dict[str, Any], saved: dict[str, Any]) -> None:
+        """Real masks and moments as saved; torch's own copies have been cast to the parameter's type."""
+        state["step"] = saved["step"].detach().clone().cpu()
+        for key, tensor in trained.items():
+            tensor.copy_(saved[key])
+            state[key] = tensor
+            for moment in (key + FIRST, key + SECOND):
+                if moment in saved:
+                    state[moment] = torch.empty_like(tensor).copy_(saved[moment])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -149,13 +160,24 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 f"{self.adapter.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
             )
         self.adapter.check_modes()
-        self.adapter.follow()
+        if self._has_moved():
+            self.adapter.follow()
         for group in self.param_groups:
             if group["role"] == "mask":
                 self._step_masks(group)
             else:
                 step_in_place(group, self.state)
         return loss
+
+    def _has_moved(self) -> bool:
+        """Whether ``network.to()`` has moved parameters away from the weights that their masks belong to."""
+        frozen = self.adapter.frozen
+        masked = (parameter for group in self.param_groups if group["role"] == "mask" for parameter in group["params"])
+        return any(
+            parameter.device != frozen[self.names[parameter]].device
+            or parameter.stride() != frozen[self.names[parameter]].stride()
+            for parameter in masked
+        )
 
     def _step_masks(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:
@@ -229,6 +251,10 @@ def step_in_place(group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -
             maximize=False,
         )
         return
+    if group["momentum"]:
+        for parameter, state in zip(parameters, states_here, strict=True):
+            if state.get("momentum_buffer") is None:  # the fused kernel wants all or none, and 0 m + g is g
+                state["momentum_buffer"] = torch.zeros_like(parameter)
     buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in states_here]
     sgd(
         parameters,

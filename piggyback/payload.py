@@ -7,9 +7,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from piggyback.anatomy import like
 from piggyback.bits import Stream, decode, encode
 from piggyback.errors import BackboneMismatch, BadInput, BadPayload, Diverged
 from piggyback.files import parse_json, write_bytes
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 KEY: Final = "piggyback"  # the one metadata entry
 BLANK: Final = "0" * 64  # stands for the digest while the digest is computed
+CLASS_WIDE: Final = {"name", "adapts", "merge"}  # fields that are no settings
+DIGEST: Final = '\\"sha256\\": \\"'  # what stands before it: JSON text inside JSON text
+FEW: Final = 1 << 30  # mask values that any file may declare; above, a declared shape must be borne out by bytes
 KINDS: Final = {"mask": "mask", "value": "mask", "norm": "norm", "weight": "weight", "rest": "weight", "head": "head"}
 
 
@@ -79,9 +83,12 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
     """Write a task of an adapter, whole or not at all.
 
     Raises:
-        Diverged: something the task keeps is not finite.
+        Diverged: something the task keeps, or a real mask, is not finite.
+        BadInput: the recipe, or a method's setting, cannot be written as JSON.
     """
     state = adapter.task(task)
+    for name, trained in state.trained.items():  # a mask would hide that: NaN is above no threshold
+        refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
     for name in adapter.anatomy.weights if state.method.adapts == "weights" else ():
@@ -109,7 +116,11 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
         "masks": streams,
         "sha256": BLANK,
     }
-    write_bytes(path, seal(save_tensors(tensors, metadata={KEY: json.dumps(header, sort_keys=True)})))
+    try:
+        text = json.dumps(header, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as fault:
+        raise BadInput(f"task {task!r}: its recipe or settings cannot be written as JSON: {fault}") from None
+    write_bytes(path, seal(save_tensors(tensors, metadata={KEY: text})))
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -126,16 +137,16 @@ def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
 
 def method_settings(method: Method) -> dict[str, object]:
     """The settings of a method beside what its class fixes."""
-    if not is_dataclass(method):
-        return {}
-    fixed = {"name", "adapts", "merge"}
-    return {key: value for key, value in asdict(cast(Any, method)).items() if key not in fixed}
+    return {key: value for key, value in asdict(cast(Any, method)).items() if key not in CLASS_WIDE}
 
 
 def seal(data: bytes) -> bytes:
     """Put the digest of the whole file, computed with zeros in its place, into the header."""
     digest = hashlib.sha256(data).hexdigest()
-    return data.replace(BLANK.encode(), digest.encode(), 1)
+    header = data[: 8 + int.from_bytes(data[:8], "little")]
+    # the last one: a recipe, which comes earlier, may hold such an entry or 64 zeros of its own
+    place = header.rindex(f"{DIGEST}{BLANK}".encode()) + len(DIGEST)
+    return data[:place] + digest.encode() + data[place + len(digest) :]
 
 
 def read_payload(path: Path) -> Payload:
@@ -150,7 +161,8 @@ def read_payload(path: Path) -> Payload:
     except OSError as fault:
         raise BadInput(f"cannot read {path}: {fault.strerror}") from None
     try:
-        header = check(data, name=str(path))
+        header = check(data)
+        check_header(header, most=max(FEW, 1024 * len(data)))
         tensors = load_tensors(data)
         return assemble(header, tensors, header_bytes=len(data) - sum(t.nbytes for t in tensors.values()))
     except SafetensorError as fault:
@@ -159,7 +171,7 @@ def read_payload(path: Path) -> Payload:
         raise BadPayload(f"{path}: {fault}") from None
 
 
-def check(data: bytes, *, name: str) -> dict[str, Any]:
+def check(data: bytes) -> dict[str, Any]:
     """The header of payload bytes whose digest is right."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
@@ -170,7 +182,7 @@ def check(data: bytes, *, name: str) -> dict[str, Any]:
         digest = header["sha256"]
         version = header["format"]
         blanked = data[: 8 + length].replace(digest.encode(), BLANK.encode(), 1) + data[8 + length :]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
         raise BadPayload("not a payload file: it lacks our header") from None
     except BadInput as fault:
         raise BadPayload(f"damaged: {fault}") from None
@@ -179,6 +191,31 @@ def check(data: bytes, *, name: str) -> dict[str, Any]:
     if hashlib.sha256(blanked).hexdigest() != digest:
         raise BadPayload("damaged: its bytes do not have the digest that its header states")
     return header
+
+
+def check_header(header: Mapping[str, Any], *, most: int) -> None:
+    """Refuse a header whose digest is right but whose entries are not what they must be.
+
+    Args:
+        header: the JSON object of the one metadata entry.
+        most: mask values that it may declare in all.
+    """
+    wanted = {"method": dict, "task": str, "norm": str, "backbone": str, "recipe": dict, "masks": dict}
+    for key, kind in wanted.items():
+        if not isinstance(header.get(key), kind):
+            raise BadPayload(f"its header has no right {key!r} entry")
+    if not isinstance(header["method"].get("name"), str) or header["norm"] not in ("fixed", "trained"):
+        raise BadPayload("its header has no right 'method' or 'norm' entry")
+    total = 0
+    for name, entry in header["masks"].items():
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+            raise BadPayload(f"its header gives mask {name!r} no right shape")
+        if type(entry.get("ones")) is not int or not isinstance(entry.get("coding"), str):
+            raise BadPayload(f"its header does not describe mask {name!r}")
+        total += math.prod(shape)
+    if total > most:
+        raise BadPayload(f"its header declares {total} mask values, more than a file of this size can stand for")
 
 
 def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_bytes: int) -> Payload:
@@ -200,8 +237,8 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
             kept.setdefault(weight, {})[key] = tensor
             continue
         entry = header["masks"].get(name)
-        if entry is None:
-            raise BadPayload(f"the header does not describe mask {name!r}")
+        if entry is None or tensor.dtype != torch.uint8:
+            raise BadPayload(f"the header does not describe mask {name!r}, or its bytes are of another type")
         values = decode(Stream(entry["coding"], tensor.numpy().tobytes()), count=math.prod(entry["shape"]))
         if int(np.count_nonzero(values)) != entry["ones"]:
             raise BadPayload(f"mask {name!r} has not the number of ones that the header states")
@@ -226,7 +263,7 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
 def stored_method(settings: Mapping[str, Any]) -> Method:
     """The method that a header names, with its settings."""
     default = named_method(settings["name"])
-    known = {field.name for field in fields(cast(Any, default))} if is_dataclass(default) else set()
+    known = method_settings(default).keys()
     given = {key: value for key, value in settings.items() if key != "name"}
     if unknown := given.keys() - known:
         raise BadPayload(f"method {default.name!r} has no setting {sorted(unknown)[0]!r}")
@@ -238,13 +275,14 @@ def stored_method(settings: Mapping[str, Any]) -> Method:
 
 def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Module | None) -> str:
     """Add a payload's task to an adapter and switch to it; see `Adapter.load`."""
-    from piggyback.adapter import TaskState, like
+    from piggyback.adapter import TaskState
 
     payload = read_payload(path)
     if payload.fingerprint != adapter.fingerprint:
         raise BackboneMismatch(
             f"{path} belongs to the backbone {payload.fingerprint[:12]}, but this network's frozen weights are "
-            f"{adapter.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on"
+            f"{adapter.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on, "
+            "and attach it with the same head slot"
         )
     weights = set(adapter.anatomy.weights) if payload.method.adapts == "weights" else set()
     wrong = [name for name in payload.kept if name not in weights] + sorted(weights - payload.kept.keys())
@@ -253,19 +291,22 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
             f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?"
         )
     for name, parts in payload.kept.items():
-        if parts["mask"].shape != adapter.frozen[name].shape:
-            raise BadPayload(f"{path}: mask of {name!r} has shape {tuple(parts['mask'].shape)}")
-    if head is None and payload.head:
+        expected = payload.method.keep(payload.method.start(adapter.frozen[name]))
+        refuse_other_parts(parts, expected, name=f"{path}: {name!r}")
+    if head is None and adapter.head_slot is not None:
         head = linear_head(payload.head, name=str(path))
+    if adapter.head_slot is None and (head is not None or payload.head):
+        raise BadPayload(f"{path} comes with a head, but the adapter has no head slot: attach(..., head=...)")
     if head is not None:
         try:
             head.load_state_dict(dict(payload.head))
         except RuntimeError as fault:  # torch's word for a state dict that does not fit
             raise BadPayload(f"{path} does not fit the head given: {fault}") from None
-    norm = "trained" if payload.norm == "trained" else "fixed"
+    norm: Literal["trained", "fixed"] = "trained" if payload.norm == "trained" else "fixed"
     state = TaskState(method=payload.method, norm=norm, head=head)
     if set(adapter.own_names(state)) != payload.own.keys():
         raise BadPayload(f"{path} holds other parameters of its own than the network has")
+    refuse_other_parts(payload.own, {part: adapter.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(adapter.frozen[part].device) for part, tensor in payload.own.items()}
     state.kept = {
         weight: {key: like(tensor, adapter.frozen[weight]) for key, tensor in parts.items()}
@@ -276,9 +317,22 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
     return name
 
 
+def refuse_other_parts(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, name: str, types: bool = True
+) -> None:
+    """Raise BadPayload unless both have the same keys, shapes and, if asked for, types."""
+    if found.keys() != expected.keys():
+        raise BadPayload(f"{name} has the parts {sorted(found)}, not {sorted(expected)}")
+    for key, tensor in found.items():
+        wanted = expected[key]
+        if tensor.shape != wanted.shape or (types and tensor.dtype != wanted.dtype):
+            here = f"{tuple(tensor.shape)} of {tensor.dtype}"
+            raise BadPayload(f"{name}: {key!r} has shape {here}, not {tuple(wanted.shape)} of {wanted.dtype}")
+
+
 def linear_head(tensors: Mapping[str, Tensor], *, name: str) -> nn.Linear:
-    """A linear layer of the stored shape."""
+    """A linear layer of the stored shape and type."""
     weight = tensors.get("weight")
     if weight is None or weight.ndim != 2 or not tensors.keys() <= {"weight", "bias"}:
         raise BadInput(f"the head in {name} is not one linear layer: give load() a head module to fill")
-    return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors)
+    return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors, dtype=weight.dtype)

@@ -88,7 +88,7 @@ class RunFolder:
 class Environment:
     """What the bits of a run depend on beside its recipe (DESIGN.md, "Bits")."""
 
-    torch: str
+    torch_version: str
     device: str
     machine: str
     update: str
@@ -97,7 +97,7 @@ class Environment:
     def here(device: torch.device, *, update: str) -> "Environment":
         """This process's."""
         return Environment(
-            torch=torch.__version__, device=describe_device(device), machine=platform.machine(), update=update
+            torch_version=torch.__version__, device=describe_device(device), machine=platform.machine(), update=update
         )
 
     def differences(self, other: Mapping[str, object]) -> list[str]:

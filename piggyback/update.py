@@ -56,6 +56,7 @@ class MaskUpdate:
         self.method = method
         self.mode = mode
         self.kernel: Kernel | None = None
+        self.packed: tuple[Coefficients, Tensor] | None = None
 
     @property
     def form(self) -> str:
@@ -87,15 +88,24 @@ class MaskUpdate:
         if gradient.stride() != parameter.stride():
             gradient = torch.empty_like(parameter).copy_(gradient)
         if self.mode != "eager" and is_dense(parameter):
-            packed = coefficients.pack(weight)
-            groups = [{key: flat(tensor) for key, tensor in group.items()} for group in (trained, first, second)]
-            arguments = (flat(parameter.data), flat(gradient), flat(weight), *groups, packed)
+            packed = self._pack(coefficients, weight)
+            one, two, three = ({key: flat(t) for key, t in group.items()} for group in (trained, first, second))
             if self.kernel is None:
                 self.kernel = self._compile(weight)
             if self.kernel is not None:
-                self.kernel(*arguments)
+                self.kernel(flat(parameter.data), flat(gradient), flat(weight), one, two, three, packed)
                 return
         self._adam_eager(parameter, gradient, weight, (trained, first, second), coefficients)
+
+    def _pack(self, coefficients: Coefficients, weight: Tensor) -> Tensor:
+        """The packed coefficients, made once a step: for each weight anew they would make a GPU wait."""
+        if self.packed is not None:
+            known, packed = self.packed
+            if known == coefficients and packed.dtype == weight.dtype and packed.device == weight.device:
+                return packed
+        packed = coefficients.pack(weight)
+        self.packed = (coefficients, packed)
+        return packed
 
     def _adam_eager(
         self,
@@ -118,12 +128,13 @@ class MaskUpdate:
     def _compile(self, weight: Tensor) -> Kernel | None:
         """A compiled kernel that was seen to work, or None and from then on eager."""
         kernel = compiled_kernel(self.method)
-        sample = [torch.zeros(4096, dtype=weight.dtype, device=weight.device) for _ in range(3)]
-        states = [self.method.start(sample[2]) for _ in range(3)]
+        one, two, three = (torch.zeros(4096, dtype=weight.dtype, device=weight.device) for _ in range(3))
+        states = self.method.start(three), self.method.start(three), self.method.start(three)
+        packed = Coefficients(0.0, 1.0, 0.9, 0.999, 1e-8).pack(weight)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # inductor warns about what it finds on the machine
-                kernel(*sample, *states, Coefficients(0.0, 1.0, 0.9, 0.999, 1e-8).pack(weight))
+                kernel(one, two, three, states[0], states[1], states[2], packed)
         except Exception as fault:  # whatever a missing or broken compiler raises; reported, not swallowed
             if self.mode == "compiled":
                 raise

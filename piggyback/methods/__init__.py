@@ -26,11 +26,19 @@ class Method(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As above."""
+        ...
+
     @property
-    def adapts(self) -> Adapts: ...
+    def adapts(self) -> Adapts:
+        """As above."""
+        ...
+
     @property
-    def merge(self) -> Literal["exact", "close"]: ...
+    def merge(self) -> Literal["exact", "close"]:
+        """As above."""
+        ...
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
         """The trained tensors of a fresh task for `weight`, in its layout."""

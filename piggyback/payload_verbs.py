@@ -1,0 +1,108 @@
+"""What ``piggyback payload show`` does: a payload's bytes, settings and zeros, in numbers."""
+
+from pathlib import Path
+from typing import Final
+
+from piggyback.budget import parameter_ratio
+from piggyback.console import out, print_json, table
+from piggyback.options import ShowOptions
+from piggyback.payload import Payload, method_settings, read_payload
+
+SUCH: Final = 9  # tasks that the parameter ratio is stated for: those the Decathlon adds to its backbone's own
+
+
+def run_show(options: ShowOptions) -> int:
+    """Describe payload files.
+
+    Raises:
+        BadInput: a file cannot be read.
+        BadPayload: a file is damaged or no payload; nothing is printed then.
+    """
+    payloads = {path: read_payload(path) for path in (options.file, *options.more)}
+    if options.json:
+        print_json({"payloads": [describe(payload, path=path) for path, payload in payloads.items()]})
+        return 0
+    for path, payload in payloads.items():
+        show(payload, path=path)
+    return 0
+
+
+def describe(payload: Payload, *, path: Path) -> dict[str, object]:
+    """Everything that is shown, as JSON.
+
+    ``zeros`` are shares of mask values, ``bits_per_weight`` the coded bits of all masks over the masked
+    weights; both are None where there are no masks.
+    """
+    weights = sum(mask.weights for mask in payload.masks.values())
+    zeros = sum(mask.zeros for mask in payload.masks.values())
+    return {
+        "file": str(path),
+        "task": payload.task,
+        "method": payload.method.name,
+        "settings": method_settings(payload.method),
+        "norm": payload.norm,
+        "backbone": payload.fingerprint,
+        "recipe": dict(payload.recipe),
+        "bytes": {**payload.bytes_by_kind, "file": sum(payload.bytes_by_kind.values())},
+        "weights": weights,
+        "zeros": zeros / weights if weights else None,
+        "bits_per_weight": 8 * payload.bytes_by_kind["mask"] / weights if weights else None,
+        "parameter_ratio": ratio_of_such(payload),
+        "layers": {
+            name: {
+                "shape": list(mask.shape),
+                "weights": mask.weights,
+                "zeros": mask.zeros / mask.weights,
+                "bytes": mask.bytes,
+            }
+            for name, mask in payload.masks.items()
+        },
+    }
+
+
+def ratio_of_such(payload: Payload) -> float:
+    """The parameter ratio, by the paper's convention, of nine tasks like this one on one backbone."""
+    weights = [mask.weights for mask in payload.masks.values()] or [1]  # without masks it depends on no count
+    return parameter_ratio([payload.method] * SUCH, weights=weights)
+
+
+def show(payload: Payload, *, path: Path) -> None:
+    """Print one payload for a person."""
+    settings = "".join(f", {key} {value:g}" for key, value in method_settings(payload.method).items())
+    out.print(str(path), style="bold", markup=False, soft_wrap=True)
+    lines = {
+        "task": payload.task,
+        "method": payload.method.name + settings,
+        "norm layers": payload.norm,
+        "backbone": payload.fingerprint,
+    }
+    for name, value in lines.items():
+        out.print(f"  {name:<12}{value}", markup=False, soft_wrap=True)
+    total = sum(payload.bytes_by_kind.values())
+    rows: list[tuple[str, ...]] = [(kind, f"{count:,}") for kind, count in payload.bytes_by_kind.items()]
+    table("bytes by kind", "kind", "bytes", rows=[*rows, ("file", f"{total:,}")])
+    if payload.masks:
+        show_masks(payload)
+    ratio = ratio_of_such(payload)
+    text = f"{SUCH} such tasks: parameter ratio {ratio:.5f} (the paper's convention: heads and norm layers left out)"
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def show_masks(payload: Payload) -> None:
+    """Print zeros and size of every mask, and of all together."""
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            " x ".join(map(str, mask.shape)),
+            f"{mask.weights:,}",
+            f"{100 * mask.zeros / mask.weights:.2f}",
+            f"{mask.bytes:,}",
+        )
+        for name, mask in payload.masks.items()
+    ]
+    weights = sum(mask.weights for mask in payload.masks.values())
+    zeros = sum(mask.zeros for mask in payload.masks.values())
+    size = payload.bytes_by_kind["mask"]
+    rows.append(("all", "", f"{weights:,}", f"{100 * zeros / weights:.2f}", f"{size:,}"))
+    caption = f"{8 * size / weights:.3f} bits per weight as coded, {payload.method.bits(weights) / weights:.3f} counted"
+    table("masks", "weight", "shape", "weights", "zeros %", "bytes", rows=rows, caption=caption)

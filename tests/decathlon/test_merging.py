@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from decathlon.backbone import load_backbone, save_backbone
+from decathlon.merging import run
+from decathlon.options import MergeOptions
+from decathlon.wrn import WideResNet, wide_resnet
+from piggyback.adapter import attach
+from piggyback.errors import BackboneMismatch, BadInput
+from piggyback.methods import METHODS
+
+MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.25)
+
+
+def write_backbone(path: Path, *, seed: int) -> Path:
+    network = wide_resnet(10, 1, classes=6, seed=seed)
+    torch.manual_seed(seed)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    save_backbone(path, network, mean=MEAN, std=STD, source={})
+    return path
+
+
+def write_payload(path: Path, *, backbone: Path, method: str) -> Tensor:
+    """A task whose every part differs from the backbone; returns its logits of `pictures`."""
+    network = load_backbone(backbone).network
+    adapter = attach(network, method=METHODS[method], head="fc")
+    torch.manual_seed(5)
+    adapter.add_task("dtd", head=nn.Linear(64, 3))
+    adapter.train()
+    optimizer = adapter.optimizer(mask_lr=0.02, head_lr=0.1, update="eager")
+    for _ in range(2):
+        network(pictures()).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    adapter.eval()
+    adapter.save(path, task="dtd")
+    with torch.no_grad():
+        found: Tensor = network(pictures())
+    return found
+
+
+def pictures() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def load_plain(path: Path) -> nn.Module:
+    network = WideResNet(10, 1, classes=3)
+    network.load_state_dict(load_file(path), strict=True)
+    return network.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_merged_network_has_the_tasks_logits(
+    tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = write_backbone(tmp_path / "b.safetensors", seed=0)
+    before = backbone.read_bytes()
+    payload, out = tmp_path / "p.safetensors", tmp_path / "merged.safetensors"
+    logits = write_payload(payload, backbone=backbone, method=method)
+    assert run(MergeOptions(payload=payload, backbone=backbone, out=out, json=True)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["task"], report["method"], report["classes"]) == ("dtd", method, 3)
+    assert report["normalise"] == {"mean": list(MEAN), "std": list(STD)}
+    with torch.no_grad():
+        assert torch.equal(load_plain(out)(pictures()), logits)
+    assert backbone.read_bytes() == before
+    if method.startswith("piggyback"):
+        zeros = float((load_file(out)["block1.layer.0.conv1.weight"] == 0).float().mean())
+        assert 0.05 < zeros < 0.95
+    assert load_backbone(out).classes == 3  # a merged network is a checkpoint like others
+
+
+def test_another_backbones_payload_is_refused(tmp_path: Path) -> None:
+    one = write_backbone(tmp_path / "one.safetensors", seed=0)
+    other = write_backbone(tmp_path / "other.safetensors", seed=1)
+    write_payload(tmp_path / "p.safetensors", backbone=one, method="piggyback")
+    options = MergeOptions(payload=tmp_path / "p.safetensors", backbone=other, out=tmp_path / "m.safetensors")
+    with pytest.raises(BackboneMismatch, match="load the backbone it was trained on"):
+        run(options)
+    assert not options.out.exists()
+
+
+def test_something_else_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "b.safetensors", seed=0)
+    write_payload(tmp_path / "p.safetensors", backbone=backbone, method="feature")
+    place = {"payload": tmp_path / "p.safetensors", "backbone": backbone}
+    with pytest.raises(BadInput, match="--force"):
+        run(MergeOptions(**place, out=backbone))
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(b"mine")
+    with pytest.raises(BadInput, match="is something else"):
+        run(MergeOptions(**place, out=out))
+    assert out.read_bytes() == b"mine"
+    assert run(MergeOptions(**place, out=out, force=True)) == 0
+    assert run(MergeOptions(**place, out=out)) == 0  # the same bytes again

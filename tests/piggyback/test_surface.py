@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import piggyback
+
+LOOK = "; print(sorted({'torch', 'numpy'} & sys.modules.keys()))"
+
+
+def loaded_after(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys, piggyback; {code}{LOOK}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(piggyback.__all__) == set(piggyback._HOME)
+    assert len(piggyback.__all__) == len(set(piggyback.__all__))
+    for name in piggyback.__all__:
+        assert getattr(piggyback, name) is not None
+    assert {"attach", "Adapter", "Binary", "METHODS", "read_payload"} <= set(piggyback.__all__)
+
+
+def test_a_name_that_is_not_there() -> None:
+    try:
+        piggyback.Bniary  # noqa: B018
+    except AttributeError as fault:
+        assert "no 'Bniary'" in str(fault)
+    else:
+        raise AssertionError("it was found")
+
+
+def test_importing_the_package_loads_neither_torch_nor_numpy() -> None:
+    """No ``--help`` may wait for torch, and the console command lives in this package."""
+    assert loaded_after("pass") == "[]"
+    assert loaded_after("piggyback.attach") == "['numpy', 'torch']"  # the control: the look finds them

@@ -1,0 +1,72 @@
+"""The README's code blocks are run, as a user would type them."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.M | re.S)
+
+
+def make_batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What stands for a user's DataLoader."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        yield torch.randn(4, 3, 64, 64, generator=generator), torch.randint(0, 37, (4,), generator=generator)
+
+
+def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"batches": list(make_batches())}
+    python = blocks("python")
+    assert len(python) == 2
+    for block in python:
+        exec(compile(block, "README.md", "exec"), names)
+
+    assert (tmp_path / "pets.safetensors").stat().st_size < 2e6  # 11.2 million weights at one bit, and a head
+    plain, network = names["plain"].eval(), names["network"].eval()
+    names["adapter"].switch("more pets")
+    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(plain(picture), network(picture))
+
+
+def test_every_block_is_of_a_language_that_is_run() -> None:
+    assert set(re.findall(r"^```(\w*)$", README, flags=re.M)) == {"python", "sh", ""}
+
+
+def test_shell_blocks_lead_from_archives_to_a_score(release: Path) -> None:
+    """`release` is a folder with ``archives``, ``backbone.pth`` and ``labels_test.zip`` of a tiny decathlon."""
+    shell = blocks("sh")
+    assert len(shell) == 2
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for block in shell:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=release,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert '"complete": true' in done.stdout
+    assert '"official": false' in done.stdout
+    assert (release / "results.zip").is_file()
+
+
+def test_links_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
+    assert targets
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert missing == []
