@@ -1,6 +1,6 @@
 """Draws ``overview.svg``, the README's picture: one frozen weight matrix, a mask per task, what each task sees.
 
-    python docs/img/overview.py
+python docs/img/overview.py
 """
 
 from pathlib import Path

@@ -58,7 +58,12 @@ def test_all_equal_values_take_no_byte() -> None:
 @pytest.mark.parametrize(
     ("share", "coding", "low", "high"),
     # Entropy of independent bits below; reference/masking.md 5.2 measured 0.3007, 0.5388 and 0.8883 bits per value
-    [(0.05, "deflate", 0.2864, 0.31), (0.12, "deflate", 0.5294, 0.55), (0.30, "deflate", 0.8813, 0.90), (0.5, "raw", 1, 1)],
+    [
+        (0.05, "deflate", 0.2864, 0.31),
+        (0.12, "deflate", 0.5294, 0.55),
+        (0.30, "deflate", 0.8813, 0.90),
+        (0.5, "raw", 1, 1),
+    ],
 )
 def test_coded_masks_come_near_the_entropy(share: float, coding: str, low: float, high: float) -> None:
     values = np.random.default_rng(0).random(1 << 20) < share

@@ -52,9 +52,7 @@ def masks_in(result: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("training", ["double", "single", "trained norm"])
-def test_both_processes_have_the_same_bits(
-    ranks: list[dict[str, Any]], training: str, check_zeros: Callable
-) -> None:
+def test_both_processes_have_the_same_bits(ranks: list[dict[str, Any]], training: str, check_zeros: Callable) -> None:
     first, second = (rank[training] for rank in ranks)
     check_zeros(masks_in(first))
     assert {name.split()[0] for name in first} >= {"mask", "real", "head"}

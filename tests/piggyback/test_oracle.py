@@ -14,6 +14,7 @@ from torch.func import functional_call
 import piggyback
 from decathlon.wrn import Block
 
+MaskMethod = piggyback.Binary | piggyback.Ternary
 STEPS = 200
 LR = 1e-3
 # The paper's threshold for masks of two values.  Zero is the middle one of three values: 200 steps of 1e-3 carry
@@ -48,7 +49,7 @@ class Ternarize(torch.autograd.Function):
 class Oracle(nn.Module):
     """A frozen network whose weights are multiplied with thresholded parameters (equations 5 and 6)."""
 
-    def __init__(self, network: nn.Module, names: tuple[str, ...], method: piggyback.Binary | piggyback.Ternary) -> None:
+    def __init__(self, network: nn.Module, names: tuple[str, ...], method: MaskMethod) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         self.discretize = Ternarize if isinstance(method, piggyback.Ternary) else Binarize
@@ -106,7 +107,11 @@ class Uphill(piggyback.Binary):
 
 
 def train_both(
-    kind: str, method: piggyback.Binary | piggyback.Ternary, batches: list[tuple[Tensor, Tensor]], *, update: Literal["compiled", "eager"]
+    kind: str,
+    method: MaskMethod,
+    batches: list[tuple[Tensor, Tensor]],
+    *,
+    update: Literal["compiled", "eager"],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Masks and real masks of the overlay, masks and real masks of the oracle, all after the same steps."""
     with torch.random.fork_rng(devices=[]):
@@ -116,7 +121,8 @@ def train_both(
     plain = copy.deepcopy(network)
     adapter = piggyback.attach(network, method=method, head="head")
     adapter.add_task("task", head=head)
-    oracle = Oracle(plain, adapter.anatomy.weights, method)
+    matrices = tuple(name for name, tensor in plain.named_parameters() if tensor.ndim > 1 and "head" not in name)
+    oracle = Oracle(plain, matrices, method)
     ours = adapter.optimizer(mask_lr=LR, head_lr=LR, update=update)
     theirs = torch.optim.Adam([*oracle.mask_real.parameters(), *oracle.head.parameters()], lr=LR, foreach=False)
     adapter.train()
@@ -141,7 +147,7 @@ def train_both(
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_masks_are_those_of_the_papers_equations(
     kind: str,
-    method: piggyback.Binary | piggyback.Ternary,
+    method: MaskMethod,
     update: Literal["compiled", "eager"],
     make_batches: Callable[..., list[tuple[Tensor, Tensor]]],
     check_zeros: Callable[[Mapping[str, Tensor]], None],
