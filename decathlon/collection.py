@@ -85,8 +85,8 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
         if result.task in found:
             names = f"{found[result.task].folder.root.name} and {path.parent.name}"
             raise BadInput(
-                f"{runs} has two runs of {result.task} with {method}, seed {seed}: {names}; keep each recipe's runs in a "
-                "folder of its own"
+                f"{runs} has two runs of {result.task} with {method}, seed {seed}: {names}; "
+                "keep each recipe's runs in a folder of its own"
             )
         found[result.task] = FinishedRun(folder=RunFolder(path.parent), result=result)
     return found
