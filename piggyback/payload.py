@@ -33,7 +33,7 @@ BLANK: Final = "0" * 64  # stands for the digest while the digest is computed
 CLASS_WIDE: Final = {"name", "adapts", "merge"}  # fields that are no settings
 DIGEST: Final = '\\"sha256\\": \\"'  # what stands before it: JSON text inside JSON text
 FEW: Final = 1 << 30  # mask values that any file may declare; above, a declared shape must be borne out by bytes
-KINDS: Final = {"mask": "mask", "value": "mask", "norm": "norm", "weight": "weight", "rest": "weight", "head": "head"}
+KINDS: Final = {"mask": "mask", "value": "mask", "norm": "norm", "weight": "weight", "head": "head"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +233,8 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
             rest[kind][name] = tensor
             continue
         key, _, weight = name.partition("/")
+        if key in kept.get(weight, {}):
+            raise BadPayload(f"{key!r} of {weight!r} stands in two tensors")
         if kind == "value":
             kept.setdefault(weight, {})[key] = tensor
             continue
