@@ -1,14 +1,17 @@
 """Finished runs in a folder, and the submissions made of them."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from decathlon.backbone import load_backbone, predict
+from decathlon.backbone import predict
+from decathlon.bench import cached_backbone
 from decathlon.options import SubmitOptions
 from decathlon.packed import open_split, read_manifest
 from decathlon.submission import Predictions, check_complete, submission_entries, write_submission
@@ -17,10 +20,10 @@ from leaderboard.result import Result, ResultError, read_result
 from piggyback import console
 from piggyback.errors import BadInput
 from piggyback.files import read_json, write_json
+from piggyback.methods import named_method
 from piggyback.runs import RunFolder
 
-SETUP: Final = "setup.json"  # where data and backbone of a folder of runs are
-BACKBONE_PREDICTIONS: Final = "imagenet12-backbone.npz"
+SETUP: Final = "setup.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,32 +46,53 @@ def load_result(path: Path) -> Result:
         raise BadInput(f"{fault}; delete the file and the same run makes it anew") from None
 
 
-def write_setup(runs: Path, *, data: Path, backbone: Path, size: int) -> None:
-    """Note where data and backbone are, and the pictures' side, for `submit`.
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the runs of a folder share, for `submit`: data, backbone and the side of the pictures."""
+
+    data: Path
+    backbone: Path
+    size: int
+
+
+def write_setup(runs: Path, setup: Setup) -> None:
+    """Note what the runs of a folder share.
 
     Raises:
-        BadInput: the folder was begun with others.
+        BadInput: the folder was begun with something else.
     """
-    setup = {"data": str(data.resolve()), "backbone": str(backbone.resolve()), "size": size}
     path = runs / SETUP
-    if path.exists() and read_json(path) != setup:
+    if path.exists() and read_setup(runs) != resolved(setup):
         raise BadInput(f"{path} says that these runs use other data, backbone or size: take another --out, not {runs}")
-    write_json(path, setup)
+    note_setup(runs, setup)
 
 
-def read_setup(runs: Path) -> tuple[Path, Path, int]:
-    """Data folder, backbone file and side of the pictures of a folder of runs.
+def note_setup(runs: Path, setup: Setup) -> None:
+    """Note what the runs of a folder share, unless something is noted already."""
+    if not (runs / SETUP).exists():
+        found = resolved(setup)
+        write_json(runs / SETUP, {"data": str(found.data), "backbone": str(found.backbone), "size": found.size})
+
+
+def resolved(setup: Setup) -> Setup:
+    """The same with absolute paths."""
+    return replace(setup, data=setup.data.resolve(), backbone=setup.backbone.resolve())
+
+
+def read_setup(runs: Path) -> Setup:
+    """What `write_setup` noted.
 
     Raises:
-        BadInput: `decathlon run` did not write the folder.
+        BadInput: `decathlon run` did not write the folder, or its file is damaged.
     """
     path = runs / SETUP
     if not path.exists():
         raise BadInput(f"{runs} has no {SETUP}: give the --out folder of `piggyback decathlon run`")
-    setup = read_json(path)
-    if not isinstance(setup, dict) or setup.keys() != {"data", "backbone", "size"}:
-        raise BadInput(f"{path} is damaged: run the same `piggyback decathlon run` again")
-    return Path(setup["data"]), Path(setup["backbone"]), int(setup["size"])
+    match read_json(path):
+        case {"data": str(data), "backbone": str(backbone), "size": int(size), **rest} if not rest:
+            return Setup(data=Path(data), backbone=Path(backbone), size=size)
+        case _:
+            raise BadInput(f"{path} is damaged: delete it and run the same `piggyback decathlon run` again")
 
 
 def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
@@ -83,38 +107,50 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
         if result.method != method:
             continue
         if result.task in found:
-            names = f"{found[result.task].folder.root.name} and {path.parent.name}"
+            first = found[result.task].folder.root.name
             raise BadInput(
-                f"{runs} has two runs of {result.task} with {method}, seed {seed}: {names}; "
+                f"{runs} has two runs of {result.task} with {method}, seed {seed}: {first} and {path.parent.name}; "
                 "keep each recipe's runs in a folder of its own"
             )
         found[result.task] = FinishedRun(folder=RunFolder(path.parent), result=result)
     return found
 
 
-def predict_backbone_task(runs: Path, *, data: Path, backbone: Path, size: int) -> Predictions | None:
-    """The backbone's own answers on imagenet12, computed once per folder; None when the data lacks that task."""
-    path = runs / BACKBONE_PREDICTIONS
+def predict_backbone_task(runs: Path, setup: Setup, *, device: torch.device | None = None) -> Predictions | None:
+    """The backbone's own answers on imagenet12, kept in the folder; None when the data lacks that task."""
+    if read_manifest(setup.data, BACKBONE_TASK) is None:
+        return None
+    split = open_split(setup.data, BACKBONE_TASK, "test")
+    backbone = cached_backbone(setup.backbone)
+    named = hashlib.sha256(f"{backbone.sha256} {split.fingerprint} {setup.size}".encode()).hexdigest()[:10]
+    path = runs / f"{BACKBONE_TASK}-backbone-{named}.npz"
     if path.exists():
         return Predictions.load(path)
-    if read_manifest(data, BACKBONE_TASK) is None:
-        return None
-    split = open_split(data, BACKBONE_TASK, "test")
-    chosen = Predictions(
-        task=BACKBONE_TASK, image_ids=split.image_ids, category_ids=predict(load_backbone(backbone), split, size=size)
-    )
+    categories = predict(backbone, split, size=setup.size, device=device)
+    chosen = Predictions(task=BACKBONE_TASK, image_ids=split.image_ids, category_ids=categories)
     chosen.save(path)
     return chosen
 
 
-def collect(runs: Path, *, method: str, seed: int) -> dict[str, Predictions]:
-    """Predictions of one method for all tasks there are, imagenet12 by the backbone's own head."""
-    data, backbone, size = read_setup(runs)
+def collect(runs: Path, *, method: str, seed: int, device: torch.device | None = None) -> dict[str, Predictions]:
+    """Predictions of one method for all tasks there are, imagenet12 by the backbone's own head.
+
+    Args:
+        runs: the folder.
+        method, seed: of the runs.
+        device: for the backbone's own; None for the first GPU, or the processor.
+
+    Raises:
+        BadInput: the folder is none of ours, or something in it is damaged.
+    """
+    setup = read_setup(runs)
+    if not setup.data.is_dir():
+        raise BadInput(f"the data of {runs} was in {setup.data}, which is not there: correct {runs / SETUP}")
     found = {
         task: Predictions.load(run.folder.predictions)
         for task, run in find_runs(runs, method=method, seed=seed).items()
     }
-    own = predict_backbone_task(runs, data=data, backbone=backbone, size=size)
+    own = predict_backbone_task(runs, setup, device=device)
     if own is not None:
         found[BACKBONE_TASK] = own
     return found
@@ -127,9 +163,10 @@ def expected_ids(data: Path) -> Mapping[str, NDArray[np.int64]]:
 
 def run(options: SubmitOptions) -> int:
     """``piggyback decathlon submit``."""
-    data, _, _ = read_setup(options.runs)
+    named_method(options.method)
     predictions = collect(options.runs, method=options.method, seed=options.seed)
-    note = check_complete(predictions, expected_ids(data), partial=options.partial)
+    expected = expected_ids(read_setup(options.runs).data)
+    note = check_complete(predictions, expected, partial=options.partial)
     entries = submission_entries(predictions)
     packed = write_submission(options.out, entries)
     report = {
@@ -142,9 +179,7 @@ def run(options: SubmitOptions) -> int:
     if options.json:
         console.print_json(report)
         return 0
-    console.out.print(
-        f"{len(entries):,} entries for {len(predictions)} tasks: {options.out} and {packed}", markup=False
-    )
-    if note is not None:
-        console.out.print(note, markup=False)
+    for line in (f"{len(entries):,} entries for {len(predictions)} tasks: {options.out} and {packed}", note):
+        if line is not None:
+            console.out.print(line, markup=False, soft_wrap=True)
     return 0

@@ -1,18 +1,59 @@
 """A finished run's payload, measured again."""
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from decathlon.bench import Bench, Job, open_bench
 from decathlon.collection import load_result
 from decathlon.labels import find_labels, read_labels
 from decathlon.options import EvaluateOptions
 from decathlon.recipes import RECIPE_FIELDS, Recipe
-from decathlon.training import Job, open_bench, predict
+from decathlon.training import predict
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
 from piggyback.runs import RunFolder
+
+
+def stored_recipe(values: Mapping[str, Any], *, name: str) -> Recipe:
+    """The recipe that a result was measured with.
+
+    Args:
+        values: of the result's recipe; what a run adds to it is passed over.
+        name: of the file, for messages.
+
+    Raises:
+        BadInput: it is none of ours.
+    """
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in RECIPE_FIELDS
+    }
+    try:
+        return Recipe(**fields)
+    except (TypeError, ValueError) as fault:  # what comparing a text with a number and the like raise
+        raise BadInput(f"{name} has no recipe of the decathlon: {fault}") from None
+
+
+def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptions) -> NDArray[np.bool_]:
+    """Which predicted places are right, bool (n).
+
+    Raises:
+        BadInput: labels of the test part are missing, or not those of its pictures.
+    """
+    if options.split == "val":
+        return np.equal(places, bench.val.labels)
+    labels = read_labels(options.labels or find_labels(options.data))
+    split = bench.test
+    if split.task not in labels.tasks:
+        raise BadInput(f"{labels.source} has no labels of {split.task}")
+    truth = labels.tasks[split.task].labels
+    unknown = [image for image in split.image_ids.tolist() if image not in truth]
+    if unknown:
+        raise BadInput(f"{labels.source} lacks {len(unknown)} of {len(split)} pictures of {split.task}: {unknown[0]}")
+    return np.equal(split.category_ids[places], [truth[image] for image in split.image_ids.tolist()])
 
 
 def run(options: EvaluateOptions) -> int:
@@ -21,44 +62,29 @@ def run(options: EvaluateOptions) -> int:
     if not folder.result.exists():
         raise BadInput(f"{options.run} is no finished run: it has no result.json")
     result = load_result(folder.result)
-    stored = {key: value for key, value in (result.recipe or {}).items() if key in RECIPE_FIELDS}
-    recipe = Recipe(
-        **cast(Any, {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
-    )
     job = Job(
         task=result.task,
         method=result.method,
-        recipe=recipe,
+        recipe=stored_recipe(result.recipe or {}, name=str(folder.result)),
         data=options.data,
         backbone=options.backbone,
-        out=options.run,
+        out=options.run.parent.parent,
         device=pick_device(options.device),
     )
     bench = open_bench(job)
+    trained_on = result.fingerprints.data if result.fingerprints is not None else None
+    if trained_on != bench.train.fingerprint:
+        raise BadInput(
+            f"{options.data} holds other pictures of {job.task} than those that {options.run} was trained on"
+        )
     adapter = bench.make_adapter()
     adapter.load(folder.payload, task="stored")
     split = bench.val if options.split == "val" else bench.test
-    places = predict(bench, adapter.network, split)
-    if options.split == "val":
-        right = places == split.labels
-    else:
-        labels = read_labels(options.labels or find_labels(options.data))
-        if job.task not in labels.tasks:
-            raise BadInput(f"{labels.source} has no labels of {job.task}")
-        truth = labels.tasks[job.task].labels
-        right = split.category_ids[places] == np.array([truth.get(int(image), -1) for image in split.image_ids])
+    right = right_places(bench, predict(bench, adapter.network, split), options)
     n, correct = len(split), int(right.sum())
     if options.json:
-        console.print_json(
-            {
-                "task": job.task,
-                "method": job.method,
-                "split": options.split,
-                "n": n,
-                "correct": correct,
-                "accuracy": correct / n,
-            }
-        )
+        report = {"task": job.task, "method": job.method, "split": options.split, "n": n, "correct": correct}
+        console.print_json({**report, "accuracy": correct / n})
     else:
         rows: list[tuple[str, ...]] = [(options.split, f"{n:,}", f"{correct:,}", f"{100 * correct / n:.2f}")]
         console.table(f"{job.task}, {job.method}", "split", "pictures", "right", "accuracy %", rows=rows)

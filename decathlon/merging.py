@@ -10,8 +10,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from decathlon.backbone import Backbone, load_backbone
+from decathlon.bench import HEAD
 from decathlon.options import MergeOptions
-from decathlon.training import HEAD
 from piggyback import console
 from piggyback.adapter import attach
 from piggyback.errors import BadInput

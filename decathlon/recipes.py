@@ -7,6 +7,7 @@ masks start at 1e-2).  What the paper leaves open is a field here too, and its d
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
@@ -78,16 +79,19 @@ class Recipe:
     """Fixes the head's start, the order of pictures and their augmentation."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "lr", "head_lr_factor", "size", "trial_share")
-        for name in positive:
-            if not getattr(self, name) > 0:
+        for name in ("epochs", "batch_size", "lr", "head_lr_factor", "size", "trial_share", "decay_factor"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise BadInput(f"a recipe's {name} must be positive, not {getattr(self, name)}")
+        for name in ("min_steps", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < 1 << 63:
+                raise BadInput(f"a recipe's {name} must not be negative or huge, as {getattr(self, name)} is")
         if not 0 < self.decay_after <= 1 or not 0 < self.trial_share <= 1:
             raise BadInput("decay_after and trial_share are shares of the epochs: above 0, at most 1")
         if not self.init > self.threshold:
             raise BadInput(f"init {self.init} must exceed threshold {self.threshold}: all masks start at one")
-        if any(rate <= 0 for rate in self.lr_grid):
-            raise BadInput(f"learning rates must be positive, not {self.lr_grid}")
+        for rate in (*self.lr_grid, *(() if self.norm_lr is None else (self.norm_lr,))):
+            if not 0 < rate < math.inf:
+                raise BadInput(f"learning rates must be positive, not {rate}")
         if self.trained_on == "train+val" and self.selected_on == "val":
             raise BadInput("a state cannot be selected on val when val is trained on: take selected_on 'last epoch'")
         for name in self.whole:

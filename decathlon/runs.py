@@ -1,22 +1,23 @@
 """All tasks with one or more methods: training, then scoring, then the final tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from decathlon.collection import collect, find_runs, write_setup
+from decathlon.bench import Job, open_bench
+from decathlon.collection import Setup, collect, find_runs, write_setup
 from decathlon.labels import Labels, find_labels, read_labels
 from decathlon.options import RunOptions
+from decathlon.packed import read_manifest
 from decathlon.scoring import ScoreReport, score_file
 from decathlon.submission import submission_entries, write_submission
-from decathlon.summary import MethodSummary, print_summaries, summaries_as_json, summarise
+from decathlon.summary import print_summaries, summaries_as_json, summarise
 from decathlon.tasks import MASKED_TASKS, find_task
-from decathlon.training import Job, train_task
-from decathlon.workers import devices_for, train_side_by_side
+from decathlon.workers import train_jobs
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
 from piggyback.methods import named_method
-from piggyback.runs import StopFlag, stop_on_signal
+from piggyback.runs import stop_on_signal
 
 
 def plan_jobs(options: RunOptions) -> list[Job]:
@@ -24,9 +25,10 @@ def plan_jobs(options: RunOptions) -> list[Job]:
 
     Raises:
         UnknownName: a task or method is not known; nothing was trained then.
+        BadInput: no method was named.
     """
-    tasks = [find_task(name).name for name in options.tasks] or list(MASKED_TASKS)
-    methods = [named_method(name).name for name in options.methods]
+    tasks = [find_task(name).name for name in dict.fromkeys(options.tasks)] or list(MASKED_TASKS)
+    methods = [named_method(name).name for name in dict.fromkeys(options.methods)]
     if not methods:
         raise BadInput("no method was named: give --methods, such as piggyback,feature")
     device = pick_device(options.device)
@@ -46,40 +48,40 @@ def plan_jobs(options: RunOptions) -> list[Job]:
     ]
 
 
-def train_all(jobs: Sequence[Job], *, parallel: int) -> None:
-    """Train jobs, one after the other or side by side, with progress.
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Find what would fail before anything is trained, which can take days.
 
     Raises:
-        BadInput: some failed; the others are done.
+        BadInput: a task is not packed, the backbone is missing, or the folder has finished runs of another
+            recipe, so that tables and submissions could not tell which to take.
     """
-    devices = devices_for(parallel, device=jobs[0].device)
-    with stop_on_signal() as stop, console.progress_bar() as bar:
-        total = bar.add_task("runs", total=len(jobs))
-        if len(devices) > 1:
-            failed = train_side_by_side(jobs, devices=devices, stop=stop, on_done=lambda _: bar.advance(total))
-            if failed:
-                names = ", ".join(f"{job.task} {job.method}" for job in failed)
-                raise BadInput(f"{len(failed)} of {len(jobs)} runs failed: {names}; the same command tries them again")
-            return
-        for job in jobs:
-            shown = bar.add_task(f"{job.task} {job.method}", total=1.0)
-            train_one(job, stop=stop, update=lambda share, shown=shown: bar.update(shown, completed=share))
-            bar.remove_task(shown)
-            bar.advance(total)
-
-
-def train_one(job: Job, *, stop: StopFlag, update: object) -> None:
-    """One run, with a line when it ends: a log without a terminal shows progress too."""
-    folder = train_task(job, stop=stop, on_step=update)  # type: ignore[arg-type]
-    console.notice(f"done: {job.task} {job.method} ({folder.root.name})")
+    data = jobs[0].data
+    missing = [task for task in dict.fromkeys(job.task for job in jobs) if read_manifest(data, task) is None]
+    if len(missing) > 1:  # one alone has a message of its own
+        raise BadInput(
+            f"{', '.join(missing)} are not packed in {data}: run `piggyback decathlon prepare`, "
+            "or name others in --tasks"
+        )
+    for job in jobs:
+        bench = open_bench(job)
+        found = find_runs(job.out, method=job.method, seed=job.recipe.seed).get(job.task)
+        if found is not None and found.folder.root.name != bench.root.name:
+            raise BadInput(
+                f"{job.out} has a run of {job.task} with {job.method} by another recipe, data or backbone, "
+                f"{found.folder.root.name}: take another --out, or remove that folder"
+            )
 
 
 def score_methods(options: RunOptions, *, labels: Labels) -> dict[str, ScoreReport]:
-    """Write every method's submission and score it."""
+    """Write every method's submission and score it; a method without a labelled task is left out."""
     reports = {}
-    for method in options.methods:
-        predictions = collect(options.out, method=method, seed=options.settings.seed)
+    device = pick_device(options.device)
+    for method in dict.fromkeys(options.methods):
+        predictions = collect(options.out, method=method, seed=options.settings.seed, device=device)
         labelled = {task: found for task, found in predictions.items() if task in labels.tasks}
+        if not labelled:
+            console.notice(f"note: {labels.source} has no labels of any task of {method}")
+            continue
         file = options.out / "submissions" / f"{method}-seed{options.settings.seed}.json"
         write_submission(file, submission_entries(labelled))
         reports[method] = score_file(file, labels=labels)
@@ -101,16 +103,30 @@ def labels_for(options: RunOptions) -> Labels | None:
 def run(options: RunOptions) -> int:
     """``piggyback decathlon run``."""
     jobs = plan_jobs(options)
-    write_setup(options.out, data=options.data, backbone=options.backbone, size=options.settings.size)
-    train_all(jobs, parallel=options.parallel)
+    check_jobs(jobs)
+    if options.labels is not None and not options.labels.exists():  # not opened: that comes at the end
+        raise BadInput(f"there are no labels in {options.labels}; leave --labels out to have val accuracies only")
+    write_setup(options.out, Setup(data=options.data, backbone=options.backbone, size=options.settings.size))
+    with stop_on_signal() as stop:
+        failed = train_jobs(jobs, parallel=options.parallel, stop=stop)
+    if len(failed) < len(jobs):
+        report(options)
+    if failed:
+        names = ", ".join(f"{job.task} {job.method}" for job in failed)
+        raise BadInput(f"{len(failed)} of {len(jobs)} runs failed: {names}; the same command tries them again")
+    return 0
+
+
+def report(options: RunOptions) -> None:
+    """Score what is finished and print the tables."""
     labels = labels_for(options)
-    reports: Mapping[str, ScoreReport] = score_methods(options, labels=labels) if labels is not None else {}
-    summaries: list[MethodSummary] = [
-        summarise(method, find_runs(options.out, method=method, seed=options.settings.seed), report=reports.get(method))
-        for method in options.methods
+    scores = score_methods(options, labels=labels) if labels is not None else {}
+    seed = options.settings.seed
+    summaries = [
+        summarise(method, find_runs(options.out, method=method, seed=seed), report=scores.get(method))
+        for method in dict.fromkeys(options.methods)
     ]
     if options.json:
         console.print_json(summaries_as_json(summaries))
     else:
         print_summaries(summaries)
-    return 0

@@ -35,7 +35,7 @@ class MethodSummary:
         method: name.
         tasks: the finished ones.
         report: of its submission, when test labels were there.
-        parameter_ratio: by the paper's convention, for nine tasks.
+        parameter_ratio: by the paper's convention, for nine tasks; 1 without a run.
     """
 
     method: str
@@ -125,7 +125,7 @@ def print_summaries(summaries: Sequence[MethodSummary]) -> None:
             *(f"{s.report.score:.1f}" if s.report and s.report.score is not None else "-" for s in summaries),
         )
     )
-    rows.append(("parameter ratio", *(f"{summary.parameter_ratio:.5f}" for summary in summaries)))
+    rows.append(("parameter ratio", *(f"{s.parameter_ratio:.5f}" if s.tasks else "-" for s in summaries)))
     rows.append(("payload files, MB", *(f"{summary.megabytes:.2f}" for summary in summaries)))
     rows.append(("minutes", *(f"{sum(line.seconds for line in s.tasks.values()) / 60:.1f}" for s in summaries)))
     console.table("accuracy in percent: test (val)", "task", *methods, rows=rows)
@@ -140,17 +140,18 @@ def print_trials(summaries: Sequence[MethodSummary], *, tasks: Sequence[str]) ->
     """Every learning rate tried, with its accuracy on val; the one used has a star."""
     rows: list[tuple[str, ...]] = []
     for task in tasks:
-        cells = []
-        for summary in summaries:
-            line = summary.tasks.get(task)
-            tried = line.trials if line is not None else ()
-            rate = line.rate if line is not None else 0.0
-            cells.append(
-                "  ".join(f"{t['lr']:g}{'*' if t['lr'] == rate else ''} {percent(t['val_accuracy'])}" for t in tried)
-            )
-        rows.append((task, *cells))
+        lines = [summary.tasks.get(task) for summary in summaries]
+        rows.append(
+            (task, *("  ".join(trial_text(t, used=line.rate) for t in line.trials) if line else "-" for line in lines))
+        )
     title = "learning rates tried: percent right on val after a short training, * used"
     console.table(title, "task", *(summary.method for summary in summaries), rows=rows)
+
+
+def trial_text(trial: Mapping[str, Any], *, used: float) -> str:
+    """One learning rate tried: its value, a star when it was used, and percent right on val."""
+    accuracy = "diverged" if trial["val_accuracy"] is None else percent(trial["val_accuracy"])
+    return f"{trial['lr']:g}{'*' if trial['lr'] == used else ''} {accuracy}"
 
 
 def print_distances(summaries: Sequence[MethodSummary]) -> None:

@@ -1,12 +1,8 @@
 """One run: one task, one method, one recipe, from packed pictures to payload, predictions and result."""
 
-import copy
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -15,166 +11,65 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from decathlon.backbone import Backbone, load_backbone
-from decathlon.batches import Augmentation, evaluation_batches, normalise, training_batches
-from decathlon.channels import measure_statistics
-from decathlon.collection import load_result
+from decathlon.batches import epoch_length, evaluation_batches
+from decathlon.bench import Bench, Job, open_bench
+from decathlon.collection import Setup, load_result, note_setup
 from decathlon.options import TrainOptions
-from decathlon.packed import PackedSplit, join, open_split
-from decathlon.recipes import Recipe, RunKey
+from decathlon.packed import PackedSplit, join
+from decathlon.recipes import Recipe
 from decathlon.submission import Predictions
-from decathlon.tasks import BACKBONE_TASK, find_task
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
-from piggyback.adapter import Adapter, attach
+from piggyback.adapter import Adapter
 from piggyback.budget import measure_sparsity, parameter_ratio
 from piggyback.device import autocast, describe_device, pick_device
-from piggyback.errors import BadInput, Diverged
+from piggyback.errors import BadInput, Diverged, Requeue
 from piggyback.files import read_json, sha256_of, write_json
-from piggyback.methods import Method, named_method
-from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 from piggyback.payload import read_payload
-from piggyback.runs import Checkpoints, Environment, RunFolder, StopFlag, code_version, open_run, stop_on_signal
-from piggyback.training import Plan, Training
+from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch, code_version, open_run, stop_on_signal
+from piggyback.training import Batches, Plan, Record, Training
 
 TASK_VERSION: Final = 1
 EVALUATION_BATCH: Final = 100
 TASKS_ADDED: Final = 9  # the parameter ratio counts nine tasks beside the backbone's own
-HEAD: Final = "fc"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train.
+class Work:
+    """A run under way in this process.
 
     Attributes:
-        task, method, recipe: as their names say.
-        data: folder of packed tasks.
-        backbone: backbone file.
-        out: folder under which the run's folder is made.
-        device: to train on.
-        allow_other_environment: continue a checkpoint although its bits cannot be kept.
+        bench: what it works on.
+        folder: the run's.
+        watch: keeps ``status.json``.
+        stop: asks for a checkpoint and an end.
+        on_step: told the share of the final training that is done.
     """
 
-    task: str
-    method: str
-    recipe: Recipe
-    data: Path
-    backbone: Path
-    out: Path
-    device: torch.device
-    allow_other_environment: bool = False
+    bench: Bench
+    folder: RunFolder
+    watch: Watch
+    stop: StopFlag | None
+    on_step: Callable[[float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """A job with its pictures and its backbone opened."""
+class Trained:
+    """What the final training gave.
 
-    job: Job
-    backbone: Backbone
-    train: PackedSplit
-    val: PackedSplit
-    test: PackedSplit
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def key(self) -> RunKey:
-        """What identifies the run."""
-        return RunKey(
-            task=self.job.task,
-            method=self.job.method,
-            recipe=self.job.recipe,
-            data=self.train.fingerprint,
-            backbone=self.backbone.sha256,
-        )
-
-    @property
-    def method(self) -> Method:
-        """The method with the recipe's settings."""
-        method = named_method(self.job.method)
-        if method.adapts != "weights":
-            return method
-        return cast(Method, replace(cast(Any, method), threshold=self.job.recipe.threshold, init=self.job.recipe.init))
-
-    def augmentation(self, *, training: bool) -> Augmentation:
-        """How pictures are brought to the network."""
-        recipe, task = self.job.recipe, find_task(self.job.task)
-        flip = training and recipe.flip and task.mirrored
-        return Augmentation(size=recipe.size, view=recipe.view(task.name), flip=flip)
-
-    def make_adapter(self) -> Adapter:
-        """The frozen backbone with the fresh task on it; the same seed gives the same head for every method."""
-        network = copy.deepcopy(self.backbone.network)
-        network.to(device=self.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        recipe = self.job.recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            head = nn.Linear(network.fc.in_features, self.train.classes)
-        # "feature" is the head alone by definition; the recipe's choice is about methods that change weights
-        norm = recipe.norm if self.method.adapts == "weights" else "fixed"
-        adapter = attach(network, method=self.method, head=HEAD, norm=norm)
-        adapter.add_task(self.job.task, head=head)
-        return adapter
-
-    def make_optimizer(self, adapter: Adapter, *, rate: float) -> AdapterOptimizer:
-        """The optimizer at a base learning rate."""
-        recipe = self.job.recipe
-        rule = AdamRule(weight_decay=recipe.weight_decay)
-        head_rule: Rule = rule if recipe.head_rule == "adam" else SGDRule(weight_decay=recipe.weight_decay)
-        return adapter.optimizer(
-            mask_lr=rate,
-            head_lr=rate * recipe.head_lr_factor,
-            norm_lr=recipe.norm_lr,
-            rule=rule,
-            head_rule=head_rule,
-            update=recipe.update,
-        )
-
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures on the device."""
-        return normalise(pixels.to(self.job.device, non_blocking=True), mean=self.mean, std=self.std)
-
-    def batches(self, split: PackedSplit, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches of an epoch from the `start`-th on."""
-        recipe = self.job.recipe
-        augmentation = self.augmentation(training=True)
-        for batch in training_batches(
-            split, augmentation=augmentation, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start
-        ):
-            yield self.inputs(batch.pixels), batch.labels.to(self.job.device)
-
-    def environment(self) -> Environment:
-        """What the bits depend on."""
-        return Environment.here(self.job.device, update=self.job.recipe.update)
-
-
-def open_bench(job: Job) -> Bench:
-    """Open everything a job needs.
-
-    Raises:
-        BadInput: data or backbone are missing, or the task is the backbone's own.
-        UnknownName: there is no such task or method.
+    Attributes:
+        adapter: shows the task as it is in the payload.
+        history: one record per epoch.
+        rate: learning rate used.
+        trials: records of the learning rates tried.
+        update: form of the mask update.
     """
-    find_task(job.task)
-    named_method(job.method)
-    if job.task == BACKBONE_TASK:
-        raise BadInput(f"{BACKBONE_TASK} is the backbone's own task: see `piggyback decathlon backbone`")
-    train, val, test = (open_split(job.data, job.task, split) for split in ("train", "val", "test"))
-    backbone = cached_backbone(job.backbone)
-    mean, std = backbone.mean, backbone.std
-    if job.recipe.normalise == "official-task":
-        mean, std = find_task(job.task).mean, find_task(job.task).std
-    elif job.recipe.normalise == "own-train":
-        measured = measure_statistics(train)
-        mean, std = measured.mean, measured.std
-    return Bench(job=job, backbone=backbone, train=train, val=val, test=test, mean=mean, std=std)
 
-
-@lru_cache(maxsize=2)
-def cached_backbone(path: Path) -> Backbone:
-    """A backbone file, read once per process; its network is never trained itself."""
-    return load_backbone(path)
+    adapter: Adapter
+    history: list[Record]
+    rate: float
+    trials: list[Record]
+    update: str
 
 
 def train_task(
@@ -188,32 +83,39 @@ def train_task(
         on_step: told the share of the final training that is done.
 
     Raises:
-        BadInput: data or backbone are missing or do not fit.
+        BadInput: data or backbone are missing or do not fit, or another process is at work on the run.
         Diverged: the loss is not finite.
         Requeue: a stop was asked for.
     """
     bench = open_bench(job)
-    folder = open_run(job.out / "runs" / bench.key.folder_name, key=asdict(bench.key))
-    if folder.result.exists():
-        return folder
-    begun = time.monotonic()
-    folder.write_status("running", progress=0.0)
-    try:
-        rate, trials = choose_rate(bench, folder)
-        adapter, history = train_final(bench, folder, rate=rate, stop=stop, on_step=on_step)
-        finish(bench, folder, adapter=adapter, history=history, rate=rate, trials=trials, begun=begun)
-    except (BadInput, Diverged) as fault:
-        folder.write_status("failed", message=str(fault))
-        raise
-    except BaseException:  # interrupted, asked to stop, or a fault of ours: it can be continued
-        folder.write_status("requeue")
-        raise
-    folder.write_status("done", progress=1.0)
-    Checkpoints(folder.checkpoints).clear()
+    folder = open_run(bench.root, key=asdict(bench.key))
+    if not folder.result.exists():
+        with folder.hold():
+            watch = Watch.over(folder)
+            watch.say("running")
+            work = Work(bench=bench, folder=folder, watch=watch, stop=stop, on_step=on_step)
+            try:
+                finish(work, train_final(work, *choose_rate(work)))
+            except (Requeue, KeyboardInterrupt):
+                watch.say("requeue")
+                raise
+            except Exception as fault:  # the caller tells the user; whoever watches the folder must hear of it too
+                watch.say("failed", message=str(fault) or type(fault).__name__)
+                raise
+            close(watch)
+    elif folder.read_status().get("state") != "done":  # the process that finished it had no time left to say so
+        close(Watch.over(folder))
     return folder
 
 
-def choose_rate(bench: Bench, folder: RunFolder) -> tuple[float, list[dict[str, Any]]]:
+def close(watch: Watch) -> None:
+    """Say that the run is done, and keep nothing that only a run under way needs."""
+    Checkpoints(watch.folder.checkpoints).clear()
+    watch.progress = 1.0
+    watch.say("done")
+
+
+def choose_rate(work: Work) -> tuple[float, list[Record]]:
     """The learning rate whose short training is best on val; ties go to the lower one.
 
     Trials train on train, from the same start and with the same pictures for every rate and method.
@@ -221,37 +123,13 @@ def choose_rate(bench: Bench, folder: RunFolder) -> tuple[float, list[dict[str, 
     Returns:
         The rate, and a record of each trial: ``lr``, ``steps``, ``val_accuracy`` (None where it diverged).
     """
-    recipe = bench.job.recipe
+    bench, recipe = work.bench, work.bench.job.recipe
     if not recipe.lr_grid:
         return recipe.lr, []
-    trials = cast(list[dict[str, Any]], read_json(folder.trials)) if folder.trials.exists() else []
-    steps_an_epoch = -(-len(bench.train) // recipe.batch_size)
-    steps = max(1, round(recipe.trial_share * recipe.epochs_for(len(bench.train)) * steps_an_epoch))
-
-    def batches(_: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        epochs = (bench.batches(bench.train, epoch, 0) for epoch in itertools.count())
-        return itertools.islice(itertools.chain.from_iterable(epochs), start, steps)
-
-    for rate in recipe.lr_grid[len(trials) :]:
-        adapter = bench.make_adapter()
-        plan = Plan(
-            epochs=1,
-            steps=steps,
-            decay_after=recipe.decay_after,
-            decay_factor=recipe.decay_factor,
-            precision=recipe.precision,
-        )
-        accuracy: float | None
-        try:
-            fit(bench, adapter, plan=plan, batches=batches, rate=rate)
-            accuracy = measure(bench, adapter.network, bench.val)
-        except Diverged as fault:
-            console.notice(
-                f"{bench.job.task} {bench.job.method}: learning rate {rate:g} was tried and diverged ({fault})"
-            )
-            accuracy = None
-        trials.append({"lr": rate, "steps": steps, "val_accuracy": accuracy})
-        write_json(folder.trials, trials)
+    trials = read_trials(work.folder, recipe=recipe)
+    for number, rate in enumerate(recipe.lr_grid[len(trials) :], start=len(trials) + 1):
+        trials.append(try_rate(work, rate=rate, number=number))
+        write_json(work.folder.trials, trials)
     good = [trial for trial in trials if trial["val_accuracy"] is not None]
     if not good:
         raise Diverged(f"every learning rate of {recipe.lr_grid} diverged on {bench.job.task}")
@@ -259,73 +137,121 @@ def choose_rate(bench: Bench, folder: RunFolder) -> tuple[float, list[dict[str, 
     return float(best["lr"]), trials
 
 
-def train_final(
-    bench: Bench, folder: RunFolder, *, rate: float, stop: StopFlag | None, on_step: Callable[[float], None]
-) -> tuple[Adapter, list[dict[str, Any]]]:
-    """The training that counts; leaves the payload and returns the adapter that shows its state."""
-    recipe = bench.job.recipe
+def read_trials(folder: RunFolder, *, recipe: Recipe) -> list[Record]:
+    """The trials that an earlier process finished.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    if not folder.trials.exists():
+        return []
+    trials = read_json(folder.trials)
+    known = {"lr", "steps", "val_accuracy"}
+    if not isinstance(trials, list) or not all(isinstance(trial, dict) and trial.keys() == known for trial in trials):
+        raise BadInput(f"{folder.trials} is damaged: delete it, and the learning rates are tried again")
+    if [trial["lr"] for trial in trials] != list(recipe.lr_grid[: len(trials)]):
+        raise BadInput(f"{folder.trials} has other learning rates than the recipe: delete it to try them again")
+    return cast(list[Record], trials)
+
+
+def try_rate(work: Work, *, rate: float, number: int) -> Record:
+    """One trial: a short training and its accuracy on val."""
+    bench, recipe = work.bench, work.bench.job.recipe
+    work.watch.say("running", stage=f"trying learning rate {rate:g}, {number} of {len(recipe.lr_grid)}")
+    epoch_steps = epoch_length(len(bench.train), batch_size=recipe.batch_size)
+    steps = max(1, round(recipe.trial_share * recipe.epochs_for(len(bench.train)) * epoch_steps))
+
+    def batches(_: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All steps as one epoch of the plan, whatever epochs of the pictures they reach over."""
+        first, skipped = divmod(start, epoch_steps)
+        epochs = (bench.batches(bench.train, e, skipped if e == first else 0) for e in itertools.count(first))
+        return itertools.islice(itertools.chain.from_iterable(epochs), steps - start)
+
+    checkpoints = Checkpoints(work.folder.checkpoints / f"trial-{number}")
+    adapter = bench.make_adapter()
+    plan = Plan(
+        epochs=1,
+        steps=steps,
+        decay_after=recipe.decay_after,
+        decay_factor=recipe.decay_factor,
+        precision=recipe.precision,
+    )
+    training = make_training(bench, adapter, plan=plan, batches=batches, rate=rate)
+    accuracy: float | None
+    try:
+        replace(training, checkpoints=checkpoints, stop=work.stop).run()
+        accuracy = measure(bench, adapter.network, bench.val)
+    except Diverged as fault:
+        console.notice(f"{bench.job.task} {bench.job.method}: learning rate {rate:g} was tried and diverged ({fault})")
+        accuracy = None
+    checkpoints.clear()
+    return {"lr": rate, "steps": steps, "val_accuracy": accuracy}
+
+
+def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
+    """The training that counts; leaves the payload and gives the adapter that shows its state."""
+    bench, recipe = work.bench, work.bench.job.recipe
     pictures = join(bench.train, bench.val) if recipe.trained_on == "train+val" else bench.train
     epochs = recipe.epochs_for(len(pictures))
     plan = Plan(
         epochs=epochs,
-        steps=-(-len(pictures) // recipe.batch_size),
+        steps=epoch_length(len(pictures), batch_size=recipe.batch_size),
         decay_after=recipe.decay_after,
         decay_factor=recipe.decay_factor,
         precision=recipe.precision,
     )
     adapter = bench.make_adapter()
 
-    def look(history: list[dict[str, Any]]) -> None:
+    def look(history: list[Record]) -> None:
         if recipe.selected_on == "val":
             best = max((line["val_accuracy"] for line in history[:-1]), default=-1.0)
             history[-1]["val_accuracy"] = measure(bench, adapter.network, bench.val)
-            if history[-1]["val_accuracy"] > best:
-                save_payload(bench, folder, adapter)
-        folder.write_metrics(history)
-        folder.write_status("running", progress=len(history) / epochs, loss=history[-1]["loss"])
+            if history[-1]["val_accuracy"] > best:  # of equally good epochs the first
+                save_payload(work, adapter)
+        work.folder.write_metrics(history)
+        work.watch.progress = len(history) / epochs
+        work.watch.say("running", stage="training", loss=history[-1]["loss"])
 
-    history = fit(
-        bench,
-        adapter,
-        plan=plan,
-        batches=lambda epoch, start: bench.batches(pictures, epoch, start),
-        rate=rate,
-        checkpoints=Checkpoints(folder.checkpoints),
-        stop=stop,
-        on_step=lambda step: on_step(step / (plan.epochs * plan.steps)),
+    training = replace(
+        make_training(bench, adapter, plan=plan, batches=lambda e, start: bench.batches(pictures, e, start), rate=rate),
+        checkpoints=Checkpoints(work.folder.checkpoints),
+        stop=work.stop,
+        on_step=lambda step: work.on_step(step / (plan.epochs * plan.steps)),
         on_epoch=look,
     )
+    history = training.run()
     if recipe.selected_on == "val":
-        adapter.load(folder.payload, task=f"{bench.job.task} as selected")
+        adapter.load(work.folder.payload, task=f"{bench.job.task} as selected")
     else:
-        save_payload(bench, folder, adapter)
-    return adapter, history
+        save_payload(work, adapter)
+    update = training.environment.update
+    return Trained(adapter=adapter, history=history, rate=rate, trials=trials, update=update)
 
 
-def fit(bench: Bench, adapter: Adapter, *, plan: Plan, rate: float, **rest: Any) -> list[dict[str, Any]]:
-    """Run the loop with the bench's optimizer and seed."""
-    torch.manual_seed(bench.job.recipe.seed)
-    if bench.job.device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-    training = Training(
+def make_training(bench: Bench, adapter: Adapter, *, plan: Plan, batches: Batches, rate: float) -> Training:
+    """The loop with the bench's optimizer and seed."""
+    return Training(
         adapter=adapter,
         optimizer=bench.make_optimizer(adapter, rate=rate),
+        batches=batches,
         loss=cross_entropy,
         plan=plan,
-        environment=bench.environment(),
+        seed=bench.job.recipe.seed,
         allow_other_environment=bench.job.allow_other_environment,
-        **rest,
     )
-    return training.run()
 
 
-def save_payload(bench: Bench, folder: RunFolder, adapter: Adapter) -> None:
+def save_payload(work: Work, adapter: Adapter) -> None:
     """Write what the task adds."""
-    adapter.save(folder.payload, task=bench.job.task, recipe=asdict(bench.job.recipe))
+    adapter.save(work.folder.payload, task=work.bench.job.task, recipe=asdict(work.bench.job.recipe))
 
 
 def predict(bench: Bench, network: nn.Module, split: PackedSplit) -> NDArray[np.int64]:
-    """The most likely class of each picture of a split, as places in its categories, int64 (n)."""
+    """The most likely class of each picture of a split, as places in its categories, int64 (n).
+
+    Raises:
+        Diverged: a logit is not finite.
+    """
     network.eval()
     found = []
     batches = evaluation_batches(split, augmentation=bench.augmentation(training=False), batch_size=EVALUATION_BATCH)
@@ -343,17 +269,9 @@ def measure(bench: Bench, network: nn.Module, split: PackedSplit) -> float:
     return float((predict(bench, network, split) == split.labels).mean())
 
 
-def finish(
-    bench: Bench,
-    folder: RunFolder,
-    *,
-    adapter: Adapter,
-    history: list[dict[str, Any]],
-    rate: float,
-    trials: list[dict[str, Any]],
-    begun: float,
-) -> None:
+def finish(work: Work, trained: Trained) -> None:
     """Predict the test part without its labels, measure val, and write the result last."""
+    bench, folder, adapter = work.bench, work.folder, trained.adapter
     recipe, job = bench.job.recipe, bench.job
     places = predict(bench, adapter.network, bench.test)
     chosen = Predictions(task=job.task, image_ids=bench.test.image_ids, category_ids=bench.test.category_ids[places])
@@ -362,7 +280,7 @@ def finish(
     accuracy = correct / len(bench.val)
     payload = read_payload(folder.payload)
     weights = [adapter.frozen[name].numel() for name in adapter.anatomy.weights]
-    metrics = {"accuracy": accuracy, "error": 1 - accuracy, "train_loss": history[-1]["loss"]}
+    metrics = {"accuracy": accuracy, "error": 1 - accuracy, "train_loss": trained.history[-1]["loss"]}
     if payload.masks:
         metrics["zeros"] = measure_sparsity(adapter, cast(str, adapter.current)).total
     commit, dirty = code_version()
@@ -372,7 +290,7 @@ def finish(
         task_version=TASK_VERSION,
         split="val",
         method=job.method,
-        recipe=cast(Any, {**asdict(recipe), "lr_used": rate, "lr_trials": trials}),
+        recipe=cast(Any, {**asdict(recipe), "lr_used": trained.rate, "lr_trials": trained.trials}),
         seed=recipe.seed,
         metrics=metrics,
         counts=Counts(n=len(bench.val), correct=correct),
@@ -383,9 +301,9 @@ def finish(
         origin="measured",
         official_data=bench.train.official,
         code=Code(commit=commit, dirty=dirty),
-        versions={"torch": torch.__version__, "numpy": np.__version__},
+        versions={"torch": str(torch.__version__), "numpy": np.__version__, "mask update": trained.update},
         device=describe_device(job.device),
-        wall_s=round(time.monotonic() - begun, 1),
+        wall_s=round(work.watch.seconds, 1),
         fingerprints=Fingerprints(
             data=bench.train.fingerprint, backbone=bench.backbone.sha256, predictions=sha256_of(folder.predictions)
         ),
@@ -405,6 +323,8 @@ def run(options: TrainOptions) -> int:
         device=pick_device(options.device),
         allow_other_environment=options.allow_other_environment,
     )
+    open_bench(job)
+    note_setup(job.out, Setup(data=job.data, backbone=job.backbone, size=job.recipe.size))
     with stop_on_signal() as stop, console.progress_bar() as bar:
         shown = bar.add_task(f"{job.task} {job.method}", total=1.0)
         folder = train_task(job, stop=stop, on_step=lambda share: bar.update(shown, completed=share))

@@ -1,24 +1,28 @@
-"""Several runs at the same time, each in a process of its own, one GPU each where there are some."""
+"""Several jobs: one after the other, or side by side, each in a process of its own."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Final
 
 import torch
+from rich.progress import Progress, TaskID
 
-from decathlon.training import Job, train_task
-from piggyback.console import notice
-from piggyback.errors import PiggybackError, Requeue
-from piggyback.runs import StopFlag, stop_on_signal
+from decathlon.bench import Job
+from decathlon.training import train_task
+from piggyback.cli import DONE, FAILED, REQUEUE
+from piggyback.console import notice, progress_bar
+from piggyback.errors import BadInput, PiggybackError, Requeue
+from piggyback.runs import StopFlag
 
 POLL_S: Final = 0.2
-FAILED: Final = 1
-REQUEUE: Final = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,29 +35,92 @@ class Working:
 
 
 def devices_for(parallel: int, *, device: torch.device) -> list[torch.device]:
-    """One device per worker: every GPU once for 0, else GPUs or the processor in turn."""
+    """One device per worker: every GPU once for 0, else GPUs or the processor in turn.
+
+    Raises:
+        BadInput: the number is negative.
+    """
+    if parallel < 0:
+        raise BadInput(f"--parallel must be a number of processes, or 0 for one per GPU, not {parallel}")
     gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
     count = parallel or max(1, gpus)
     return [torch.device("cuda", number % gpus) if gpus else device for number in range(count)]
 
 
-def train_here(job: Job, threads: int) -> None:
-    """Body of a worker process; its exit code is that of a verb."""
-    torch.set_num_threads(threads)
+def train_jobs(jobs: Sequence[Job], *, parallel: int, stop: StopFlag) -> list[Job]:
+    """Do all jobs, with progress; one that fails does not keep the others from being done.
+
+    Args:
+        jobs: all on the same device.
+        parallel: as for `devices_for`.
+        stop: asks for checkpoints and an end.
+
+    Returns:
+        The jobs that failed; each has said why.
+
+    Raises:
+        Requeue: a stop was asked for; what was under way has left a checkpoint.
+    """
+    devices = devices_for(parallel, device=jobs[0].device)
+    with progress_bar() as bar:
+        total = bar.add_task("runs", total=len(jobs))
+        if len(devices) > 1:
+            return train_side_by_side(jobs, devices=devices, stop=stop, on_end=lambda job: bar.advance(total))
+        failed = []
+        for job in jobs:
+            if stop.requested:
+                raise Requeue
+            line = bar.add_task(f"{job.task} {job.method}", total=1.0)
+            if not try_job(job, stop=stop, on_step=partial(show_share, bar, line)):
+                failed.append(job)
+            bar.remove_task(line)
+            bar.advance(total)
+        return failed
+
+
+def show_share(bar: Progress, line: TaskID, share: float) -> None:
+    """Move one line of a progress display."""
+    bar.update(line, completed=share)
+
+
+def try_job(job: Job, *, stop: StopFlag, on_step: Callable[[float], None]) -> bool:
+    """Do one job and say how it ended, for logs that show no progress; whether it ended well."""
     try:
-        with stop_on_signal() as stop:
-            train_task(job, stop=stop)
-    except Requeue:
-        os._exit(REQUEUE)
+        folder = train_task(job, stop=stop, on_step=on_step)
     except PiggybackError as fault:
-        notice(f"{job.task} {job.method}: {fault}")
-        os._exit(FAILED)
+        notice(f"failed: {job.task} {job.method}: {fault}")
+        return False
+    notice(f"done: {job.task} {job.method} ({folder.root.name})")
+    return True
+
+
+def work(job: Job, threads: int, parent: int) -> None:
+    """Body of a worker process; its exit code is that of a verb.
+
+    Args:
+        job: what to do.
+        threads: that torch may use.
+        parent: process without which the work is to end, with a checkpoint.
+    """
+    torch.set_num_threads(threads)
+    stop = StopFlag()
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.request)
+
+    def look_after_parent(_: float) -> None:
+        if os.getppid() != parent:
+            stop.request()
+
+    try:
+        sys.exit(DONE if try_job(job, stop=stop, on_step=look_after_parent) else FAILED)
+    except Requeue:
+        sys.exit(REQUEUE)
 
 
 def train_side_by_side(
-    jobs: Sequence[Job], *, devices: Sequence[torch.device], stop: StopFlag, on_done: Callable[[Job], None]
+    jobs: Sequence[Job], *, devices: Sequence[torch.device], stop: StopFlag, on_end: Callable[[Job], None]
 ) -> list[Job]:
-    """Do all jobs, as many at a time as there are devices.
+    """Do all jobs, as many at a time as there are devices; threads are shared out evenly.
 
     Returns:
         The jobs that failed; each has said why.
@@ -64,29 +131,48 @@ def train_side_by_side(
     context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
     threads = max(1, torch.get_num_threads() // len(devices))
     waiting, free, working, failed = list(jobs), list(devices), list[Working](), list[Job]()
-    while waiting or working:
-        while waiting and free and not stop.requested:
-            job, device = waiting.pop(0), free.pop(0)
-            process = context.Process(target=train_here, args=(replace(job, device=device), threads))
-            process.start()
-            working.append(Working(process=process, job=job, device=device))
-        time.sleep(POLL_S)
-        if stop.requested:
-            end(working)
-            raise Requeue
-        for entry in [entry for entry in working if not entry.process.is_alive()]:
-            working.remove(entry)
-            free.append(entry.device)
-            if entry.process.exitcode:
-                failed.append(entry.job)
-            on_done(entry.job)
+    requeued = False
+    try:
+        while waiting or working:
+            if stop.requested:
+                raise Requeue
+            while waiting and free:
+                job, device = waiting.pop(0), free.pop(0)
+                process = context.Process(target=work, args=(replace(job, device=device), threads, os.getpid()))
+                process.start()
+                working.append(Working(process=process, job=job, device=device))
+            time.sleep(POLL_S)
+            for entry in [entry for entry in working if not stop.requested and not entry.process.is_alive()]:
+                working.remove(entry)
+                free.append(entry.device)
+                on_end(entry.job)
+                if entry.process.exitcode == REQUEUE:  # the scheduler told the worker and not us: tell the others
+                    requeued = True
+                    stop.request()
+                elif entry.process.exitcode:
+                    tell_if_killed(entry)
+                    failed.append(entry.job)
+    finally:
+        end(working)
+    if requeued:
+        raise Requeue
     return failed
+
+
+def tell_if_killed(entry: Working) -> None:
+    """A worker that was killed could not say so itself."""
+    code = entry.process.exitcode or 0
+    if code < 0:
+        why = ": is the memory enough for so many at a time?" if -code == signal.SIGKILL else ""
+        name = signal.Signals(-code).name
+        notice(f"failed: {entry.job.task} {entry.job.method}: its process was ended by {name}{why}")
 
 
 def end(working: Sequence[Working]) -> None:
     """Ask workers to checkpoint and end, and wait for them."""
     for entry in working:
-        if entry.process.pid is not None:
-            os.kill(entry.process.pid, signal.SIGUSR2)
+        if entry.process.is_alive() and entry.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(entry.process.pid, signal.SIGUSR2)
     for entry in working:
         entry.process.join()

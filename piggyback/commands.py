@@ -10,7 +10,7 @@ COMMANDS: Final = (
         summary="the main job on data it makes itself, in under 5 minutes",
         options="piggyback.options:DemoOptions",
         target="piggyback.demo:run",
-        examples="  piggyback demo\n  piggyback demo --out /tmp/demo",
+        examples="  piggyback demo\n  piggyback demo --out somewhere",
     ),
     Command(
         name="doctor",

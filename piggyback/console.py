@@ -4,13 +4,17 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False)  # reports
 err = Console(stderr=True, highlight=False)  # progress and notices: never mixed into a report
+UNBOUNDED: Final = 10_000  # columns: wider than any table
+_displays: Final[list[Progress]] = []  # the one being shown, if any
 
 
 def print_json(value: object) -> None:
@@ -20,28 +24,52 @@ def print_json(value: object) -> None:
 
 def notice(text: str) -> None:
     """One line for a person, on standard error."""
-    err.print(text, markup=False)
+    err.print(text, markup=False, soft_wrap=True)
 
 
 def table(title: str, *columns: str, rows: list[tuple[str, ...]], caption: str | None = None) -> None:
-    """Print a table on standard output; the first column is text, the others are numbers."""
-    shown = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    """Print a table on standard output; the first column is text, the others are numbers.
+
+    Every text is shown as it is: square brackets, as in the names of folders, are no markup.  In a file the
+    table is as wide as it needs to be; a terminal folds it, and nothing is cut off.
+    """
+    shown = Table()
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number == 0 else "right")
+        shown.add_column(Text(column), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
-    out.print(shown)
+        shown.add_row(*(Text(cell) for cell in row))
+    out.print(Text(title, style="italic"), soft_wrap=True)
+    (out if out.is_terminal else Console(file=out.file, width=UNBOUNDED, highlight=False)).print(shown)
+    if caption is not None:
+        out.print(Text(caption, style="dim"), soft_wrap=True)
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress display on standard error, shown only to a person at a terminal."""
+    """A progress display on standard error, shown only to a person at a terminal.
+
+    Inside another one it is that one, as a terminal can show only one at a time; the lines added in the block
+    then go when it ends.
+    """
+    if _displays:
+        shown = _displays[-1]
+        before = set(shown.task_ids)
+        try:
+            yield shown
+        finally:
+            for line in set(shown.task_ids) - before:
+                shown.remove_task(line)
+        return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown:
-        yield shown
+        _displays.append(shown)
+        try:
+            yield shown
+        finally:
+            _displays.pop()

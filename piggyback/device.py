@@ -5,12 +5,25 @@ from typing import Any, cast
 
 import torch
 
+from piggyback.errors import BadInput
+
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or the first GPU, or the processor."""
-    if name is not None:
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The named device, or the first GPU, or the processor.
+
+    Raises:
+        BadInput: torch knows no such device, or it is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda" if gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"no device is called {name!r}: take cpu, cuda or, for one of several GPUs, cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise BadInput(f"there is no device {name!r}: torch sees {gpus or 'no'} GPU{'' if gpus == 1 else 's'} here")
+    return device
 
 
 def has_native_bf16(device: torch.device) -> bool:
@@ -46,7 +59,9 @@ def autocast(device: torch.device, *, precision: str = "auto") -> AbstractContex
 
 
 def describe_device(device: torch.device) -> str:
-    """The processor's or GPU's own name."""
+    """The processor's or GPU's own name, of a processor also how many threads torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
     return f"{processor_facts().get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"

@@ -21,9 +21,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     reader and no crash ever sees a part of it.  When the block raises, nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random and not the process's number, which two machines of a cluster or two threads can share.
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

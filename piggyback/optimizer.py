@@ -117,6 +117,18 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if group["rule"] == "AdamRule":
                 state[key + SECOND] = torch.zeros_like(tensor)
 
+    def update_form(self) -> Literal["compiled", "eager", "none"]:
+        """In which form masks are updated here, ``none`` without masks: part of what the bits of a run depend on.
+
+        Whether a compiler works is found out by using it, so the first call can take a while.
+        """
+        for group in self.param_groups:
+            if group["role"] == "mask":
+                if group["rule"] != "AdamRule":
+                    return "eager"
+                return self.mask_update.settle(self.adapter.frozen[self.names[group["params"][0]]])
+        return "none"
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments and real masks exactly, and write the effective weights they stand for."""
         super().load_state_dict(state_dict)

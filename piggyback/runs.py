@@ -1,16 +1,18 @@
 """Run folders: what a training leaves on the disk, and how it goes on after a break."""
 
+import fcntl
 import hashlib
 import io
 import json
 import os
+import pickle
 import platform
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -75,6 +77,30 @@ class RunFolder:
         """The measured result."""
         return self.root / "result.json"
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes away while the block runs; the lock ends with the process, whatever ends it.
+
+        Raises:
+            BadInput: another process is at work on the run.
+        """
+        with (self.root / ".lock").open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(f"another process is at work on {self.root}: let it end, or end it") from None
+            except OSError as fault:  # a file system without locks
+                notice(f"note: {self.root} cannot be locked ({fault.strerror}); start no second process for this run")
+            yield
+
+    def read_status(self) -> dict[str, Any]:
+        """What ``status.json`` says; nothing where it is missing or damaged, as nothing depends on it."""
+        try:
+            value = read_json(self.status)
+        except BadInput:
+            return {}
+        return value if isinstance(value, dict) else {}
+
     def write_status(self, state: State, **progress: object) -> None:
         """Replace ``status.json``."""
         write_json(self.status, {"state": state, "updated": time.time(), "pid": os.getpid(), **progress})
@@ -84,9 +110,49 @@ class RunFolder:
         write_bytes(self.metrics, b"".join((json.dumps(line, allow_nan=False) + "\n").encode() for line in history))
 
 
+@dataclass(kw_only=True)
+class Watch:
+    """Keeps ``status.json`` up to date while one process works on a run.
+
+    Attributes:
+        folder: the run's.
+        progress: share of the training that is done, in [0, 1].
+        earlier: seconds that other processes worked on the run before, as far as they said.
+    """
+
+    folder: RunFolder
+    progress: float = 0.0
+    earlier: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def over(cls, folder: RunFolder) -> "Watch":
+        """Goes on where the last process left off."""
+        before = folder.read_status()
+        numbers = [before.get(key) for key in ("progress", "seconds")]
+        progress, earlier = (float(n) if isinstance(n, int | float) and n >= 0 else 0.0 for n in numbers)
+        return cls(folder=folder, progress=min(progress, 1.0), earlier=earlier)
+
+    @property
+    def seconds(self) -> float:
+        """That all processes worked on the run; what a killed one did after its last word is missing."""
+        return self.earlier + time.monotonic() - self.begun
+
+    def say(self, state: State, **more: object) -> None:
+        """Write the state, with how far the run is and how long it has taken."""
+        self.folder.write_status(state, progress=self.progress, seconds=round(self.seconds, 1), **more)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What the bits of a run depend on beside its recipe (DESIGN.md, "Bits")."""
+    """What the bits of a run depend on beside its recipe ("Bits" in ``docs/decisions.md``).
+
+    Attributes:
+        torch_version: of torch.
+        device: the GPU's name, or the processor's with the number of threads.
+        machine: the processor's architecture.
+        update: form of the mask update: ``compiled``, ``eager``, or ``none`` without masks.
+    """
 
     torch_version: str
     device: str
@@ -96,8 +162,9 @@ class Environment:
     @staticmethod
     def here(device: torch.device, *, update: str) -> "Environment":
         """This process's."""
+        version = str(torch.__version__)  # its own class would not be loaded from a checkpoint again
         return Environment(
-            torch_version=torch.__version__, device=describe_device(device), machine=platform.machine(), update=update
+            torch_version=version, device=describe_device(device), machine=platform.machine(), update=update
         )
 
     def differences(self, other: Mapping[str, object]) -> list[str]:
@@ -114,13 +181,19 @@ class Checkpoints:
     folder: Path
 
     def save(self, state: Mapping[str, Any], *, step: int) -> None:
-        """Write the state at a step, whole or not at all, and drop older ones but one."""
+        """Write the state at a step, whole or not at all, and keep only the one before beside it.
+
+        Later ones go too: they are damaged, or this state would not have come after an earlier one.
+        """
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         data = buffer.getvalue()
-        write_bytes(self.folder / f"step-{step:09d}.pt", hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-        for old in self._files()[:-KEPT_CHECKPOINTS]:
-            old.unlink(missing_ok=True)
+        path = self.folder / f"step-{step:09d}.pt"
+        write_bytes(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+        files = self._files()
+        place = files.index(path)
+        for other in files[: max(0, place + 1 - KEPT_CHECKPOINTS)] + files[place + 1 :]:
+            other.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The newest state whose digest is right; None when there is none."""
@@ -128,9 +201,13 @@ class Checkpoints:
             data = path.read_bytes()
             digest, _, body = data.partition(b"\n")
             if hashlib.sha256(body).hexdigest().encode() != digest:
-                notice(f"note: checkpoint {path} is damaged; an older one is used, or the run starts again")
-                continue
-            return cast(dict[str, Any], torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+                fault = "is damaged"
+            else:
+                try:
+                    return cast(dict[str, Any], torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+                except (pickle.UnpicklingError, RuntimeError):  # whole, so another torch or program wrote it
+                    fault = f"cannot be read by torch {torch.__version__}"
+            notice(f"note: checkpoint {path} {fault}; an older one is used, or the run starts again")
         return None
 
     def clear(self) -> None:

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import MultiStepLR
 
 from piggyback.adapter import Adapter
 from piggyback.device import autocast
@@ -16,6 +15,7 @@ from piggyback.optimizer import AdapterOptimizer
 from piggyback.runs import Checkpoints, Environment, StopFlag
 
 Batches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]  # of (epoch, first batch): inputs and targets
+Record = dict[str, Any]  # what is known of an epoch, as JSON
 LOOK_EVERY = 50  # steps between checks that the loss is finite; each waits for the device
 
 
@@ -39,10 +39,35 @@ class Plan:
     precision: str = "auto"
     checkpoint_s: float = 120.0
 
+    def decay(self, step: int) -> float:
+        """What learning rates are multiplied with in a step, counted from 0 through all epochs."""
+        return self.decay_factor if step >= round(self.decay_after * self.epochs * self.steps) else 1.0
+
 
 @dataclass(kw_only=True)
+class Progress:
+    """How far a training is; changes with every step.
+
+    Attributes:
+        epoch: the one under way, from 0.
+        step: batches done in it.
+        total: sum of their losses, a float64 scalar on the device: reading it would make the device wait.
+        seconds: that earlier processes spent in the epoch.
+        history: records of the epochs before.
+        saved: when the last checkpoint was written, by the monotonic clock.
+    """
+
+    epoch: int
+    step: int
+    total: Tensor
+    seconds: float
+    history: list[Record]
+    saved: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """A task being trained on an adapter.
+    """A task to be trained on an adapter: what is fixed about it; `run` keeps what changes to itself.
 
     Attributes:
         adapter: showing the task.
@@ -50,12 +75,13 @@ class Training:
         batches: of an epoch from a given batch on, on the network's device.
         loss: of outputs and targets, a mean over the batch.
         plan: how long.
-        checkpoints: where to; None for short trainings that start again after a break.
+        seed: of torch's random numbers at the start.
+        checkpoints: where to; without them a training starts again after a break.
         stop: asks for a checkpoint and an end.
-        environment: compared with that of a checkpoint.
         allow_other_environment: continue a checkpoint although its bits cannot be kept.
-        on_step: told the share of the training that is done and the latest learning rate.
-        on_epoch: told the epoch's record and may add to it, such as an accuracy on val.
+        on_step: told after each step how many are done, of all epochs.
+        on_epoch: told after each epoch the records so far; may add to the last one, such as an accuracy on
+            val, and may leave the network in evaluation mode.
     """
 
     adapter: Adapter
@@ -63,67 +89,89 @@ class Training:
     batches: Batches
     loss: Callable[[Tensor, Tensor], Tensor]
     plan: Plan
-    environment: Environment
+    seed: int = 0
     checkpoints: Checkpoints | None = None
     stop: StopFlag | None = None
     allow_other_environment: bool = False
     on_step: Callable[[int], None] = lambda step: None
-    on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None
+    on_epoch: Callable[[list[Record]], None] = lambda history: None
 
-    def run(self) -> list[dict[str, Any]]:
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.adapter.network.parameters()).device
+
+    @property
+    def environment(self) -> Environment:
+        """What the bits depend on, compared with that of a checkpoint."""
+        return Environment.here(self.device, update=self.optimizer.update_form())
+
+    def run(self) -> list[Record]:
         """Train to the end, from the newest checkpoint when there is one.
 
         Returns:
-            One record per epoch: ``epoch``, ``loss`` (mean over its steps), ``lr``, ``seconds``.
+            One record per epoch: ``epoch`` (from 1), ``loss`` (mean over its steps), ``lr`` (of the
+            optimizer's first group in the last step), ``seconds``.
 
         Raises:
             Diverged: the loss is not finite.
-            Requeue: a stop was asked for; a checkpoint is there.
+            Requeue: a stop was asked for; a checkpoint is there, if there is a place for it.
             BadInput: the checkpoint comes from an environment in which the same bits are not promised.
         """
-        plan = self.plan
-        decay_at = round(plan.decay_after * plan.epochs * plan.steps)
-        self.scheduler = MultiStepLR(self.optimizer, [decay_at], plan.decay_factor)
-        epoch, step, total, history = self._resume()
-        rate = self.scheduler.get_last_lr()[0]
-        network = self.adapter.network
-        device = next(network.parameters()).device
-        saved = time.monotonic()
-        while epoch < plan.epochs:
-            self.adapter.train()
-            begun = time.monotonic()
-            for inputs, targets in self.batches(epoch, step):
-                with autocast(device, precision=plan.precision):
-                    loss = self.loss(network(inputs), targets)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                rate = self.scheduler.get_last_lr()[0]
-                self.scheduler.step()
-                self.optimizer.zero_grad()
-                total = total + loss.detach().double()
-                step += 1
-                self.on_step(epoch * plan.steps + step)
-                if step % LOOK_EVERY == 0:
-                    refuse_non_finite(total, epoch=epoch, step=step)
-                stop = self.stop is not None and self.stop.requested
-                if self.checkpoints is not None and (stop or time.monotonic() - saved > plan.checkpoint_s):
-                    self._save(epoch, step, total, history)
-                    saved = time.monotonic()
-                if stop:
-                    raise Requeue
-            refuse_non_finite(total, epoch=epoch, step=step)
-            seconds = round(time.monotonic() - begun, 3)
-            history.append({"epoch": epoch + 1, "loss": float(total) / step, "lr": float(rate), "seconds": seconds})
-            self.on_epoch(history)
-            epoch, step, total = epoch + 1, 0, torch.zeros_like(total)
-        return history
+        torch.manual_seed(self.seed)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        progress = self._resume()
+        while progress.epoch < self.plan.epochs:
+            begun = time.monotonic() - progress.seconds
+            self._train_epoch(progress, rates=rates, begun=begun)
+            progress.history.append(
+                {
+                    "epoch": progress.epoch + 1,
+                    "loss": float(progress.total) / progress.step,
+                    "lr": float(self.optimizer.param_groups[0]["lr"]),
+                    "seconds": round(time.monotonic() - begun, 3),
+                }
+            )
+            self.on_epoch(progress.history)
+            progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
+            progress.total = torch.zeros_like(progress.total)
+        return progress.history
 
-    def _resume(self) -> tuple[int, int, Tensor, list[dict[str, Any]]]:
-        """Epoch, step in it, sum of its losses, and the records of the epochs before."""
-        device = next(self.adapter.network.parameters()).device
+    def _train_epoch(self, progress: Progress, *, rates: list[float], begun: float) -> None:
+        """The rest of the epoch, with the optimizer's base `rates`; without a break it would have begun at `begun`."""
+        network, plan, device = self.adapter.network, self.plan, self.device
+        self.adapter.train()
+        for inputs, targets in self.batches(progress.epoch, progress.step):
+            with autocast(device, precision=plan.precision):
+                loss = self.loss(network(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            decay = plan.decay(progress.epoch * plan.steps + progress.step)
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * decay
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            progress.total = progress.total + loss.detach().double()
+            progress.step += 1
+            self.on_step(progress.epoch * plan.steps + progress.step)
+            if progress.step % LOOK_EVERY == 0:
+                refuse_non_finite(progress)
+            stop = self.stop is not None and self.stop.requested
+            if stop or time.monotonic() - progress.saved > plan.checkpoint_s:
+                progress.seconds = time.monotonic() - begun
+                self._save(progress)
+            if stop:
+                raise Requeue
+        refuse_non_finite(progress)
+
+    def _resume(self) -> Progress:
+        """Where the newest checkpoint is, or the start."""
+        device = self.device
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is None:
-            return 0, 0, torch.zeros((), dtype=torch.float64, device=device), []
+            total = torch.zeros((), dtype=torch.float64, device=device)
+            return Progress(epoch=0, step=0, total=total, seconds=0.0, history=[])
         differences = self.environment.differences(found["environment"])
         if differences and not self.allow_other_environment:
             raise BadInput(
@@ -132,30 +180,42 @@ class Training:
             )
         self.adapter.load_training_state(self.optimizer.task_name, found["task"])
         self.optimizer.load_state_dict(found["optimizer"])
-        self.scheduler.load_state_dict(found["scheduler"])
         torch.set_rng_state(found["rng"])
-        if found["cuda_rng"]:
-            torch.cuda.set_rng_state_all(found["cuda_rng"])
-        return found["epoch"], found["step"], found["total"].to(device), found["history"]
+        if found["cuda_rng"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(found["cuda_rng"], device)
+        return Progress(
+            epoch=found["epoch"],
+            step=found["step"],
+            total=found["total"].to(device),
+            seconds=found["seconds"],
+            history=found["history"],
+        )
 
-    def _save(self, epoch: int, step: int, total: Tensor, history: list[dict[str, Any]]) -> None:
-        assert self.checkpoints is not None
+    def _save(self, progress: Progress) -> None:
+        """Write a checkpoint, if there is a place for it."""
+        if self.checkpoints is None:
+            return
+        device = self.device
         state = {
             "task": self.adapter.training_state(self.optimizer.task_name),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epoch": epoch,
-            "step": step,
-            "total": total.cpu(),
-            "history": history,
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "total": progress.total.cpu(),
+            "seconds": progress.seconds,
+            "history": progress.history,
             "environment": dict(vars(self.environment)),
         }
-        self.checkpoints.save(state, step=epoch * self.plan.steps + step)
+        self.checkpoints.save(state, step=progress.epoch * self.plan.steps + progress.step)
+        progress.saved = time.monotonic()
 
 
-def refuse_non_finite(total: Tensor, *, epoch: int, step: int) -> None:
-    """Raise Diverged when a sum of losses is not finite."""
-    if not torch.isfinite(total):
-        raise Diverged(f"the loss is not finite at epoch {epoch + 1}, step {step}: lower the learning rate")
+def refuse_non_finite(progress: Progress) -> None:
+    """Raise Diverged when the sum of losses is not finite."""
+    if not torch.isfinite(progress.total):
+        raise Diverged(
+            f"the loss is not finite any more at epoch {progress.epoch + 1}, step {progress.step}: "
+            "lower the learning rate"
+        )

@@ -58,10 +58,15 @@ class MaskUpdate:
         self.kernel: Kernel | None = None
         self.packed: tuple[Coefficients, Tensor] | None = None
 
-    @property
-    def form(self) -> str:
-        """``compiled`` or ``eager``: part of what the bits of a run depend on."""
-        return "eager" if self.mode == "eager" else "compiled"
+    def settle(self, weight: Tensor) -> Literal["compiled", "eager"]:
+        """The form in which updates run, found by compiling where that is still open.
+
+        Args:
+            weight: one of those to be updated, for its device and type.
+        """
+        if self.mode != "eager" and self.kernel is None:
+            self.kernel = self._compile(weight)
+        return "compiled" if self.kernel is not None else "eager"
 
     def pull_back(self, parameter: Tensor, weight: Tensor, trained: Tensors) -> dict[str, Tensor]:
         """The gradients for the trained tensors."""
@@ -90,8 +95,7 @@ class MaskUpdate:
         if self.mode != "eager" and is_dense(parameter):
             packed = self._pack(coefficients, weight)
             one, two, three = ({key: flat(t) for key, t in group.items()} for group in (trained, first, second))
-            if self.kernel is None:
-                self.kernel = self._compile(weight)
+            self.settle(weight)
             if self.kernel is not None:
                 self.kernel(flat(parameter.data), flat(gradient), flat(weight), one, two, three, packed)
                 return

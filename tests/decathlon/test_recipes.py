@@ -1,0 +1,115 @@
+import ast
+import inspect
+import itertools
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+
+from decathlon.options import run_defaults, train_defaults
+from decathlon.recipes import DESCRIPTIONS, RECIPES, Recipe, RunKey, find_recipe, recipe_named_in
+from decathlon.tasks import MASKED_TASKS, TASKS
+from piggyback.errors import BadInput, UnknownName
+
+KEY = RunKey(task="dtd", method="piggyback", recipe=Recipe(), data="d" * 64, backbone="b" * 64)
+
+
+def test_the_papers_recipe() -> None:
+    """Section 6: 60 epochs, decay by 10 after 45, Adam 1e-4; section 3 and the code: 5e-3 and 1e-2."""
+    paper = RECIPES["paper"]
+    assert (paper.epochs, paper.decay_after * paper.epochs, paper.decay_factor) == (60, 45, 0.1)
+    assert (paper.lr, paper.head_rule, paper.threshold, paper.init) == (1e-4, "adam", 5e-3, 1e-2)
+    assert paper.lr_grid == ()
+    assert paper.size == 64
+
+
+def test_every_recipe_is_described_and_found() -> None:
+    assert RECIPES.keys() == DESCRIPTIONS.keys() == {"paper", "mini", "smoke"}
+    assert find_recipe("mini") is RECIPES["mini"]
+    with pytest.raises(UnknownName, match="Did you mean 'smoke'"):
+        find_recipe("smok")
+
+
+def test_methods_share_one_grid_in_the_mini_recipe() -> None:
+    assert len(RECIPES["mini"].lr_grid) == 3
+    assert RECIPES["mini"].lr in RECIPES["mini"].lr_grid
+
+
+def test_flips_only_where_the_mirror_image_has_the_same_label() -> None:
+    assert {name for name in MASKED_TASKS if not TASKS[name].mirrored} == {"gtsrb", "omniglot", "svhn"}
+
+
+def test_views_are_by_task_and_can_be_chosen() -> None:
+    assert {name for name in MASKED_TASKS if Recipe().view(name) == "whole"} == {"aircraft", "daimlerpedcls", "gtsrb"}
+    assert Recipe(whole=("svhn",)).view("aircraft") == "crop"
+    with pytest.raises(UnknownName, match="svnh"):
+        Recipe(whole=("svnh",))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "epochs"),
+    [(3200, 60), (32, 1000), (33, 500), (1, 1000), (16 * 32, 63), (17 * 32, 60)],
+)
+def test_small_tasks_get_more_epochs(pictures: int, epochs: int) -> None:
+    assert Recipe(min_steps=1000).epochs_for(pictures) == epochs
+    assert Recipe().epochs_for(pictures) == 60
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({name: 0} for name in ("epochs", "batch_size", "lr", "head_lr_factor", "size", "trial_share", "decay_after")),
+        *({name: -1} for name in ("seed", "min_steps", "weight_decay", "norm_lr", "decay_factor")),
+        *({name: math.nan} for name in ("lr", "init", "weight_decay", "norm_lr", "trial_share")),
+        {"lr": math.inf},
+        {"seed": 1 << 64},
+        {"decay_after": 1.1},
+        {"trial_share": 2},
+        {"init": 5e-3},
+        {"lr_grid": (1e-3, 0.0)},
+        {"lr_grid": (math.nan,)},
+        {"trained_on": "train+val", "selected_on": "val"},
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_be_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(BadInput):
+        replace(Recipe(), **fields)  # type: ignore[arg-type]
+
+
+def test_every_setting_has_a_docstring() -> None:
+    body = ast.parse(inspect.getsource(Recipe)).body[0].body  # type: ignore[attr-defined]
+    for field, after in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), ast.unparse(field)
+
+
+def test_the_same_key_has_the_same_id_for_ever() -> None:
+    """When this fails, a setting was added or renamed: finished runs are then not found again.  Was that meant?"""
+    assert KEY.run_id == "976b40176c"
+    assert KEY.folder_name == f"dtd-piggyback-seed0-{KEY.run_id}"
+
+
+def test_whatever_differs_gives_another_id() -> None:
+    recipes = [Recipe(seed=1), Recipe(lr_grid=(1e-4,)), Recipe(norm="trained"), Recipe(update="eager")]
+    others = [replace(KEY, recipe=recipe) for recipe in recipes]
+    others += [replace(KEY, task="svhn"), replace(KEY, method="feature")]
+    others += [replace(KEY, data="e" * 64), replace(KEY, backbone="e" * 64)]
+    assert len({key.run_id for key in (KEY, *others)}) == 1 + len(others)
+    assert json.loads(json.dumps(asdict(KEY)))["recipe"]["norm"] == "fixed"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--recipe", "mini"], ["--task", "dtd", "--recipe=mini", "--lr", "3"], ["--recipe", "mini", "--recipe"]],
+)
+def test_the_named_recipe_gives_the_defaults(arguments: list[str]) -> None:
+    assert recipe_named_in(arguments, default="paper") == RECIPES["mini"]
+    assert train_defaults(arguments).settings == run_defaults(arguments).settings == RECIPES["mini"]
+
+
+def test_without_a_name_the_papers_recipe_is_taken() -> None:
+    assert run_defaults(["--task", "dtd"]).settings == RECIPES["paper"]
+    with pytest.raises(UnknownName, match="no recipe is called 'minni'"):
+        run_defaults(["--recipe", "minni"])
