@@ -209,7 +209,7 @@ def test_a_folder_of_other_data_or_of_another_recipe_is_refused(
 def test_the_verb_minds_no_name_and_keeps_json_clean(
     options: RunOptions, labels: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = options.out.with_name("a \"b\" 'c'\n[d]")
+    out = options.out.parent / "a \"b\" 'c'\n[d] [/d]"
     words = ["--data", str(options.data), "--backbone", str(options.backbone), "--out", str(out)]
     words += ["--recipe", "smoke", "--batch-size", "4", "--size", "16", "--update", "eager"]
     words += ["--tasks", "svhn", "--methods", "feature", "--labels", str(labels), "--json"]

@@ -534,7 +534,7 @@ def test_labels_of_the_test_part_are_never_opened_by_a_run(job: Job, outcome: Ou
 
 
 def test_the_verb_says_done_twice_and_minds_no_name(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    job = replace(job, out=job.out.with_name("a \"b\" 'c'\n[d] $e"))
+    job = replace(job, out=job.out.parent / "a \"b\" 'c'\n[d] $e [/d]")
     assert main(arguments(job)) == 0
     (root,) = (job.out / "runs").iterdir()
     first = capsys.readouterr().out
