@@ -4,36 +4,11 @@ Sources: size and sha256 from TensorFlow Datasets' checksums (``visual_domain_de
 from there and from ``download_data.sh`` of github.com/srebuffi/residual_adapters.
 """
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from decathlon.sources import DATA, DEVKIT, IMAGENET
-from piggyback.errors import UnknownName
-
-
-@dataclass(frozen=True, kw_only=True)
-class Archive:
-    """One file to download.
-
-    Attributes:
-        name: of the file.
-        short: what to call it on the command line.
-        folder: address of the folder it is in, ending in a slash.
-        size: bytes.
-        sha256: hex digest.
-        holds: what is in it, in words.
-        page: where to log in for it, or None where no login is needed.
-    """
-
-    name: str
-    short: str
-    folder: str
-    size: int
-    sha256: str
-    holds: str
-    page: str | None = None
-
+from piggyback.download import Archive
 
 ARCHIVES: Final = MappingProxyType(
     {
@@ -44,7 +19,7 @@ ARCHIVES: Final = MappingProxyType(
                 short="devkit",
                 folder="http://www.robots.ox.ac.uk/~vgg/share/",
                 size=23_503_205,
-                sha256="f86d9e128678434ff2a3a374f00eb3e2ec2267e15e53ddae5f19ff19378b5ff7",
+                digest="f86d9e128678434ff2a3a374f00eb3e2ec2267e15e53ddae5f19ff19378b5ff7",
                 holds="annotations of all ten tasks",
             ),
             Archive(
@@ -52,7 +27,7 @@ ARCHIVES: Final = MappingProxyType(
                 short="data",
                 folder="http://www.robots.ox.ac.uk/~vgg/share/",
                 size=406_351_554,
-                sha256="8eca928bda025d855c91a78db45b3b18bc322efd7b1462a041e62c27b3c83c25",
+                digest="8eca928bda025d855c91a78db45b3b18bc322efd7b1462a041e62c27b3c83c25",
                 holds="pictures of the nine tasks",
             ),
             Archive(
@@ -60,22 +35,10 @@ ARCHIVES: Final = MappingProxyType(
                 short="imagenet",
                 folder="http://www.image-net.org/image/decathlon/",
                 size=6_535_075_840,
-                sha256="93caac18a907266f917136849c1db7bbf88dd595120af1a8eea7177138962e4a",
+                digest="93caac18a907266f917136849c1db7bbf88dd595120af1a8eea7177138962e4a",
                 holds="pictures of imagenet12, which trains the backbone",
                 page="https://image-net.org/download-images",
             ),
         )
     }
 )
-
-
-def find_archive(name: str) -> Archive:
-    """The archive of that short name or file name.
-
-    Raises:
-        UnknownName: naming the nearest one.
-    """
-    for archive in ARCHIVES.values():
-        if name in (archive.short, archive.name):
-            return archive
-    raise UnknownName(name, known=ARCHIVES, kind="archive")

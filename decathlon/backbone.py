@@ -13,28 +13,24 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import safe_open
-from safetensors.torch import save
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from decathlon.batches import Augmentation, evaluation_batches, normalise
-from decathlon.checkpoints import Layout, check_weights, is_safetensors, load_safetensors, open_checkpoint
+from decathlon.checkpoints import Layout, check_layout, open_checkpoint
 from decathlon.packed import PackedSplit
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from decathlon.wrn import WideResNet
 from piggyback.console import progress_bar
 from piggyback.device import autocast, pick_device
 from piggyback.errors import BadInput
-from piggyback.files import parse_json, sha256_of, write_bytes
-
-FORMAT: Final = 1
-ENTRY: Final = "piggyback_backbone"
+from piggyback.files import sha256_of
+from piggyback.weight_files import FORMAT, is_safetensors, load_safetensors, read_entry, write_backbone
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(allow_inf_nan=False)]
@@ -93,10 +89,10 @@ def load_backbone(path: Path) -> Backbone:
     Raises:
         BadInput: the file is neither, or damaged; see `read_checkpoint`.
     """
-    if path.is_file() and is_safetensors(path) and (header := read_header(path)) is not None:
+    if path.is_file() and is_safetensors(path) and (header := read_entry(path, model=Header)) is not None:
         layout = Layout(depth=header.depth, widen=header.widen, classes=header.classes)
         try:
-            weights = check_weights(load_safetensors(path), layout=layout, path=path)
+            weights = check_layout(load_safetensors(path), layout=layout, path=path)
         except ValueError as fault:  # of a depth that no network has
             raise BadInput(f"{path}: {fault}") from None
         mean, std, source = header.normalise.mean, header.normalise.std, header.source
@@ -128,47 +124,6 @@ def build_network(weights: Mapping[str, Tensor], *, layout: Layout) -> WideResNe
     return network.eval()
 
 
-def read_header(path: Path) -> Header | None:
-    """The metadata entry of a backbone file; None for a safetensors file that is none of ours.
-
-    Raises:
-        BadInput: the entry is damaged or of another format version.
-    """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(ENTRY)
-    except Exception as fault:  # safetensors raises its own kind, which differs between its versions
-        raise BadInput(f"{path} is a damaged safetensors file: {fault}; fetch or write it again") from None
-    if text is None:
-        return None
-    value = parse_json(text.encode(), name=f"the metadata of {path}")
-    version = value.get("format") if isinstance(value, dict) else None
-    if version != FORMAT:
-        raise BadInput(f"{path} is a backbone file of format {version!r:.40}; this version reads format {FORMAT}")
-    try:
-        return Header.model_validate_json(text)
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{path}: the metadata's {place} is wrong: {first['msg']}") from None
-
-
-def encode_backbone(network: WideResNet, *, mean: Triple, std: Triple, source: Mapping[str, object]) -> bytes:
-    """The bytes of a backbone file; the same arguments give the same bytes."""
-    header = Header(
-        depth=network.depth,
-        widen=network.widen,
-        classes=network.fc.out_features,
-        normalise=Normalise(mean=mean, std=std),
-        source=dict(source),
-    )
-    tensors = {
-        key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for key, tensor in network.state_dict().items()
-    }
-    return save(tensors, {ENTRY: header.model_dump_json()})
-
-
 def save_backbone(
     path: Path,
     network: WideResNet,
@@ -194,14 +149,14 @@ def save_backbone(
     Raises:
         BadInput: a different file stands there and `replace` is not set.
     """
-    data = encode_backbone(network, mean=mean, std=std, source=source)
-    if path.exists():
-        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
-            return False
-        if not replace or not path.is_file():
-            raise BadInput(f"{path} exists and is something else; choose another --out, or --force to replace a file")
-    write_bytes(path, data)
-    return True
+    header = Header(
+        depth=network.depth,
+        widen=network.widen,
+        classes=network.fc.out_features,
+        normalise=Normalise(mean=mean, std=std),
+        source=dict(source),
+    )
+    return write_backbone(path, network.state_dict(), header=header, replace=replace)
 
 
 def rank_classes(

@@ -46,6 +46,11 @@ class Job:
     device: torch.device
     allow_other_environment: bool = False
 
+    @property
+    def title(self) -> str:
+        """What to call it in progress and notices."""
+        return f"{self.task} {self.method}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:

@@ -1,7 +1,6 @@
 """The Decathlon's part of ``piggyback demo``: the main job, on pictures it draws itself.
 
-Every step is one of the console command's own verbs, run through the console command with the arguments that
-are printed: what the demo does can be typed again, and then with real data.
+Every step is one of the console command's own verbs: what the demo does can be typed again, and then with real data.
 """
 
 import shlex
@@ -16,9 +15,8 @@ from decathlon.labels import read_labels
 from decathlon.scoring import ScoreReport, score_file
 from decathlon.summary import MethodSummary, percent, summarise
 from decathlon.tasks import MASKED_TASKS
-from piggyback.cli import DONE, dispatch
 from piggyback.console import out, table
-from piggyback.errors import PiggybackError
+from piggyback.demo import announce, take_step
 
 METHODS: Final = ("piggyback", "feature")
 CROPPED: Final = ("cifar100", "dtd")  # wallpapers, where a window is as good as all; the others are one thing
@@ -96,18 +94,10 @@ def run_scaled(root: Path, *, scale: Scale) -> tuple[MethodSummary, ...]:
     announce("draw ten small tasks, in the form of the official release")
     write_release(folder.release, amounts=scale.amounts)
     for title, arguments in plan_commands(folder, scale=scale):
-        announce(title)
-        out.print(f"$ piggyback {shlex.join(arguments)}", style="cyan", markup=False, soft_wrap=True)
-        if dispatch(arguments) != DONE:
-            raise PiggybackError(f"the demo's step {arguments[:2]} failed, see above: delete {root} to begin afresh")
+        take_step(title, arguments, root=root)
     summaries = gather(folder)
     show(folder, summaries)
     return summaries
-
-
-def announce(title: str) -> None:
-    """Say what comes next."""
-    out.print(f"\n{title}", style="bold", markup=False)
 
 
 def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[str]]]:

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from decathlon.shapes import (
+from decathlon.tasks import find_task
+from piggyback.drawing import (
     SHAPES,
     Field,
     Paper,
@@ -29,7 +30,6 @@ from decathlon.shapes import (
     plain_ground,
     polygon,
 )
-from decathlon.tasks import find_task
 
 SIDE: Final = 72
 """Pixels of a picture's short side, as in the release."""

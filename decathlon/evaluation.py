@@ -1,8 +1,5 @@
 """A finished run's payload, measured again."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,31 +7,13 @@ from decathlon.bench import Bench, Job, open_bench
 from decathlon.collection import load_result
 from decathlon.labels import find_labels, read_labels
 from decathlon.options import EvaluateOptions
-from decathlon.recipes import RECIPE_FIELDS, Recipe
+from decathlon.recipes import Recipe
 from decathlon.training import predict
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
+from piggyback.recipes import read_recipe
 from piggyback.runs import RunFolder
-
-
-def stored_recipe(values: Mapping[str, Any], *, name: str) -> Recipe:
-    """The recipe that a result was measured with.
-
-    Args:
-        values: of the result's recipe; what a run adds to it is passed over.
-        name: of the file, for messages.
-
-    Raises:
-        BadInput: it is none of ours.
-    """
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in RECIPE_FIELDS
-    }
-    try:
-        return Recipe(**fields)
-    except (TypeError, ValueError) as fault:  # what comparing a text with a number and the like raise
-        raise BadInput(f"{name} has no recipe of the decathlon: {fault}") from None
 
 
 def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptions) -> NDArray[np.bool_]:
@@ -65,7 +44,7 @@ def run(options: EvaluateOptions) -> int:
     job = Job(
         task=result.task,
         method=result.method,
-        recipe=stored_recipe(result.recipe or {}, name=str(folder.result)),
+        recipe=read_recipe(result.recipe or {}, kind=Recipe, name=str(folder.result)),
         data=options.data,
         backbone=options.backbone,
         out=options.run.parent.parent,

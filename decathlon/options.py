@@ -7,8 +7,9 @@ from typing import Annotated, Final, Literal
 
 import tyro
 
-from decathlon.recipes import Recipe, recipe_named_in
+from decathlon.recipes import RECIPES, Recipe
 from piggyback.arguments import Names
+from piggyback.recipes import recipe_named_in
 
 DEFAULT_RECIPE: Final = "paper"
 
@@ -191,10 +192,12 @@ def train_defaults(arguments: Sequence[str]) -> TrainOptions:
     """Defaults under the recipe that the arguments name; what has no default stays required."""
     missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
     task: str = tyro.MISSING
-    return TrainOptions(task=task, settings=recipe_named_in(arguments, default=DEFAULT_RECIPE), **missing)  # type: ignore[arg-type]
+    settings = recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)
+    return TrainOptions(task=task, settings=settings, **missing)  # type: ignore[arg-type]
 
 
 def run_defaults(arguments: Sequence[str]) -> RunOptions:
     """Defaults under the recipe that the arguments name; what has no default stays required."""
     missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
-    return RunOptions(settings=recipe_named_in(arguments, default=DEFAULT_RECIPE), **missing)  # type: ignore[arg-type]
+    settings = recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)
+    return RunOptions(settings=settings, **missing)  # type: ignore[arg-type]

@@ -25,9 +25,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decathlon.backbone import read_header, save_backbone
+from decathlon.backbone import Header, save_backbone
 from decathlon.batches import Augmentation, epoch_length, evaluation_batches, normalise, training_batches
-from decathlon.checkpoints import is_safetensors
 from decathlon.packed import PackedSplit
 from decathlon.pretraining_recipe import PretrainRecipe
 from decathlon.processes import Place, agree, average_statistics, join_processes, sum_over
@@ -38,6 +37,7 @@ from piggyback.device import autocast, describe_device
 from piggyback.errors import BadInput, Diverged, Requeue
 from piggyback.files import write_json
 from piggyback.runs import Checkpoints, RunFolder, State, StopFlag
+from piggyback.weight_files import is_safetensors, read_entry
 
 CHECK_EVERY: Final = 20  # steps between looks at the loss and for signals, which make the device wait
 
@@ -329,7 +329,7 @@ def find_finished(goal: Path, *, identity: dict[str, Any]) -> Pretrained | None:
     """
     if not goal.exists():
         return None
-    header = read_header(goal) if is_safetensors(goal) else None
+    header = read_entry(goal, model=Header) if is_safetensors(goal) else None
     source = {} if header is None else header.source
     if any(source.get(name) != value for name, value in identity.items()):
         raise BadInput(f"{goal} is of another recipe or other data; choose another --out")

@@ -5,16 +5,15 @@ augmentation by crop, flip and whole-image resize) and section 3 with the author
 masks start at 1e-2).  What the paper leaves open is a field here too, and its docstring says so.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
 from decathlon.tasks import find_task
-from piggyback.errors import BadInput, UnknownName
+from piggyback.errors import BadInput
+from piggyback.recipes import run_id
 
 View = Literal["crop", "whole"]
 
@@ -107,9 +106,6 @@ class Recipe:
         return max(self.epochs, -(-self.min_steps // steps))
 
 
-RECIPE_FIELDS: Final = frozenset(entry.name for entry in fields(Recipe))
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunKey:
     """What identifies a run: the same key, the same numbers.
@@ -130,8 +126,7 @@ class RunKey:
     @property
     def run_id(self) -> str:
         """Ten hexadecimal digits."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        return run_id(self)
 
     @property
     def folder_name(self) -> str:
@@ -163,25 +158,3 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "smoke": "one short epoch at 32 px: does it run?",
     }
 )
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        UnknownName: naming the nearest one.
-    """
-    try:
-        return RECIPES[name]
-    except KeyError:
-        raise UnknownName(name, known=RECIPES, kind="recipe") from None
-
-
-def recipe_named_in(arguments: Sequence[str], *, default: str) -> Recipe:
-    """The recipe that ``--recipe`` names among arguments not parsed yet."""
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--recipe="):
-            return find_recipe(argument.partition("=")[2])
-        if argument == "--recipe" and position + 1 < len(arguments):
-            return find_recipe(arguments[position + 1])
-    return find_recipe(default)

@@ -12,12 +12,13 @@ from decathlon.scoring import ScoreReport, score_file
 from decathlon.submission import submission_entries, write_submission
 from decathlon.summary import print_summaries, summaries_as_json, summarise
 from decathlon.tasks import MASKED_TASKS, find_task
-from decathlon.workers import train_jobs
+from decathlon.training import train_task
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
 from piggyback.methods import named_method
 from piggyback.runs import stop_on_signal
+from piggyback.workers import train_jobs
 
 
 def plan_jobs(options: RunOptions) -> list[Job]:
@@ -108,11 +109,11 @@ def run(options: RunOptions) -> int:
         raise BadInput(f"there are no labels in {options.labels}; leave --labels out to have val accuracies only")
     write_setup(options.out, Setup(data=options.data, backbone=options.backbone, size=options.settings.size))
     with stop_on_signal() as stop:
-        failed = train_jobs(jobs, parallel=options.parallel, stop=stop)
+        failed = train_jobs(jobs, train=train_task, parallel=options.parallel, stop=stop)
     if len(failed) < len(jobs):
         report(options)
     if failed:
-        names = ", ".join(f"{job.task} {job.method}" for job in failed)
+        names = ", ".join(job.title for job in failed)
         raise BadInput(f"{len(failed)} of {len(jobs)} runs failed: {names}; the same command tries them again")
     return 0
 

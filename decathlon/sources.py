@@ -11,12 +11,7 @@ archive are refused and reported.
 Every one of these may also stand below ``source/decathlon-1.0/`` or ``source/decathlon-1.0-data/``.
 """
 
-import lzma
-import os
-import stat
-import tarfile
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -24,6 +19,15 @@ from typing import IO, Final
 from decathlon.annotations import annotation_file
 from decathlon.tasks import BACKBONE_TASK, SPLITS, TASKS, Split
 from piggyback.errors import BadInput
+from piggyback.tars import (
+    DAMAGED,
+    Refuse,
+    find_member_fault,
+    iterate_members,
+    open_stream,
+    read_content,
+    read_plain_file,
+)
 
 DEVKIT: Final = "decathlon-1.0-devkit.tar.gz"
 DATA: Final = "decathlon-1.0-data.tar.gz"
@@ -37,10 +41,6 @@ LARGEST_ANNOTATIONS: Final = 1 << 30
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 PREFIXES: Final = ("", "data/", "decathlon-1.0/data/", "decathlon-1.0-data/")
-DAMAGED: Final = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
-
-Refuse = Callable[[str], None]
-"""Takes one line about something that was left out."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ def _read_devkit(path: Path) -> dict[str, RawAnnotations]:
     names = {annotation_file(task, split) for task in TASKS for split in SPLITS}
     found: dict[str, RawAnnotations] = {}
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20) as tar:
-            for member in _members(tar):
+        with path.open("rb") as file, open_stream(file) as tar:
+            for member in iterate_members(tar):
                 place = PurePosixPath(member.name)
                 if place.name not in names or place.parent.name != "annotations" or not member.isreg():
                     continue
                 if member.size > LARGEST_ANNOTATIONS:
                     raise BadInput(f"{path}: {place.name} claims {member.size:,} bytes and cannot be what it says")
-                found[place.name] = RawAnnotations(f"{path}/{member.name}", _content(tar, member))
+                found[place.name] = RawAnnotations(f"{path}/{member.name}", read_content(tar, member))
     except DAMAGED as fault:
         raise BadInput(f"{path} is damaged ({fault}): fetch it again") from None
     return found
@@ -152,19 +152,9 @@ def _read_devkit(path: Path) -> dict[str, RawAnnotations]:
 def _read_tree(folder: Path, *, task: str, wanted: Iterable[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
     for name in wanted:
         path = folder / name.removeprefix(f"data/{task}/")
-        try:
-            facts = os.lstat(path)
-            if not stat.S_ISREG(facts.st_mode):  # a pipe would block, a link may lead anywhere
-                refuse(f"{path} is not a plain file")
-                continue
-            if facts.st_size > LARGEST_PICTURE:
-                refuse(f"{path} has {facts.st_size:,} bytes, too many for one picture")
-                continue
-            yield name, path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as fault:
-            refuse(f"cannot read {path}: {fault.strerror}")
+        data = read_plain_file(path, largest=LARGEST_PICTURE, refuse=refuse)
+        if data is not None:
+            yield name, data
 
 
 def _read_archive(path: Path, *, task: str, wanted: Collection[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
@@ -179,11 +169,11 @@ def _read_archive(path: Path, *, task: str, wanted: Collection[str], refuse: Ref
 def _read_tar(
     file: IO[bytes], *, task: str, wanted: Collection[str], refuse: Refuse, name: str, nested: bool
 ) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20) as tar:
-        for member in _members(tar):
+    with open_stream(file) as tar:
+        for member in iterate_members(tar):
             if member.isdir():
                 continue
-            fault = _fault(member)
+            fault = find_member_fault(member)
             if fault is not None:
                 refuse(f"{name}: {member.name[:80]!r} {fault}")
                 continue
@@ -198,34 +188,7 @@ def _read_tar(
             if member.size > LARGEST_PICTURE:
                 refuse(f"{name}: {member.name[:80]!r} has {member.size:,} bytes, too many for one picture")
                 continue
-            yield picture, _content(tar, member)
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members one by one, forgotten after use: 1.3 million of them would fill a gigabyte."""
-    while (member := tar.next()) is not None:
-        yield member
-        tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves this public attribute out
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    data = file.read(member.size) if file is not None else b""
-    if len(data) != member.size:
-        raise EOFError(f"{member.name} ends early")
-    return data
-
-
-def _fault(member: tarfile.TarInfo) -> str | None:
-    """Why a member is refused, or None."""
-    if member.issym() or member.islnk():
-        return "is a link"
-    if not member.isreg():
-        return "is not a plain file"
-    place = PurePosixPath(member.name)
-    if place.is_absolute() or ".." in place.parts:
-        return "leaves the archive"
-    return None
+            yield picture, read_content(tar, member)
 
 
 def _annotation_name(name: str, *, task: str) -> str | None:

@@ -1,14 +1,13 @@
 """One run: one task, one method, one recipe, from packed pictures to payload, predictions and result."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from decathlon.batches import epoch_length, evaluation_batches
@@ -16,18 +15,18 @@ from decathlon.bench import Bench, Job, open_bench
 from decathlon.collection import Setup, load_result, note_setup
 from decathlon.options import TrainOptions
 from decathlon.packed import PackedSplit, join
-from decathlon.recipes import Recipe
 from decathlon.submission import Predictions
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
 from piggyback.adapter import Adapter
 from piggyback.budget import measure_sparsity, parameter_ratio
 from piggyback.device import autocast, describe_device, pick_device
-from piggyback.errors import BadInput, Diverged, Requeue
-from piggyback.files import read_json, sha256_of, write_json
+from piggyback.errors import Diverged
+from piggyback.files import sha256_of
 from piggyback.payload import read_payload
-from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch, code_version, open_run, stop_on_signal
+from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch, code_version, conduct, open_run, stop_on_signal
 from piggyback.training import Batches, Plan, Record, Training
+from piggyback.trials import choose_rate, cut_batches
 
 TASK_VERSION: Final = 1
 EVALUATION_BATCH: Final = 100
@@ -89,84 +88,39 @@ def train_task(
     """
     bench = open_bench(job)
     folder = open_run(bench.root, key=asdict(bench.key))
-    if not folder.result.exists():
-        with folder.hold():
-            watch = Watch.over(folder)
-            watch.say("running")
-            work = Work(bench=bench, folder=folder, watch=watch, stop=stop, on_step=on_step)
-            try:
-                finish(work, train_final(work, *choose_rate(work)))
-            except (Requeue, KeyboardInterrupt):
-                watch.say("requeue")
-                raise
-            except Exception as fault:  # the caller tells the user; whoever watches the folder must hear of it too
-                watch.say("failed", message=str(fault) or type(fault).__name__)
-                raise
-            close(watch)
-    elif folder.read_status().get("state") != "done":  # the process that finished it had no time left to say so
-        close(Watch.over(folder))
+
+    def do(watch: Watch) -> None:
+        work = Work(bench=bench, folder=folder, watch=watch, stop=stop, on_step=on_step)
+        finish(work, train_final(work, *find_rate(work)))
+
+    conduct(folder, do)
     return folder
 
 
-def close(watch: Watch) -> None:
-    """Say that the run is done, and keep nothing that only a run under way needs."""
-    Checkpoints(watch.folder.checkpoints).clear()
-    watch.progress = 1.0
-    watch.say("done")
-
-
-def choose_rate(work: Work) -> tuple[float, list[Record]]:
-    """The learning rate whose short training is best on val; ties go to the lower one.
+def find_rate(work: Work) -> tuple[float, list[Record]]:
+    """The learning rate to train with, and the records of those tried on val.
 
     Trials train on train, from the same start and with the same pictures for every rate and method.
-
-    Returns:
-        The rate, and a record of each trial: ``lr``, ``steps``, ``val_accuracy`` (None where it diverged).
     """
-    bench, recipe = work.bench, work.bench.job.recipe
+    recipe, job = work.bench.job.recipe, work.bench.job
     if not recipe.lr_grid:
         return recipe.lr, []
-    trials = read_trials(work.folder, recipe=recipe)
-    for number, rate in enumerate(recipe.lr_grid[len(trials) :], start=len(trials) + 1):
-        trials.append(try_rate(work, rate=rate, number=number))
-        write_json(work.folder.trials, trials)
-    good = [trial for trial in trials if trial["val_accuracy"] is not None]
-    if not good:
-        raise Diverged(f"every learning rate of {recipe.lr_grid} diverged on {bench.job.task}")
-    best = max(good, key=lambda trial: (trial["val_accuracy"], -trial["lr"]))
-    return float(best["lr"]), trials
+    return choose_rate(
+        recipe.lr_grid,
+        file=work.folder.trials,
+        metric="val_accuracy",
+        title=f"{job.task} {job.method}",
+        measure=lambda rate, number: try_rate(work, rate=rate, number=number),
+    )
 
 
-def read_trials(folder: RunFolder, *, recipe: Recipe) -> list[Record]:
-    """The trials that an earlier process finished.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
-    if not folder.trials.exists():
-        return []
-    trials = read_json(folder.trials)
-    known = {"lr", "steps", "val_accuracy"}
-    if not isinstance(trials, list) or not all(isinstance(trial, dict) and trial.keys() == known for trial in trials):
-        raise BadInput(f"{folder.trials} is damaged: delete it, and the learning rates are tried again")
-    if [trial["lr"] for trial in trials] != list(recipe.lr_grid[: len(trials)]):
-        raise BadInput(f"{folder.trials} has other learning rates than the recipe: delete it to try them again")
-    return cast(list[Record], trials)
-
-
-def try_rate(work: Work, *, rate: float, number: int) -> Record:
-    """One trial: a short training and its accuracy on val."""
+def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
+    """One trial: its steps, and its accuracy on val."""
     bench, recipe = work.bench, work.bench.job.recipe
     work.watch.say("running", stage=f"trying learning rate {rate:g}, {number} of {len(recipe.lr_grid)}")
     epoch_steps = epoch_length(len(bench.train), batch_size=recipe.batch_size)
     steps = max(1, round(recipe.trial_share * recipe.epochs_for(len(bench.train)) * epoch_steps))
-
-    def batches(_: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All steps as one epoch of the plan, whatever epochs of the pictures they reach over."""
-        first, skipped = divmod(start, epoch_steps)
-        epochs = (bench.batches(bench.train, e, skipped if e == first else 0) for e in itertools.count(first))
-        return itertools.islice(itertools.chain.from_iterable(epochs), steps - start)
-
+    batches = cut_batches(lambda e, start: bench.batches(bench.train, e, start), epoch=epoch_steps, total=steps)
     checkpoints = Checkpoints(work.folder.checkpoints / f"trial-{number}")
     adapter = bench.make_adapter()
     plan = Plan(
@@ -177,15 +131,14 @@ def try_rate(work: Work, *, rate: float, number: int) -> Record:
         precision=recipe.precision,
     )
     training = make_training(bench, adapter, plan=plan, batches=batches, rate=rate)
-    accuracy: float | None
     try:
         replace(training, checkpoints=checkpoints, stop=work.stop).run()
         accuracy = measure(bench, adapter.network, bench.val)
-    except Diverged as fault:
-        console.notice(f"{bench.job.task} {bench.job.method}: learning rate {rate:g} was tried and diverged ({fault})")
-        accuracy = None
+    except Diverged:
+        checkpoints.clear()
+        raise
     checkpoints.clear()
-    return {"lr": rate, "steps": steps, "val_accuracy": accuracy}
+    return steps, accuracy
 
 
 def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:

@@ -15,3 +15,21 @@ Names = Annotated[
     ),
 ]
 """Several names in one word, with commas between them."""
+
+
+def _read_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers; tyro turns a ValueError into a usage message."""
+    return tuple(int(word) for word in text.split(",") if word)
+
+
+Numbers = Annotated[
+    tuple[int, ...],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="0,1,...",
+        instance_from_str=lambda words: _read_numbers(words[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda numbers: [",".join(map(str, numbers))],
+    ),
+]
+"""Several whole numbers in one word, with commas between them."""

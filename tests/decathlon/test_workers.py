@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-import decathlon.workers as workers
+import piggyback.workers as workers
 from decathlon.bench import Job
 from decathlon.training import train_task
-from decathlon.workers import devices_for, train_jobs, train_side_by_side
 from leaderboard.result import read_result
 from piggyback.errors import BadInput, Requeue
 from piggyback.payload import read_payload
 from piggyback.runs import StopFlag
+from piggyback.workers import devices_for, train_jobs, train_side_by_side
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,11 @@ def test_two_processes_do_what_one_does(
     ended: list[str] = []
     torch.set_num_threads(2)  # one for each
     failed = train_side_by_side(
-        jobs, devices=[CPU, CPU], stop=StopFlag(), on_end=lambda job: ended.append(f"{job.task} {job.backbone.name}")
+        jobs,
+        train=train_task,
+        devices=[CPU, CPU],
+        stop=StopFlag(),
+        on_end=lambda job: ended.append(f"{job.task} {job.backbone.name}"),
     )
     torch.set_num_threads(1)
     assert [job.backbone.name for job in failed] == ["nowhere.safetensors"]
@@ -66,7 +70,7 @@ def test_two_processes_do_what_one_does(
 
 # The rest is about processes, not about training: forks are quick, and the workers' body can be replaced.
 
-Body = Callable[[Job, int, int], None]
+Body = Callable[[Job, Any, int, int], None]
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -79,14 +83,16 @@ def body(monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
 
 
 def run_all(jobs: list[Job], *, stop: StopFlag | None = None) -> list[Job]:
-    return train_side_by_side(jobs, devices=[CPU, CPU], stop=stop or StopFlag(), on_end=lambda job: None)
+    return train_side_by_side(
+        jobs, train=train_task, devices=[CPU, CPU], stop=stop or StopFlag(), on_end=lambda job: None
+    )
 
 
 @forks
 def test_a_killed_worker_is_a_failure_that_is_told(
     job: Job, body: Callable[[Body], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    body(lambda job, threads, parent: os.kill(os.getpid(), signal.SIGKILL) if job.method == "finetune" else None)
+    body(lambda job, train, threads, parent: os.kill(os.getpid(), signal.SIGKILL) if job.method == "finetune" else None)
     jobs = [replace(job, method=method) for method in ("feature", "finetune", "piggyback")]
     assert [job.method for job in run_all(jobs)] == ["finetune"]
     assert "failed: svhn finetune: its process was ended by SIGKILL: is the memory enough" in capfd.readouterr().err
@@ -94,7 +100,7 @@ def test_a_killed_worker_is_a_failure_that_is_told(
 
 @forks
 def test_as_many_at_a_time_as_there_are_devices(job: Job, body: Callable[[Body], None], tmp_path: Path) -> None:
-    def note(job: Job, threads: int, parent: int) -> None:
+    def note(job: Job, train: Any, threads: int, parent: int) -> None:
         mark = tmp_path / f"at work {os.getpid()}"
         mark.touch()
         (tmp_path / f"seen {os.getpid()}").write_text(str(len(list(tmp_path.glob("at work *")))))
@@ -108,7 +114,7 @@ def test_as_many_at_a_time_as_there_are_devices(job: Job, body: Callable[[Body],
     assert max(seen) <= 2
 
 
-def wait_for_signal(job: Job, threads: int, parent: int) -> None:
+def wait_for_signal(job: Job, train: Any, threads: int, parent: int) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))
     (job.out / f"ready {os.getpid()}").touch()
     time.sleep(60)
@@ -153,7 +159,7 @@ def test_a_fault_here_ends_the_workers_too(job: Job, body: Callable[[Body], None
 
 @forks
 def test_a_worker_that_was_told_to_stop_stops_all(job: Job, body: Callable[[Body], None]) -> None:
-    body(lambda job, threads, parent: sys.exit(75) if job.method == "feature" else None)
+    body(lambda job, train, threads, parent: sys.exit(75) if job.method == "feature" else None)
     with pytest.raises(Requeue):
         run_all([job, replace(job, method="feature"), job, job])
 
@@ -172,10 +178,9 @@ def test_a_worker_leaves_a_checkpoint_when_told_to(
         raise Requeue
 
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr(workers, "train_task", train)
     try:
         with pytest.raises(SystemExit) as ended:
-            workers.work(job, 1, os.getppid())
+            workers.work(job, train, 1, os.getppid())
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
@@ -189,10 +194,9 @@ def test_a_worker_without_its_parent_ends(job: Job, monkeypatch: pytest.MonkeyPa
             raise Requeue
 
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr(workers, "train_task", train)
     try:
         with pytest.raises(SystemExit) as ended:
-            workers.work(job, 1, os.getppid() + 1)
+            workers.work(job, train, 1, os.getppid() + 1)
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
@@ -204,4 +208,4 @@ def test_one_device_needs_no_process(job: Job, monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(workers.multiprocessing, "get_context", no_process)
-    assert train_jobs([replace(job, method="feature")], parallel=1, stop=StopFlag()) == []
+    assert train_jobs([replace(job, method="feature")], train=train_task, parallel=1, stop=StopFlag()) == []

@@ -10,27 +10,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import torch
 from rich.progress import Progress, TaskID
 
-from decathlon.bench import Job
-from decathlon.training import train_task
 from piggyback.cli import DONE, FAILED, REQUEUE
 from piggyback.console import notice, progress_bar
 from piggyback.errors import BadInput, PiggybackError, Requeue
-from piggyback.runs import StopFlag
+from piggyback.runs import RunFolder, StopFlag
 
 POLL_S: Final = 0.2
 
 
+class Job(Protocol):
+    """What one run is to do: a frozen dataclass of its benchmark, which pickle can carry to another process."""
+
+    @property
+    def title(self) -> str:
+        """What to call it in progress and notices."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where to train."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+J_contra = TypeVar("J_contra", bound=Job, contravariant=True)
+
+
+class Train(Protocol[J_contra]):
+    """Does a run, goes on with it or finds it done; a function of a module, so that pickle can carry it."""
+
+    def __call__(self, job: J_contra, /, *, stop: StopFlag | None, on_step: Callable[[float], None]) -> RunFolder:
+        """`on_step` is told the share that is done."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class Working:
+class Working(Generic[J]):
     """A job being done by a process on a device."""
 
     process: BaseProcess
-    job: Job
+    job: J
     device: torch.device
 
 
@@ -47,11 +71,12 @@ def devices_for(parallel: int, *, device: torch.device) -> list[torch.device]:
     return [torch.device("cuda", number % gpus) if gpus else device for number in range(count)]
 
 
-def train_jobs(jobs: Sequence[Job], *, parallel: int, stop: StopFlag) -> list[Job]:
+def train_jobs(jobs: Sequence[J], *, train: Train[J], parallel: int, stop: StopFlag) -> list[J]:
     """Do all jobs, with progress; one that fails does not keep the others from being done.
 
     Args:
         jobs: all on the same device.
+        train: does one.
         parallel: as for `devices_for`.
         stop: asks for checkpoints and an end.
 
@@ -65,13 +90,15 @@ def train_jobs(jobs: Sequence[Job], *, parallel: int, stop: StopFlag) -> list[Jo
     with progress_bar() as bar:
         total = bar.add_task("runs", total=len(jobs))
         if len(devices) > 1:
-            return train_side_by_side(jobs, devices=devices, stop=stop, on_end=lambda job: bar.advance(total))
+            return train_side_by_side(
+                jobs, train=train, devices=devices, stop=stop, on_end=lambda job: bar.advance(total)
+            )
         failed = []
         for job in jobs:
             if stop.requested:
                 raise Requeue
-            line = bar.add_task(f"{job.task} {job.method}", total=1.0)
-            if not try_job(job, stop=stop, on_step=partial(show_share, bar, line)):
+            line = bar.add_task(job.title, total=1.0)
+            if not try_job(job, train=train, stop=stop, on_step=partial(show_share, bar, line)):
                 failed.append(job)
             bar.remove_task(line)
             bar.advance(total)
@@ -83,22 +110,23 @@ def show_share(bar: Progress, line: TaskID, share: float) -> None:
     bar.update(line, completed=share)
 
 
-def try_job(job: Job, *, stop: StopFlag, on_step: Callable[[float], None]) -> bool:
+def try_job(job: J, *, train: Train[J], stop: StopFlag, on_step: Callable[[float], None]) -> bool:
     """Do one job and say how it ended, for logs that show no progress; whether it ended well."""
     try:
-        folder = train_task(job, stop=stop, on_step=on_step)
+        folder = train(job, stop=stop, on_step=on_step)
     except PiggybackError as fault:
-        notice(f"failed: {job.task} {job.method}: {fault}")
+        notice(f"failed: {job.title}: {fault}")
         return False
-    notice(f"done: {job.task} {job.method} ({folder.root.name})")
+    notice(f"done: {job.title} ({folder.root.name})")
     return True
 
 
-def work(job: Job, threads: int, parent: int) -> None:
+def work(job: J, train: Train[J], threads: int, parent: int) -> None:
     """Body of a worker process; its exit code is that of a verb.
 
     Args:
         job: what to do.
+        train: does it.
         threads: that torch may use.
         parent: process without which the work is to end, with a checkpoint.
     """
@@ -112,14 +140,19 @@ def work(job: Job, threads: int, parent: int) -> None:
             stop.request()
 
     try:
-        sys.exit(DONE if try_job(job, stop=stop, on_step=look_after_parent) else FAILED)
+        sys.exit(DONE if try_job(job, train=train, stop=stop, on_step=look_after_parent) else FAILED)
     except Requeue:
         sys.exit(REQUEUE)
 
 
 def train_side_by_side(
-    jobs: Sequence[Job], *, devices: Sequence[torch.device], stop: StopFlag, on_end: Callable[[Job], None]
-) -> list[Job]:
+    jobs: Sequence[J],
+    *,
+    train: Train[J],
+    devices: Sequence[torch.device],
+    stop: StopFlag,
+    on_end: Callable[[J], None],
+) -> list[J]:
     """Do all jobs, as many at a time as there are devices; threads are shared out evenly.
 
     Returns:
@@ -130,7 +163,7 @@ def train_side_by_side(
     """
     context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
     threads = max(1, torch.get_num_threads() // len(devices))
-    waiting, free, working, failed = list(jobs), list(devices), list[Working](), list[Job]()
+    waiting, free, working, failed = list(jobs), list(devices), list[Working[J]](), list[J]()
     requeued = False
     try:
         while waiting or working:
@@ -138,7 +171,8 @@ def train_side_by_side(
                 raise Requeue
             while waiting and free:
                 job, device = waiting.pop(0), free.pop(0)
-                process = context.Process(target=work, args=(replace(job, device=device), threads, os.getpid()))
+                moved = cast(J, replace(cast(Any, job), device=device))
+                process = context.Process(target=work, args=(moved, train, threads, os.getpid()))
                 process.start()
                 working.append(Working(process=process, job=job, device=device))
             time.sleep(POLL_S)
@@ -159,16 +193,16 @@ def train_side_by_side(
     return failed
 
 
-def tell_if_killed(entry: Working) -> None:
+def tell_if_killed(entry: Working[Any]) -> None:
     """A worker that was killed could not say so itself."""
     code = entry.process.exitcode or 0
     if code < 0:
         why = ": is the memory enough for so many at a time?" if -code == signal.SIGKILL else ""
         name = signal.Signals(-code).name
-        notice(f"failed: {entry.job.task} {entry.job.method}: its process was ended by {name}{why}")
+        notice(f"failed: {entry.job.title}: its process was ended by {name}{why}")
 
 
-def end(working: Sequence[Working]) -> None:
+def end(working: Sequence[Working[Any]]) -> None:
     """Ask workers to checkpoint and end, and wait for them."""
     for entry in working:
         if entry.process.is_alive() and entry.process.pid is not None:

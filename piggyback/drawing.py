@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
 Colour = NDArray[np.float32]
+Window = tuple[slice, slice]
+"""Rows and columns of a part of a picture."""
 
 FULL: Final = np.float32(2 * np.pi)
 
@@ -37,6 +39,15 @@ class Paper:
         y = self.y - self.between(-shift, shift)
         cosine, sine = np.float32(np.cos(angle) / scale), np.float32(np.sin(angle) / scale)
         return x * cosine + y * sine, y * cosine - x * sine
+
+    def cut(self, x: float, y: float, *, reach: float) -> tuple[Window, "Paper"]:
+        """The part no farther than `reach` pixels from a point, with that point as its middle; perhaps nothing."""
+        height, width = self.x.shape
+        middle_x, middle_y = x + (width - 1) / 2, y + (height - 1) / 2
+        rows = slice(max(0, int(middle_y - reach)), max(0, int(middle_y + reach) + 2))
+        columns = slice(max(0, int(middle_x - reach)), max(0, int(middle_x + reach) + 2))
+        right, down = self.x[rows, columns] - np.float32(x), self.y[rows, columns] - np.float32(y)
+        return (rows, columns), Paper(right, down, self.random)
 
 
 def as_field(values: object) -> Field:

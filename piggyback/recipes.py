@@ -1,0 +1,61 @@
+"""What the recipes of all benchmarks share: finding one by name, identifying a run, reading one back."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from piggyback.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R")
+
+
+def find_recipe(name: str, *, recipes: Mapping[str, R]) -> R:
+    """The recipe of that name.
+
+    Raises:
+        UnknownName: naming the nearest one.
+    """
+    try:
+        return recipes[name]
+    except KeyError:
+        raise UnknownName(name, known=recipes, kind="recipe") from None
+
+
+def recipe_named_in(arguments: Sequence[str], *, recipes: Mapping[str, R], default: str) -> R:
+    """The recipe that ``--recipe`` names among arguments not parsed yet."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--recipe="):
+            return find_recipe(argument.partition("=")[2], recipes=recipes)
+        if argument == "--recipe" and position + 1 < len(arguments):
+            return find_recipe(arguments[position + 1], recipes=recipes)
+    return find_recipe(default, recipes=recipes)
+
+
+def run_id(key: "DataclassInstance") -> str:
+    """Ten hexadecimal digits that identify a run by everything its numbers depend on."""
+    text = json.dumps(asdict(key), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def read_recipe(values: Mapping[str, Any], *, kind: type[R], name: str) -> R:
+    """The recipe that a result was measured with.
+
+    Args:
+        values: of the result's recipe; what a run adds to it is passed over.
+        kind: the recipe's class.
+        name: of the file, for messages.
+
+    Raises:
+        BadInput: it is none of that class.
+    """
+    known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]  # a dataclass, all of them
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in known}
+    try:
+        return kind(**chosen)
+    except (TypeError, ValueError) as fault:  # what comparing a text with a number and the like raise
+        raise BadInput(f"{name} has no such recipe: {fault}") from None

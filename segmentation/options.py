@@ -1,0 +1,253 @@
+"""What can be asked of the segmentation verbs; imports nothing heavy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+import tyro
+
+from piggyback.arguments import Names, Numbers
+from piggyback.recipes import recipe_named_in
+from segmentation.recipes import RECIPES, Recipe
+from segmentation.splits import EVALUATION_SPLIT, TRAIN_SPLIT
+
+DEFAULT_RECIPE: Final = "paper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Download the official archives.
+
+    Attributes:
+        out: folder for the archives.
+        archives: which ones, with commas between; voc2012 and sbd when not given.
+        url: another place to take them from; the file names are added to it.
+        json: print one JSON object instead of a table.
+    """
+
+    out: Path
+    archives: Names = ()
+    url: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Check and pack pictures and label maps.
+
+    Attributes:
+        source: folder with VOCdevkit and benchmark_RELEASE, unpacked or as the official archives.
+        out: folder for the packed splits.
+        splits: which ones, with commas between.
+        json: print one JSON object instead of a table.
+    """
+
+    source: Path
+    out: Path
+    splits: Names = (TRAIN_SPLIT, EVALUATION_SPLIT)
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiouOptions:
+    """Score palette PNGs of any program.
+
+    Attributes:
+        truth: folder of label maps, such as VOC's SegmentationClass.
+        predictions: folder of PNGs with the same names.
+        ids: file with one id per line; every PNG of the predictions when not given.
+        csv: also write the numbers per class into this file.
+        json: print one JSON object instead of a table.
+    """
+
+    truth: Path
+    predictions: Path
+    ids: Path | None = None
+    csv: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """Write or check the archive that VOC's evaluation server takes.
+
+    Attributes:
+        predictions: folder of palette PNGs, one per picture; with a .tgz or .tar it is checked and nothing written.
+        pictures: folder of the JPEG files, such as VOC's JPEGImages, for their sizes.
+        out: the .tgz to write.
+        ids: file with one id per line; the 1,456 of VOC2012's test part when not given.
+        json: print one JSON object instead of a table.
+    """
+
+    predictions: Path
+    pictures: Path
+    out: Path | None = None
+    ids: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RleOptions:
+    """Write label maps as COCO RLE.
+
+    Attributes:
+        predictions: folder of palette PNGs.
+        out: the JSON file to write.
+        json: print one JSON object instead of a line.
+    """
+
+    predictions: Path
+    out: Path
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Make a backbone file.
+
+    Attributes:
+        file: weights of a VGG in torchvision's names, by torch.save or as safetensors.
+        convention: what they were trained with: torchvision (RGB in 0..1, mean and standard deviation) or caffe (BGR in
+            0..255 minus a mean); no file says it of itself.
+        out: the backbone file to write.
+        force: overwrite a different file.
+        json: print one JSON object.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    convention: str
+    out: Path
+    force: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesOptions:
+    """Count what a task adds.
+
+    Attributes:
+        recipe: name of the recipe: paper, mini or smoke.
+        settings: the recipe's fields.
+        backbone: backbone file; VGG-16 with fc6 and fc7 when not given.
+        json: print one JSON object instead of a table.
+    """
+
+    recipe: str = DEFAULT_RECIPE
+    settings: Recipe = field(default_factory=Recipe)
+    backbone: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train with one method.  The flags of the recipe override what --recipe names.
+
+    Attributes:
+        method: what the task may change about the network.
+        data: folder that `segmentation prepare` wrote.
+        backbone: backbone file.
+        out: folder for runs; the same command again continues, or says that it is done.
+        recipe: name of the recipe: paper, mini or smoke.
+        settings: the recipe's fields.
+        device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
+        allow_overlap: evaluate although some of the pictures were trained on; the result says so.
+        allow_other_environment: continue a checkpoint of another torch, processor or thread count.
+        json: print one JSON object instead of a table.
+    """
+
+    method: str = "piggyback"
+    data: Path
+    backbone: Path
+    out: Path
+    recipe: str = DEFAULT_RECIPE
+    settings: Recipe = field(default_factory=Recipe)
+    device: str | None = None
+    allow_overlap: bool = False
+    allow_other_environment: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Train with one or more methods and seeds.  The flags of the recipe override what --recipe names.
+
+    Attributes:
+        data: folder that `segmentation prepare` wrote.
+        backbone: backbone file.
+        out: folder for runs; the same command again continues.
+        methods: with commas between.
+        seeds: with commas between; they take the place of the recipe's.
+        recipe: name of the recipe: paper, mini or smoke.
+        settings: the recipe's fields.
+        device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
+        parallel: processes that train at the same time; with several GPUs each takes one.  0 is one per GPU.
+        sheets: pictures to show on each method's overlay sheet; 0 for none.
+        allow_overlap: evaluate although some of the pictures were trained on; the results say so.
+        allow_other_environment: continue checkpoints of another torch, processor or thread count.
+        json: print one JSON object instead of tables.
+    """
+
+    data: Path
+    backbone: Path
+    out: Path
+    methods: Names = ("piggyback",)
+    seeds: Numbers = (0,)
+    recipe: str = DEFAULT_RECIPE
+    settings: Recipe = field(default_factory=Recipe)
+    device: str | None = None
+    parallel: int = 0
+    sheets: int = 6
+    allow_overlap: bool = False
+    allow_other_environment: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Measure a finished run's payload.
+
+    Attributes:
+        run: the run's folder.
+        data: folder that `segmentation prepare` wrote.
+        backbone: backbone file that the run was trained on.
+        split: packed split to measure on; the run's own when not given.  Of one without label maps, such as
+            voc2012_test, there are predictions only.
+        out: folder for predictions, matrix and numbers; the same command again continues there.
+        sheets: pictures to show on an overlay sheet; 0 for none.
+        device: such as cpu or cuda:1.
+        allow_overlap: evaluate although some of the pictures were trained on.
+        json: print one JSON object instead of a table.
+    """
+
+    run: Path
+    data: Path
+    backbone: Path
+    split: str | None = None
+    out: Path
+    sheets: int = 6
+    device: str | None = None
+    allow_overlap: bool = False
+    json: bool = False
+
+
+def train_defaults(arguments: Sequence[str]) -> TrainOptions:
+    """Defaults under the recipe that the arguments name; what has no default stays required."""
+    missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
+    return TrainOptions(settings=settings_for(arguments), **missing)  # type: ignore[arg-type]
+
+
+def run_defaults(arguments: Sequence[str]) -> RunOptions:
+    """Defaults under the recipe that the arguments name; what has no default stays required."""
+    missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
+    return RunOptions(settings=settings_for(arguments), **missing)  # type: ignore[arg-type]
+
+
+def sizes_defaults(arguments: Sequence[str]) -> SizesOptions:
+    """Defaults under the recipe that the arguments name."""
+    return SizesOptions(settings=settings_for(arguments))
+
+
+def settings_for(arguments: Sequence[str]) -> Recipe:
+    """The recipe that the arguments name."""
+    return recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)

@@ -1,0 +1,334 @@
+"""Packing in progress: decode pictures and label maps in threads, write each at its place, note what is done."""
+
+import errno
+import fcntl
+import io
+import os
+import shutil
+import struct
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from piggyback.errors import BadInput
+from piggyback.files import atomic_file, read_json, write_json
+from piggyback.tars import one_line
+from segmentation.label_files import read_label_map
+from segmentation.mat_files import read_mat
+from segmentation.packed import INDEX, VERSION, build_index, index_file, label_file, picture_file
+from segmentation.sources import Found, Key, Kind
+
+FORMATS: Final = ("JPEG", "PNG")
+MODES: Final = ("RGB", "L")  # Pillow cuts 16-bit values and inverts some CMYK when it converts them
+LARGEST_SIDE: Final = 1 << 13
+"""Rows or columns of one picture; VOC's have at most 500."""
+
+NOTED_EVERY: Final = 1000
+"""Files between two notes of progress: what a kill loses."""
+
+UNREADABLE: Final = (
+    OSError,  # Pillow's own errors, truncation among them
+    SyntaxError,  # broken PNG
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be packed.
+
+    Attributes:
+        folder: the split's.
+        ids: of its pictures.
+        labelled: label maps belong to it.
+        sizes: height and width of each picture; one that is missing or unreadable is not in it, and then
+            everything else is only checked and nothing is written.
+    """
+
+    folder: Path
+    ids: tuple[str, ...]
+    labelled: bool
+    sizes: Mapping[str, Size]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has a size."""
+        return len(self.sizes) == len(self.ids)
+
+
+class Packing:
+    """The packed files of one split while they are being made, in ``<folder>/.partial``.
+
+    A context manager.  Leaving it by an exception, an interrupt among them, notes what is done so that the next
+    one continues; a kill loses at most the last `NOTED_EVERY` files.
+
+    Args:
+        plan: what is to be packed.
+
+    Attributes:
+        done: files packed or checked so far, those of earlier runs included.
+        faults: of files found and not usable, in words that name the file.
+
+    Raises:
+        BadInput: the disk has not enough room.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.partial = partial_folder(plan.folder)
+        self.faults: dict[Key, str] = {}
+        self.done = 0
+        self._kinds = kinds(labelled=plan.labelled)
+        self._numbers = {one: number for number, one in enumerate(plan.ids)}
+        self._done = np.zeros((len(plan.ids), len(self._kinds)), dtype=np.bool_)
+        self._index = np.zeros(0, dtype=INDEX)
+        self._files: dict[Kind, int] = {}
+        self._running: deque[tuple[Key, Future[str | None]]] = deque()
+        self._workers = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._since_note = 0
+
+    def __enter__(self) -> Self:
+        if self.plan.complete:
+            try:
+                self._open()
+            except BaseException:
+                self._close()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._pool.shutdown(wait=True)
+            self.drain()
+            self.note()
+        finally:
+            self._close()
+
+    def wanted(self) -> list[Key]:
+        """Files that are neither packed nor checked yet, picture and label map in turn."""
+        keys = ((number, column) for number, column in np.argwhere(~self._done).tolist())
+        return [(self._kinds[column], self.plan.ids[number]) for number, column in keys]
+
+    def add(self, found: Found) -> None:
+        """Decode one file and write its pixels, in the background; bounded in what it holds."""
+        self._running.append((found.key, self._pool.submit(self._store, found)))
+        while len(self._running) > 32 * self._workers:
+            self._settle()
+        if self._since_note >= NOTED_EVERY:
+            self.note()
+
+    def drain(self) -> None:
+        """Wait for every file added."""
+        while self._running:
+            self._settle()
+
+    def note(self) -> None:
+        """Put pixels on the disk, then the list of those that are there, in this order."""
+        for file in self._files.values():
+            os.fsync(file)
+        if self._files:
+            with atomic_file(self.partial / "done.npy") as noted:
+                np.save(noted, self._done, allow_pickle=False)
+        self._since_note = 0
+
+    def _store(self, found: Found) -> str | None:
+        """Decode a file, compare its size with the picture's, write it; the fault in words, or None."""
+        kind, one = found.key
+        try:
+            pixels = decode(found)
+        except BadInput as fault:
+            return str(fault)
+        size = self.plan.sizes.get(one)
+        height, width = pixels.shape[:2]
+        if size is not None and size != (height, width):
+            return f"{found.name} is {width} x {height}, its picture {size[1]} x {size[0]}"
+        if kind in self._files:
+            offset = int(self._index["offset"][self._numbers[one]])
+            write_at(self._files[kind], pixels.tobytes(), offset=offset * (3 if kind == "picture" else 1))
+        return None
+
+    def _settle(self) -> None:
+        (kind, one), future = self._running.popleft()
+        text = future.result()
+        if text is not None:
+            self.faults[kind, one] = text
+        self._done[self._numbers[one], self._kinds.index(kind)] = text is None
+        self.done += 1
+        self._since_note += 1
+
+    def _open(self) -> None:
+        """Open the packed files at their full size, and take over what an earlier run has done."""
+        sizes = np.array([self.plan.sizes[one] for one in self.plan.ids], dtype=np.int64)
+        self._index = build_index(sizes[:, 0], sizes[:, 1])
+        pixels = int(sizes.prod(axis=1).sum())
+        self.partial.mkdir(parents=True, exist_ok=True)
+        missing = pixels * (4 if self.plan.labelled else 3) - _allocated(self.partial)
+        free = shutil.disk_usage(self.partial).free
+        if missing > free:
+            room = f"{missing / 2**30:.1f} GiB more, but only {free / 2**30:.1f} are free"
+            raise BadInput(f"{one_line(self.plan.folder)} needs {room}")
+        self._done = self._earlier(pixels)
+        self.done = int(self._done.sum())
+        for kind in self._kinds:
+            self._files[kind] = os.open(_file(self.partial, kind), os.O_RDWR | os.O_CREAT, 0o666)
+            os.ftruncate(self._files[kind], pixels * (3 if kind == "picture" else 1))
+        with atomic_file(index_file(self.partial)) as file:
+            np.save(file, self._index, allow_pickle=False)
+
+    def _earlier(self, pixels: int) -> NDArray[np.bool_]:
+        """Which files an earlier run has packed; none where its files do not fit."""
+        nothing = np.zeros_like(self._done)
+        try:
+            same = np.array_equal(np.load(index_file(self.partial), allow_pickle=False), self._index)
+            sizes = [_file(self.partial, kind).stat().st_size for kind in self._kinds]
+            done = np.load(self.partial / "done.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return nothing
+        fits = same and sizes == [pixels * (3 if kind == "picture" else 1) for kind in self._kinds]
+        return done if fits and done.dtype == nothing.dtype and done.shape == nothing.shape else nothing
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files = {}
+
+
+def kinds(*, labelled: bool) -> tuple[Kind, ...]:
+    """What belongs to a picture of a split."""
+    return ("picture", "labels") if labelled else ("picture",)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where a split is packed before it is finished."""
+    return folder / ".partial"
+
+
+def continues(folder: Path, *, state: object) -> bool:
+    """Whether an earlier run was stopped while packing the same; what it left of anything else is deleted.
+
+    Args:
+        folder: the split's.
+        state: JSON that says what is packed: its ids, for one.
+    """
+    partial = partial_folder(folder)
+    path = partial / "state.json"
+    state = {"version": VERSION, "packs": state}
+    try:
+        same = path.is_file() and read_json(path) == state
+    except BadInput:
+        same = False
+    if not same:
+        if partial.exists():
+            shutil.rmtree(partial)
+        write_json(path, state)
+    return same
+
+
+def measured(folder: Path, *, ids: tuple[str, ...]) -> dict[str, Size]:
+    """The sizes that an earlier run noted for these ids; nothing where it did not come to that."""
+    try:
+        index = np.load(index_file(partial_folder(folder)), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return {}
+    if index.dtype != INDEX or index.shape != (len(ids),):
+        return {}
+    return dict(zip(ids, zip(index["height"].tolist(), index["width"].tolist(), strict=True), strict=True))
+
+
+def measure(pictures: Iterable[Found], *, faults: dict[Key, str]) -> Iterator[tuple[str, Size]]:
+    """Height and width of each picture by its header alone; one without goes to `faults`, in words."""
+    for found in pictures:
+        try:
+            with _opened(found) as picture:
+                size = picture.height, picture.width
+        except BadInput as fault:
+            faults[found.key] = str(fault)
+            continue
+        yield found.key[1], size
+
+
+def decode(found: Found) -> NDArray[np.uint8]:
+    """A picture, uint8 (h, w, 3), RGB; or a label map, uint8 (h, w), of 0..20 and 255.
+
+    Raises:
+        BadInput: it is none, or damaged; the message names the file.
+    """
+    if found.key[0] == "picture":
+        with _opened(found) as picture:
+            return np.asarray(picture.convert("RGB"))
+    read = read_mat if found.suffix == ".mat" else read_label_map
+    return read(found.data, name=found.name)
+
+
+@contextmanager
+def _opened(found: Found) -> Iterator[Image.Image]:
+    """The picture with its size checked; nothing is decoded before the block asks for it."""
+    try:
+        with Image.open(io.BytesIO(found.data), formats=FORMATS) as picture:
+            if picture.mode not in MODES:
+                raise BadInput(f"{found.name} is a picture of mode {picture.mode}; 8-bit RGB or grey is expected")
+            if max(picture.size) > LARGEST_SIDE:
+                raise BadInput(f"{found.name} claims {picture.width:,} x {picture.height:,} pixels, too many")
+            yield picture
+    except UnidentifiedImageError:
+        raise BadInput(f"{found.name} is no JPEG or PNG picture") from None
+    except UNREADABLE as fault:
+        raise BadInput(f"{found.name} cannot be decoded ({one_line(fault)})") from None
+
+
+def write_at(file: int, data: bytes, *, offset: int) -> None:
+    """Write all of `data`; a nearly full disk writes in parts before it fails."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], offset + written)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes from packing into a folder while the block runs.
+
+    Raises:
+        BadInput: another process is at it.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(file)
+            raise BadInput(f"another process is packing into {one_line(folder)}: wait until it ends") from None
+        # Some network file systems have no locks; two writers would write the same bytes.
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def _file(folder: Path, kind: Kind) -> Path:
+    return picture_file(folder) if kind == "picture" else label_file(folder)
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes of disk that a folder's files take already: sparse files take less than their size."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())

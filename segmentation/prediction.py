@@ -1,0 +1,157 @@
+"""Label maps from a network, kept as PNGs: what is on the disk is not predicted again."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import interpolate
+
+from piggyback.console import notice
+from piggyback.device import autocast
+from piggyback.errors import BadInput, Diverged, Requeue
+from piggyback.files import read_json, write_json
+from piggyback.runs import StopFlag
+from segmentation.batches import scale_picture
+from segmentation.bench import Bench
+from segmentation.confusion import Matrix, count_pairs
+from segmentation.label_files import read_label_file, write_label_map
+from segmentation.packed import PackedSplit
+from segmentation.voc import CLASSES
+
+OF = "of.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A split's predictions.
+
+    Attributes:
+        folder: of the PNGs, ``<id>.png``.
+        matrix: confusion over all pictures, rows truth, columns prediction; all zero where there are no label maps.
+        pictures: how many.
+    """
+
+    folder: Path
+    matrix: Matrix
+    pictures: int
+
+
+def predict_picture(bench: Bench, network: nn.Module, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The most likely class of every pixel, uint8 (h, w), of a picture (h, w, 3); the network is in evaluation mode.
+
+    One picture at a time, unpadded, at the recipe's size; logits are scaled to the picture's own size before the
+    best class is taken, so that label maps are never resized.
+
+    Raises:
+        Diverged: a logit is not finite.
+    """
+    recipe, device = bench.job.recipe, bench.job.device
+    seen = scale_picture(picture, size=recipe.size)
+    with torch.inference_mode(), autocast(device, precision=recipe.precision):
+        pixels = torch.from_numpy(np.array(seen)).to(device)  # a copy: packed pictures cannot be written
+        logits = network(bench.backbone.feed(pixels[None]))
+        if seen.shape != picture.shape:
+            logits = interpolate(logits.float(), size=picture.shape[:2], mode="bilinear", align_corners=False)
+        if not torch.isfinite(logits).all():
+            raise Diverged("logits are not finite: the training diverged")
+        labels: NDArray[np.uint8] = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        return labels
+
+
+def count_places(bench: Bench, network: nn.Module, split: PackedSplit, places: Sequence[int]) -> Matrix:
+    """Confusion over some pictures of a labelled split; nothing is kept."""
+    network.eval()
+    matrix = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for place in places:
+        matrix += count_pairs(split.label_map(place), predict_picture(bench, network, split.picture(place)))
+    return matrix
+
+
+def predict_split(
+    bench: Bench,
+    network: nn.Module,
+    split: PackedSplit,
+    *,
+    folder: Path,
+    source: Mapping[str, Any],
+    stop: StopFlag | None = None,
+    on_picture: Callable[[int], None] = lambda done: None,
+) -> Scored:
+    """Predict every picture of a split into a folder, or go on with it, and count against the truth.
+
+    Args:
+        bench, network: the network shows the task.
+        split: with or without label maps.
+        folder: for the PNGs and for what they are of; PNGs of another `source` are removed first.
+        source: what the predictions depend on, as JSON.
+        stop: asks for an end after the picture under way.
+        on_picture: told how many are done.
+
+    Raises:
+        BadInput: the folder holds something else.
+        Requeue: a stop was asked for; what is done stays.
+    """
+    claim(folder, source=source)
+    network.eval()
+    matrix = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for place, labels in predictions(bench, network, split, folder=folder):
+        if split.labelled:
+            matrix += count_pairs(split.label_map(place), labels)
+        on_picture(place + 1)
+        if stop is not None and stop.requested and place + 1 < len(split):
+            raise Requeue
+    return Scored(folder=folder, matrix=matrix, pictures=len(split))
+
+
+def predictions(
+    bench: Bench, network: nn.Module, split: PackedSplit, *, folder: Path
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Each picture's place and label map: read where its PNG can be one of ours, else predicted."""
+    for place, one in enumerate(split.ids):
+        path, picture = folder / f"{one}.png", split.picture(place)
+        labels = read_prediction(path, shape=picture.shape[:2])
+        if labels is None:
+            labels = predict_picture(bench, network, picture)
+            write_label_map(path, labels)
+        yield place, labels
+
+
+def read_prediction(path: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """A prediction that was kept; None where there is none, or one that is damaged or none of ours."""
+    if not path.exists():
+        return None
+    try:
+        labels = read_label_file(path)
+    except BadInput as fault:
+        notice(f"{fault}: predicted again")
+        return None
+    if labels.shape != shape or labels.max() >= len(CLASSES):  # nothing is ever predicted to be void
+        notice(f"{path} is no prediction of this picture: predicted again")
+        return None
+    return labels
+
+
+def claim(folder: Path, *, source: Mapping[str, Any]) -> None:
+    """Make the folder one of these predictions; those of another payload, split or machine go.
+
+    Raises:
+        BadInput: the folder holds what no run put there; nothing of it is removed.
+    """
+    if (folder / OF).exists():
+        try:
+            known = read_json(folder / OF)
+        except BadInput:
+            known = None
+        if known == dict(source):
+            return
+        notice(f"{folder} holds predictions of another payload, data or machine: they are made again")
+        for path in (*folder.glob("*.png"), *folder.glob(".*.tmp")):  # a kill here leaves the old `OF`, and so no lie
+            path.unlink(missing_ok=True)
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise BadInput(f"{folder} holds files that are no predictions of a run: move them, or take another --out")
+    write_json(folder / OF, dict(source))

@@ -1,0 +1,132 @@
+"""All methods and seeds of a recipe: training and evaluation, then the final tables and overlay sheets."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from piggyback import console
+from piggyback.device import pick_device
+from piggyback.errors import BadInput
+from piggyback.methods import named_method
+from piggyback.runs import stop_on_signal
+from piggyback.workers import train_jobs
+from segmentation.bench import Bench, Job, open_bench
+from segmentation.collection import find_runs
+from segmentation.confusion import count_pairs, read_matrix, score, warn_if_background
+from segmentation.label_files import read_label_file
+from segmentation.options import RunOptions
+from segmentation.packed import PackedSplit
+from segmentation.sheets import SheetRow, write_sheet
+from segmentation.summary import as_json, show, summarise
+from segmentation.training import train_task
+
+
+def plan_jobs(options: RunOptions) -> list[Job]:
+    """Every method with every seed, a seed's methods one after the other.
+
+    Raises:
+        UnknownName: a method is not known; nothing was trained then.
+        BadInput: no method or no seed was named.
+    """
+    methods = [named_method(name).name for name in dict.fromkeys(options.methods)]
+    seeds = list(dict.fromkeys(options.seeds))
+    if not methods or not seeds:
+        raise BadInput("name at least one method and one seed: --methods piggyback,feature --seeds 0,1,2")
+    device = pick_device(options.device)
+    return [
+        Job(
+            method=method,
+            recipe=replace(options.settings, seed=seed),
+            data=options.data,
+            backbone=options.backbone,
+            out=options.out,
+            device=device,
+            allow_overlap=options.allow_overlap,
+            allow_other_environment=options.allow_other_environment,
+        )
+        for seed in seeds
+        for method in methods
+    ]
+
+
+def check_jobs(jobs: Sequence[Job]) -> Bench:
+    """Find what would fail before anything is trained, which can take days; gives the first job's bench.
+
+    Raises:
+        BadInput: data or backbone do not fit, or the folder has finished runs of another recipe, so that tables
+            could not tell which to take.
+    """
+    benches = [open_bench(job) for job in jobs]
+    finished = {job.method: find_runs(job.out, method=job.method) for job in jobs}
+    for bench in benches:
+        for run in finished[bench.job.method]:
+            if run.result.seed == bench.job.recipe.seed and run.folder.root.name != bench.root.name:
+                raise BadInput(
+                    f"{bench.job.out} has a run with {bench.job.title} by another recipe, data or backbone, "
+                    f"{run.folder.root.name}: take another --out, or remove that folder"
+                )
+    return benches[0]
+
+
+def score_background(split: PackedSplit) -> float:
+    """Mean IoU of calling every pixel background, the number to be above."""
+    maps = [split.label_map(place) for place in range(len(split))]
+    matrix = sum((count_pairs(truth, np.zeros_like(truth)) for truth in maps), np.zeros((21, 21), dtype=np.int64))
+    return score(matrix, pictures=len(split)).mean_iou
+
+
+def write_sheets(path: Path, split: PackedSplit, *, predictions: Path, pictures: int) -> None:
+    """An overlay sheet of pictures spread evenly over a split."""
+    places = np.unique(np.linspace(0, len(split) - 1, num=min(pictures, len(split))).round().astype(int)).tolist()
+    rows = [
+        SheetRow(
+            picture=split.picture(place),
+            truth=split.label_map(place) if split.labelled else None,
+            prediction=read_label_file(predictions / f"{split.ids[place]}.png"),
+            title=split.ids[place],
+        )
+        for place in places
+    ]
+    write_sheet(path, rows)
+
+
+def run(options: RunOptions) -> int:
+    """``piggyback segmentation run``."""
+    jobs = plan_jobs(options)
+    bench = check_jobs(jobs)
+    with stop_on_signal() as stop:
+        failed = train_jobs(jobs, train=train_task, parallel=options.parallel, stop=stop)
+    if len(failed) < len(jobs):
+        report(options, bench)
+    if failed:
+        names = ", ".join(job.title for job in failed)
+        raise BadInput(f"{len(failed)} of {len(jobs)} runs failed: {names}; the same command tries them again")
+    return 0
+
+
+def report(options: RunOptions, bench: Bench) -> None:
+    """Draw the sheets and print the tables of what is finished."""
+    split = bench.evaluation
+    summaries = []
+    for method in dict.fromkeys(options.methods):
+        runs = [run for run in find_runs(options.out, method=method) if run.result.seed in options.seeds]
+        if not runs:
+            continue
+        summaries.append(summarise(method, runs))
+        warn_if_background(read_matrix(runs[0].folder.root / "confusion.json"))
+        if options.sheets > 0:
+            predictions = runs[0].folder.root / "predictions" / split.name
+            write_sheets(
+                options.out / "sheets" / f"{method}.png", split, predictions=predictions, pictures=options.sheets
+            )
+    background = score_background(split)
+    if options.json:
+        console.print_json(as_json(summaries, background=background))
+        return
+    show(summaries, title=f"FCN-32s on {split.name}, {split.completeness} pictures", background=background)
+    if not bench.evaluation.official or not bench.train.official:
+        console.out.print("not the official data as a whole: no benchmark result", markup=False)
+    if options.sheets > 0:
+        console.out.print(f"overlay sheets: {options.out / 'sheets'}", markup=False, soft_wrap=True)
