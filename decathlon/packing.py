@@ -1,15 +1,12 @@
 """Packing in progress: decode pictures in threads, write each at its place, note what is done."""
 
-import errno
-import fcntl
 import io
 import os
 import shutil
-import struct
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,22 +20,11 @@ from decathlon.annotations import Annotations
 from decathlon.packed import INDEX, VERSION, index_file, pixel_file
 from decathlon.tasks import SPLITS, Split
 from piggyback.errors import BadInput
-from piggyback.files import atomic_file, read_json, write_json
+from piggyback.files import atomic_file, hold, read_json, write_json
+from piggyback.pictures import FORMATS, UNREADABLE
 
-FORMATS: Final = ("JPEG", "PNG")  # the release has JPEG; the fewer decoders see untrusted bytes, the better
 NOTED_EVERY: Final = 2000
 """Pictures between two notes of progress: what a kill loses."""
-
-UNREADABLE: Final = (
-    OSError,  # Pillow's own errors, truncation among them
-    SyntaxError,  # broken PNG
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 @dataclass(frozen=True)
@@ -93,12 +79,12 @@ class Packing:
         self._workers = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         self._since_note = 0
-        self._lock: int | None = None
+        self._held = ExitStack()
         self.done = 0
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.folder)
+        self._held.enter_context(hold(self.folder, work="packing into"))
         try:
             self._open()
         except BaseException:
@@ -207,26 +193,7 @@ class Packing:
 
     def _close(self) -> None:
         self._close_files()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-
-def lock(folder: Path) -> int | None:
-    """Keep other processes from packing into a folder; a file descriptor to close, None where locks do not work.
-
-    Raises:
-        BadInput: another process has it.
-    """
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
-        os.close(file)
-        if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BadInput(f"another process is packing into {folder}: wait until it ends") from None
-        return None  # some network file systems have no locks; two writers would write the same bytes
-    return file
+        self._held.close()
 
 
 def build_index(annotations: Annotations) -> NDArray[np.void]:

@@ -57,3 +57,9 @@ class Diverged(PiggybackError):
 
 class Requeue(Exception):
     """The run was asked to stop, and has left a checkpoint."""
+
+
+def one_line(name: object) -> str:
+    """A file's name for a message: as it is, or quoted with escapes where a character would break the line."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)

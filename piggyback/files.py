@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and JSON read strictly."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 
 CHUNK: Final = 1 << 20
+LOCK: Final = ".lock"
 
 
 @contextmanager
@@ -31,6 +33,29 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold(folder: Path, *, work: str) -> Iterator[None]:
+    """Keep other processes away from a folder while the block runs; the lock ends with the process, whatever ends it.
+
+    Args:
+        folder: gets a file ``.lock``, which stays.
+        work: what is done, for the message: "at work on".
+
+    Raises:
+        BadInput: another process has it.
+    """
+    with (folder / LOCK).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another process is {work} {one_line(folder)}: wait until it ends, or end it") from None
+        except OSError as fault:  # a file system without locks
+            from piggyback.console import notice  # here, as rich is not for everyone who writes a file
+
+            notice(f"note: {one_line(folder)} cannot be locked ({fault.strerror}); start no second process for it")
+        yield
 
 
 def write_bytes(path: Path, data: bytes) -> None:

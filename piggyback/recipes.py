@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from piggyback.errors import BadInput, UnknownName
+from piggyback.errors import BadInput, PiggybackError, UnknownName
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,13 +27,14 @@ def find_recipe(name: str, *, recipes: Mapping[str, R]) -> R:
 
 
 def recipe_named_in(arguments: Sequence[str], *, recipes: Mapping[str, R], default: str) -> R:
-    """The recipe that ``--recipe`` names among arguments not parsed yet."""
+    """The recipe that ``--recipe`` names among arguments not parsed yet; the last one, as the parser takes it."""
+    name = default
     for position, argument in enumerate(arguments):
         if argument.startswith("--recipe="):
-            return find_recipe(argument.partition("=")[2], recipes=recipes)
-        if argument == "--recipe" and position + 1 < len(arguments):
-            return find_recipe(arguments[position + 1], recipes=recipes)
-    return find_recipe(default, recipes=recipes)
+            name = argument.partition("=")[2]
+        elif argument == "--recipe" and position + 1 < len(arguments):
+            name = arguments[position + 1]
+    return find_recipe(name, recipes=recipes)
 
 
 def run_id(key: "DataclassInstance") -> str:
@@ -55,7 +56,11 @@ def read_recipe(values: Mapping[str, Any], *, kind: type[R], name: str) -> R:
     """
     known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]  # a dataclass, all of them
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in known}
+    hints = get_type_hints(kind)
+    for key, value in chosen.items():
+        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
+            raise BadInput(f"{name} has no such recipe: {key} is {value!r:.40}, not one of {get_args(hints[key])}")
     try:
         return kind(**chosen)
-    except (TypeError, ValueError) as fault:  # what comparing a text with a number and the like raise
+    except (PiggybackError, TypeError, ValueError) as fault:  # the latter of comparing a text with a number and such
         raise BadInput(f"{name} has no such recipe: {fault}") from None

@@ -1,6 +1,5 @@
 """Run folders: what a training leaves on the disk, and how it goes on after a break."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from piggyback.console import notice
 from piggyback.device import describe_device
 from piggyback.errors import BadInput, Requeue
-from piggyback.files import read_json, write_bytes, write_json
+from piggyback.files import hold, read_json, write_bytes, write_json
 
 State = Literal["running", "done", "failed", "requeue"]
 KEPT_CHECKPOINTS: Final = 2
@@ -77,21 +76,13 @@ class RunFolder:
         """The measured result."""
         return self.root / "result.json"
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep other processes away while the block runs; the lock ends with the process, whatever ends it.
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep other processes away while the block runs.
 
         Raises:
             BadInput: another process is at work on the run.
         """
-        with (self.root / ".lock").open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BadInput(f"another process is at work on {self.root}: let it end, or end it") from None
-            except OSError as fault:  # a file system without locks
-                notice(f"note: {self.root} cannot be locked ({fault.strerror}); start no second process for this run")
-            yield
+        return hold(self.root, work="at work on")
 
     def read_status(self) -> dict[str, Any]:
         """What ``status.json`` says; nothing where it is missing or damaged, as nothing depends on it."""

@@ -14,18 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
+from piggyback.errors import one_line
+
 DAMAGED: Final = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 """What reading a damaged archive raises."""
 
 
 Refuse = Callable[[str], object]
 """Takes one line about something that was left out."""
-
-
-def one_line(name: object) -> str:
-    """A file's name for a message: as it is, or quoted with escapes where a character would break the line."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
 
 
 def open_stream(file: IO[bytes]) -> tarfile.TarFile:

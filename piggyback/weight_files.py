@@ -195,9 +195,14 @@ def read_entry(path: Path, *, model: type[Header]) -> Header | None:
     if text is None:
         return None
     value = parse_json(text.encode(), name=f"the metadata of {path}")
-    version = value.get("format") if isinstance(value, dict) else None
+    entry = value if isinstance(value, dict) else {}
+    version = entry.get("format")
     if version != FORMAT:
         raise BadInput(f"{path} is a backbone file of format {version!r:.40}; this version reads format {FORMAT}")
+    wanted = model.model_fields["architecture"].default if "architecture" in model.model_fields else None
+    found = entry.get("architecture", wanted)
+    if found != wanted:
+        raise BadInput(f"{path} is another benchmark's backbone file: its network is a {found!r:.40}, not a {wanted!r}")
     try:
         return model.model_validate_json(text)
     except ValidationError as fault:

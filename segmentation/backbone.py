@@ -11,6 +11,7 @@ are normalised belongs to the weights and stands in the file: a network trained 
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,7 @@ from segmentation.fcn import FC6_KERNEL, FCN32s, Margin, shape_of
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Spread = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
+Stage = Annotated[tuple[Width, ...], Field(min_length=1, max_length=100)]
 
 HIDDEN: Final = {"classifier.0": "hidden.fc6", "classifier.3": "hidden.fc7"}  # torchvision's name and ours
 OWN_HEAD: Final = "classifier.6."  # ImageNet's classes; no task of ours uses them
@@ -71,7 +73,7 @@ class Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     format: Literal[1] = FORMAT
     architecture: Literal["vgg"] = "vgg"
-    channels: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=5, max_length=5)]
+    channels: Annotated[tuple[Stage, ...], Field(min_length=5, max_length=5)]
     hidden: Width | None
     normalise: Normalise
     source: dict[str, Any] = {}
@@ -131,7 +133,8 @@ def load_backbone(path: Path) -> Backbone:
     if header is None:
         raise BadInput(
             f"{path} does not say how its network is to be fed: "
-            f"`piggyback segmentation backbone import {path} --convention torchvision --out vgg16.safetensors` "
+            f"`piggyback segmentation backbone import {shlex.quote(str(path))} --convention torchvision "
+            "--out vgg16.safetensors` "
             "(or --convention caffe) makes a backbone file of it"
         )
     weights = check_against(load_safetensors(path), header=header, path=path)
@@ -162,15 +165,18 @@ def import_backbone(path: Path, *, convention: str, out: Path, force: bool = Fal
     """
     if convention not in CONVENTIONS:
         raise UnknownName(convention, known=CONVENTIONS, kind="convention")
+    if out.resolve() == path.resolve():
+        raise BadInput(f"{out} is the file of weights itself; choose another --out")
     state = find_state(load_weights(path), path=path)
+    if is_safetensors(path) and read_entry(path, model=Header) is not None:
+        raise BadInput(f"{path} is a backbone file already, and says how it is fed; use it as it is")
     channels = infer_channels(state, path=path)
     named = {name_of(key): tensor for key, tensor in state.items() if not key.startswith(OWN_HEAD)}
-    fc6 = named.get("hidden.fc6.weight")
-    hidden = None if fc6 is None else fc6.shape[0]
-    if fc6 is not None:
-        named["hidden.fc6.weight"] = as_convolution(fc6, kernel=FC6_KERNEL, path=path)
-        if "hidden.fc7.weight" in named:
-            named["hidden.fc7.weight"] = as_convolution(named["hidden.fc7.weight"], kernel=1, path=path)
+    hidden = None
+    for name, kernel in (("hidden.fc7.weight", 1), ("hidden.fc6.weight", FC6_KERNEL)):
+        if name in named:
+            named[name] = as_convolution(named[name], kernel=kernel, path=path)
+            hidden = named[name].shape[0]
     source = {"file": path.name, "sha256": sha256_of(path), "convention": convention}
     header = Header(channels=channels, hidden=hidden, normalise=CONVENTIONS[convention], source=source)
     write_backbone(out, check_against(named, header=header, path=path), header=header, replace=force)
@@ -185,9 +191,9 @@ def name_of(key: str) -> str:
 
 def as_convolution(weight: Tensor, *, kernel: int, path: Path) -> Tensor:
     """A linear layer's weight ``(out, in * kernel^2)`` as a convolution's ``(out, in, kernel, kernel)``."""
-    if weight.ndim == 2 and weight.shape[1] % kernel**2 == 0:
-        return weight.reshape(weight.shape[0], -1, kernel, kernel)
-    if weight.ndim == 4 and weight.shape[2:] == (kernel, kernel):
+    if weight.ndim == 2 and weight.numel() and weight.shape[1] % kernel**2 == 0:
+        return weight.reshape(weight.shape[0], weight.shape[1] // kernel**2, kernel, kernel)
+    if weight.ndim == 4 and weight.numel() and weight.shape[2:] == (kernel, kernel):
         return weight
     raise BadInput(f"{path}: a hidden layer of shape {tuple(weight.shape)} is no fully connected layer of a VGG")
 
@@ -203,7 +209,7 @@ def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[in
         for key, tensor in state.items()
         if (match := re.fullmatch(r"features\.(\d{1,3})\.weight", key)) and tensor.ndim == 4
     }
-    if any(key.endswith("running_mean") for key in state):
+    if any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in state):
         raise BadInput(f"{path} has batch normalisation; FCN-32s is built on the plain VGG-16 (vgg16, not vgg16_bn)")
     stages: list[list[int]] = []
     before: int | None = None
@@ -214,7 +220,8 @@ def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[in
             break
         stages[-1].append(found[place].shape[0])
         before = place
-    if len(stages) != 5 or sum(map(len, stages)) != len(found) or 0 not in found:
+    hollow = not all(tensor.numel() for tensor in found.values())
+    if len(stages) != 5 or sum(map(len, stages)) != len(found) or 0 not in found or hollow:
         first = ", ".join(list(state)[:4])
         raise BadInput(
             f"{path} is no VGG of five stages in torchvision's names (features.0, features.2, features.5, ...): "

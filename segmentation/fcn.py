@@ -5,8 +5,8 @@ github.com/shelhamer/fcn.berkeleyvision.org: padding of 100 in the first convolu
 as a 7x7 convolution, a score layer that starts at zero, a 64x64 deconvolution of stride 32 that starts as bilinear
 interpolation, and a crop at 19.
 
-With torch's usual pooling, which rounds down, the upscored map would be smaller than the picture for 372 heights
-below 1000, 375 among them.
+With torch's usual pooling, which rounds down, the upscored map would be smaller than the picture for 360 heights
+below 1000, 375 among them, and there would be no map at all for heights up to 25.
 """
 
 from collections import OrderedDict
@@ -165,16 +165,6 @@ class LearnedUpscore(nn.ConvTranspose2d):
         with torch.no_grad():
             self.weight.zero_()
             self.weight[range(classes), range(classes)] = bilinear_kernel(KERNEL)
-
-
-def covered(height: int, *, margin: Margin) -> bool:
-    """Whether the upscored map covers a picture of that height, by arithmetic alone."""
-    first, fc6 = PADDINGS[margin]
-    rows = height + 2 * first - 2
-    for _ in range(5):
-        rows = -(-rows // 2)
-    rows += 2 * fc6 - (FC6_KERNEL - 1)
-    return rows >= 1 and STRIDE * (rows - 1) + KERNEL - crop_offset(first, fc6) >= height
 
 
 def shape_of(channels: Sequence[Sequence[int]], *, hidden: int) -> Shape:

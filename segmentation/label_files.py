@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.files import write_bytes
 from segmentation.voc import CLASSES, PALETTE, VOID
 
@@ -34,12 +34,6 @@ _REMEDY: Final = "label maps are PNGs of palette indices (mode P), or of 8-bit g
 _ALLOWED: Final = np.isin(np.arange(256), [*range(len(CLASSES)), VOID])
 _COLOURS: Final = {PALETTE[3 * label : 3 * label + 3]: label for label in (*range(len(CLASSES)), VOID)}
 _BLACK: Final = bytes(3)
-
-
-def one_line(name: object) -> str:
-    """A file's name for a message: as it is, or quoted with escapes where a character of it would break the line."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)
 
 
 def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -198,7 +192,7 @@ def _check_palette(palette: bytes, used: list[int], *, depth: int, name: str) ->
             "the program that wrote it cut its labels; write it with 256 colours"
         )
     moved = [label for label, colour in colours.items() if _COLOURS.get(colour, label) != label]
-    renumbered = len(set(colours.values())) == len(colours) and all(colour in _COLOURS for colour in colours.values())
+    renumbered = all(colour in _COLOURS for colour in colours.values())
     # Black alone proves nothing: it also fills palettes that nobody set.
     for label in moved if renumbered else ():
         if colours[label] != _BLACK:

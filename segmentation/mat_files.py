@@ -18,8 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from piggyback.errors import BadInput
-from piggyback.tars import one_line
+from piggyback.errors import BadInput, one_line
 from segmentation.voc import CLASSES
 
 LARGEST: Final = 1 << 26

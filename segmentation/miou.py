@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 
 from piggyback import console
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from segmentation.confusion import Matrix, count_pairs, score, show, warn_if_background, write_csv
-from segmentation.label_files import one_line, read_label_file
+from segmentation.label_files import read_label_file
 from segmentation.options import MiouOptions
 from segmentation.splits import parse_ids
 from segmentation.voc import CLASSES

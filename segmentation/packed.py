@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piggyback.console import notice
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.files import read_json, write_json
-from piggyback.tars import one_line
 from segmentation.splits import complete_text, find_split, overlap
 
 VERSION: Final = 1
@@ -274,7 +273,7 @@ def refuse_overlap(train: PackedSplit, evaluation: PackedSplit, *, allow: bool) 
     if not allow:
         raise BadInput(
             f"{text}: scores on pictures that were trained on say nothing. Evaluate on another split, such as "
-            "seg11valid or voc2012_val_minus_sbd, or allow the overlap"
+            "seg11valid or voc2012_val_minus_sbd, or allow it with --allow-overlap"
         )
     notice(f"{text}: allowed, but these scores compare with no others")
     return len(both)

@@ -1,12 +1,8 @@
 """Packing in progress: decode pictures and label maps in threads, write each at its place, note what is done."""
 
-import errno
-import fcntl
 import io
 import os
 import shutil
-import struct
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,32 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.files import atomic_file, read_json, write_json
-from piggyback.tars import one_line
+from piggyback.pictures import FORMATS, UNREADABLE
 from segmentation.label_files import read_label_map
 from segmentation.mat_files import read_mat
 from segmentation.packed import INDEX, VERSION, build_index, index_file, label_file, picture_file
 from segmentation.sources import Found, Key, Kind
 
-FORMATS: Final = ("JPEG", "PNG")
 MODES: Final = ("RGB", "L")  # Pillow cuts 16-bit values and inverts some CMYK when it converts them
 LARGEST_SIDE: Final = 1 << 13
 """Rows or columns of one picture; VOC's have at most 500."""
 
 NOTED_EVERY: Final = 1000
 """Files between two notes of progress: what a kill loses."""
-
-UNREADABLE: Final = (
-    OSError,  # Pillow's own errors, truncation among them
-    SyntaxError,  # broken PNG
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 Size = tuple[int, int]
 """Height and width."""
@@ -302,27 +286,6 @@ def write_at(file: int, data: bytes, *, offset: int) -> None:
     written = 0
     while written < len(data):
         written += os.pwrite(file, data[written:], offset + written)
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes from packing into a folder while the block runs.
-
-    Raises:
-        BadInput: another process is at it.
-    """
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
-        if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(file)
-            raise BadInput(f"another process is packing into {one_line(folder)}: wait until it ends") from None
-        # Some network file systems have no locks; two writers would write the same bytes.
-    try:
-        yield
-    finally:
-        os.close(file)
 
 
 def _file(folder: Path, kind: Kind) -> Path:

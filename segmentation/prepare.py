@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piggyback.console import notice, out, print_json, progress_bar, table
-from piggyback.errors import BadInput
-from piggyback.files import CHUNK
-from piggyback.tars import one_line
+from piggyback.errors import BadInput, one_line
+from piggyback.files import CHUNK, LOCK, hold
 from segmentation.packed import (
     Manifest,
     find_fault,
@@ -29,7 +28,7 @@ from segmentation.packed import (
     split_folder,
     write_manifest,
 )
-from segmentation.packing import Packing, Plan, Size, continues, hold, kinds, measure, measured, partial_folder
+from segmentation.packing import Packing, Plan, Size, continues, kinds, measure, measured, partial_folder
 from segmentation.sources import IdList, Key, Kind, Source, expected, file_name
 from segmentation.splits import Split, complete_text, find_split, published_ids
 from segmentation.voc import CLASSES, VOID
@@ -177,12 +176,12 @@ def prepare_split(source: Source, out: Path, split: Split) -> SplitReport:
     folder = split_folder(out, split.name)
     folder.mkdir(exist_ok=True)
     try:
-        with hold(folder):
+        with hold(folder, work="packing into"):
             finished = _finished(out, split, listed=listed)
             return finished if finished is not None else _pack(source, folder, split=split, listed=listed)
     finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder)
 
 
 def _failed(split: Split, listed: IdList | None, *, problems: tuple[str, ...]) -> SplitReport:

@@ -92,7 +92,7 @@ class Recipe:
             raise BadInput("decay_after and trial_share are shares of the epochs: above 0, at most 1")
         if not 0 <= self.dropout < 1:
             raise BadInput(f"dropout is a share below 1, not {self.dropout}")
-        if not self.init > self.threshold:
+        if not -math.inf < self.threshold < self.init < math.inf:
             raise BadInput(f"init {self.init} must exceed threshold {self.threshold}: all masks start at one")
         if not all(0 < rate < math.inf for rate in self.lr_grid):
             raise BadInput(f"learning rates must be positive, not {self.lr_grid}")

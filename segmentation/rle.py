@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from piggyback import console
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.files import write_bytes
-from segmentation.label_files import one_line, read_label_file
+from segmentation.label_files import read_label_file
 from segmentation.miou import SUFFIX, list_ids
 from segmentation.options import RleOptions
 from segmentation.voc import VOID

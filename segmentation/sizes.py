@@ -7,6 +7,7 @@ the fixed one, which is not stored.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from segmentation.options import SizesOptions
 from segmentation.recipes import Recipe
 from segmentation.voc import CLASSES
 
-BYTES: int = 4  # of a float32
+BYTES: Final = 4  # of a float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.tars import (
     DAMAGED,
     Refuse,
     check_end,
     find_member_fault,
     iterate_members,
-    one_line,
     open_stream,
     read_content,
     read_plain_file,

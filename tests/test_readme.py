@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from segmentation.drawn_release import Amounts, write_release
+from segmentation.fcn import VGG16
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -45,12 +48,30 @@ def test_every_block_is_of_a_language_that_is_run() -> None:
     assert set(re.findall(r"^```(\w*)$", README, flags=re.M)) == {"python", "sh", ""}
 
 
-def test_shell_blocks_lead_from_archives_to_a_score(release: Path) -> None:
+def add_segmentation(folder: Path) -> None:
+    """VOC's and SBD's part of ``archives``, drawn, and ``vgg16.pth``, a narrow VGG in torchvision's names."""
+    write_release(folder / "archives", amounts=Amounts(train=3, val=2))
+    state: dict[str, torch.Tensor] = {}
+    place, before = 0, 3
+    for stage in VGG16.channels:
+        for _ in stage:
+            state[f"features.{place}.weight"], state[f"features.{place}.bias"] = (
+                torch.ones(2, before, 3, 3),
+                torch.ones(2),
+            )
+            place, before = place + 2, 2
+        place += 1
+    for layer, wide in ((0, 2 * 49), (3, 4)):
+        state[f"classifier.{layer}.weight"], state[f"classifier.{layer}.bias"] = torch.ones(4, wide), torch.ones(4)
+    torch.save(state, folder / "vgg16.pth")
+
+
+def test_shell_blocks_lead_from_archives_to_scores(release: Path) -> None:
     """`release` is a folder with ``archives``, ``backbone.pth`` and ``labels_test.zip`` of a tiny decathlon."""
-    shell = blocks("sh")
-    assert len(shell) == 2
+    add_segmentation(release)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for block in shell:
+    said = []
+    for block in blocks("sh"):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=release,
@@ -60,9 +81,14 @@ def test_shell_blocks_lead_from_archives_to_a_score(release: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-    assert '"complete": true' in done.stdout
-    assert '"official": false' in done.stdout
+        said.append(done.stdout)
+    decathlon, segmentation, score = said
+    assert "results.json" in decathlon
     assert (release / "results.zip").is_file()
+    assert "mean IoU" in segmentation
+    assert (release / "fcn" / "sheets" / "piggyback.png").is_file()
+    assert '"complete": true' in score
+    assert '"official": false' in score
 
 
 def test_links_lead_somewhere() -> None:

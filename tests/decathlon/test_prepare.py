@@ -14,6 +14,7 @@ from decathlon.packed import open_split, whole
 from decathlon.packing import Packing, decode
 from decathlon.prepare import prepare
 from piggyback.errors import BadInput, UnknownName
+from piggyback.files import hold
 
 
 def check_pixels(root: Path, task: str, built: tuple[dict[str, Any], dict[str, bytes]]) -> None:
@@ -209,11 +210,8 @@ def test_what_cannot_be_prepared_is_said(tiny: Any, tmp_path: Path) -> None:
 def test_a_second_process_is_kept_out(tiny: Any, tmp_path: Path) -> None:
     source, out = tiny.write("svhn"), tmp_path / "out"
     (out / "svhn").mkdir(parents=True)
-    held = decathlon.packing.lock(out / "svhn")
-    assert held is not None
-    with pytest.raises(BadInput, match="another process is packing"):
+    with hold(out / "svhn", work="packing into"), pytest.raises(BadInput, match="another process is packing"):
         prepare(source, out)
-    os.close(held)
     assert prepare(source, out).good
 
 

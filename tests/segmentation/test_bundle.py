@@ -1,5 +1,6 @@
 """The server's archive: its bytes, and every fault that the check must find before the server does."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from piggyback.errors import BadInput
-from segmentation.bundle import FOLDER, run
+from segmentation.bundle import FOLDER, run, write_archive
 from segmentation.label_files import encode_label_map, read_label_map, write_label_map
 from segmentation.options import BundleOptions
 from segmentation.splits import find_split, published_ids
@@ -72,6 +73,7 @@ def test_the_archive(good: BundleOptions, capsys: pytest.CaptureFixture[str]) ->
     assert run(good) == 0
     assert "6 label maps" in capsys.readouterr().out
     first = good.out.read_bytes()
+    assert first[3:8] == bytes(5)  # gzip's flags, so no file name, and its clock
     assert [path.name for path in good.out.parent.iterdir()] == ["results.tgz"]
     with tarfile.open(good.out) as tar:
         members = tar.getmembers()
@@ -201,6 +203,15 @@ def test_archives_of_others(good: BundleOptions, tmp_path: Path) -> None:
     for data in (whole[: len(whole) // 2], b"no archive at all" * 100, b"\x1f\x8bmore"):
         twice.predictions.write_bytes(data)
         fails(twice, "is damaged or no tar archive")
+
+
+def test_a_file_that_changes_meanwhile(good: BundleOptions) -> None:
+    assert good.out is not None
+    digests = {one: hashlib.sha256((good.predictions / f"{one}.png").read_bytes()).digest() for one in IDS}
+    edit(void)(good)
+    with pytest.raises(BadInput, match=r"2008_000003\.png changed"):
+        write_archive(good.out, good.predictions, digests=digests)
+    assert not list(good.out.parent.iterdir())
 
 
 def test_paths_that_are_none(good: BundleOptions, tmp_path: Path) -> None:

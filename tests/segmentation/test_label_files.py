@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from piggyback.errors import BadInput
-from segmentation.label_files import (
-    encode_label_map,
-    one_line,
-    palette_of,
-    read_label_file,
-    read_label_map,
-    write_label_map,
-)
+from piggyback.errors import BadInput, one_line
+from segmentation.label_files import encode_label_map, palette_of, read_label_file, read_label_map, write_label_map
 from segmentation.voc import PALETTE
 
 LABELS = [*range(21), 255]
@@ -70,6 +63,8 @@ def test_other_palettes_and_grey_are_taken() -> None:
         data = png(row, width=4, depth=8, colour=3, palette=palette)
         assert read_label_map(data, name="x").tolist() == [list(row)]
     assert read_label_map(png(row, width=4, depth=8, colour=0), name="x").tolist() == [list(row)]
+    # Black is VOC's background, and also what nobody set: it proves nothing about index 5.
+    assert read_label_map(png(b"\5", width=1, depth=8, colour=3, palette=bytes(768)), name="x").tolist() == [[5]]
     assert read_label_map(png(b"\x1f", width=2, depth=4, colour=3, palette=ramp[:48]), name="x").tolist() == [[1, 15]]
     labels = read_label_map(png(b"\x40", width=3, depth=1, colour=3, palette=PALETTE[:6]), name="x")
     assert labels.tolist() == [[0, 1, 0]]

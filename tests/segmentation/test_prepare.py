@@ -13,9 +13,10 @@ from PIL import Image
 import segmentation.packing
 import segmentation.prepare
 from piggyback.errors import BadInput, UnknownName
+from piggyback.files import hold
 from segmentation.options import PrepareOptions
 from segmentation.packed import open_split
-from segmentation.packing import Packing, hold
+from segmentation.packing import Packing
 from segmentation.prepare import GOLDEN, prepare, run
 from segmentation.sources import Found
 from segmentation.splits import find_split, published_ids
@@ -64,7 +65,7 @@ def test_trees_and_archives_give_the_same_packs(tiny: Any, tmp_path: Path, pixel
     assert report["sbd_train"]["completeness"] == "5 of 8498"
     check_pixels(out, tiny, pixels_of, "sbd_train", ids=tiny.trained, void=False)
     check_pixels(out, tiny, pixels_of, "seg11valid", ids=tiny.evaluated, void=True)
-    kept = ["index.npy", "labels.u8", "pictures.u8", "split.json"]
+    kept = [".lock", "index.npy", "labels.u8", "pictures.u8", "split.json"]
     assert left_behind(out) == sorted([*kept, *kept, *BOTH])
 
     packed = tmp_path / "archives"
@@ -185,6 +186,19 @@ def test_twice_is_free_and_another_list_packs_again(tiny: Any, tmp_path: Path, p
     check_pixels(out, tiny, pixels_of, "seg11valid", ids=tiny.evaluated[::-1], void=True)
 
 
+def test_the_fingerprint_is_of_ids_sizes_pixels_and_labels(tiny: Any, tmp_path: Path) -> None:
+    plain, found = np.zeros((6, 4), np.uint8), set()
+    first = ("a", plain, plain)
+    others = [("b", plain, plain), ("a", plain.T, plain.T), ("a", plain + 9, plain), ("a", plain, plain + 9)]
+    for number, (one, grey, classes) in enumerate([first, *others]):
+        source, out = tmp_path / f"{number}", tmp_path / f"{number}" / "out"
+        files = {f"JPEGImages/{one}.jpg": encode(grey), f"SegmentationClass/{one}.png": encode(classes)}
+        tiny.write_tree(source / "VOC2012", {**files, "ImageSets/Segmentation/val.txt": one.encode()})
+        assert prepare(source, out, splits=["voc2012_val"]).good
+        found.add(open_split(out, "voc2012_val").fingerprint)
+    assert len(found) == 5
+
+
 @pytest.mark.parametrize("stop", [0, 1, 4, 7])
 def test_a_killed_run_continues_where_it_was(
     tiny: Any, tmp_path: Path, pixels_of: Any, monkeypatch: pytest.MonkeyPatch, stop: int
@@ -221,7 +235,7 @@ def test_a_killed_run_continues_where_it_was(
 def test_only_one_process_packs_a_split(tiny: Any, tmp_path: Path) -> None:
     source, out = tiny.write(), tmp_path / "out"
     (out / "seg11valid").mkdir(parents=True)
-    with hold(out / "seg11valid"), pytest.raises(BadInput, match="another process is packing"):
+    with hold(out / "seg11valid", work="packing into"), pytest.raises(BadInput, match="another process is packing"):
         prepare(source, out, splits=["seg11valid"])
 
 

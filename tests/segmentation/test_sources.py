@@ -1,5 +1,7 @@
 import io
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,15 @@ def test_a_file_that_is_no_label_map_of_sbd_is_refused(data: bytes, message: str
         read_mat(data, name="2008\n1.mat")
     assert "2008\\n1.mat" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("data", "message"), [(bytes(65 << 20), "claims too much"), (bytes(64), "ends early")])
+def test_what_unpacks_to_too_much_or_lacks_its_checksum_is_refused(data: bytes, message: str) -> None:
+    packed = zlib.compress(data)
+    packed = packed if len(data) > 64 else packed[:-4]
+    file = bytes(124) + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed
+    with pytest.raises(BadInput, match=message):
+        read_mat(file, name="a.mat")
 
 
 @pytest.mark.parametrize("compressed", [True, False])
