@@ -4,6 +4,7 @@ The same few lines run eagerly or compiled; ``torch.compile`` fuses them into on
 that masking costs little more than fused Adam on the weights themselves (``docs/performance.md``).
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from piggyback.console import notice
+from piggyback.errors import BadInput
 from piggyback.methods import Method
 
 Tensors = Mapping[str, Tensor]
@@ -130,25 +132,36 @@ class MaskUpdate:
         self.write(parameter, weight, trained)
 
     def _compile(self, weight: Tensor) -> Kernel | None:
-        """A compiled kernel that was seen to work, or None and from then on eager."""
-        kernel = compiled_kernel(self.method)
-        one, two, three = (torch.zeros(4096, dtype=weight.dtype, device=weight.device) for _ in range(3))
-        states = self.method.start(three), self.method.start(three), self.method.start(three)
-        packed = Coefficients(0.0, 1.0, 0.9, 0.999, 1e-8).pack(weight)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # inductor warns about what it finds on the machine
-                kernel(one, two, three, states[0], states[1], states[2], packed)
-        except Exception as fault:  # whatever a missing or broken compiler raises; reported, not swallowed
-            if self.mode == "compiled":
-                raise
-            reason = str(fault).strip().splitlines()[0][:120] if str(fault).strip() else type(fault).__name__
-            notice(f"note: mask updates run uncompiled, the compiler failed: {reason}")
-            self.mode = "eager"
-            return None
-        return kernel
+        """A compiled kernel that was seen to work, or None and from then on eager.
+
+        Raises:
+            BadInput: compiled updates were asked for and the compiler fails.
+        """
+        reason = FAILURES.get(self.method)
+        if reason is None:
+            kernel = compiled_kernel(self.method)
+            one, two, three = (torch.zeros(4096, dtype=weight.dtype, device=weight.device) for _ in range(3))
+            states = self.method.start(three), self.method.start(three), self.method.start(three)
+            packed = Coefficients(0.0, 1.0, 0.9, 0.999, 1e-8).pack(weight)
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of a CUDA without a GPU
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # inductor warns about what it finds on the machine
+                    kernel(one, two, three, states[0], states[1], states[2], packed)
+            except Exception as fault:  # whatever a missing or broken compiler raises; reported, not swallowed
+                reason = str(fault).strip().splitlines()[0][:120] if str(fault).strip() else type(fault).__name__
+                FAILURES[self.method] = reason
+                if self.mode == "auto":
+                    notice(f"note: mask updates run uncompiled, the compiler failed: {reason}")
+            else:
+                return kernel
+        if self.mode == "compiled":
+            raise BadInput(f"mask updates cannot be compiled: {reason}. Install a C++ compiler, or take update eager")
+        self.mode = "eager"
+        return None
 
 
+FAILURES: Final[dict[Method, str]] = {}  # why compiling failed, so that it is tried and told once per process
 KERNELS: Final[dict[Method, Kernel]] = {}  # compiled once per method and process, whatever the optimizers
 
 

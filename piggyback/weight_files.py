@@ -113,9 +113,9 @@ def find_state(saved: Mapping[str, Any], *, path: Path) -> dict[str, Tensor]:
         BadInput: there is none, or it claims more weights than the file's bytes can be.
     """
     inner = next((saved[key] for key in ("state_dict", "net") if isinstance(saved.get(key), Mapping)), saved)
-    if not any(isinstance(value, Tensor) for value in inner.values()):
-        whole = saved.get("") if len(saved) == 1 else None  # what was no mapping
-        kind = f"a {type(whole).__name__}" if whole is not None else f"a {type(saved).__name__} without tensors"
+    alone = list(saved) == [""]  # what was no mapping
+    if alone or not any(isinstance(value, Tensor) for value in inner.values()):
+        kind = f"a {type(saved['']).__name__}" if alone else f"a {type(saved).__name__} without tensors"
         raise BadInput(f"{path} should hold a state dict, bare or under 'state_dict' or 'net'; it holds {kind}")
     state: dict[str, Tensor] = {}
     for key, value in inner.items():

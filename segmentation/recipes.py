@@ -134,13 +134,13 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
         "paper": Recipe(),
         "mini": Recipe(
-            epochs=10,
+            epochs=8,
             batch_size=4,
             lr=1e-4,
             head_lr_factor=3.0,
             decay_after=0.75,
             lr_grid=(5e-5, 1e-4, 2e-4),
-            trial_share=0.3,
+            trial_share=0.35,
             held_out=20,
             trained_on="train+val",
             margin="same",

@@ -4,6 +4,9 @@ beside the smallest VGG, for everything that trains on them."""
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -346,3 +349,22 @@ def outcome() -> Callable[[RunFolder], dict[str, Any]]:
         }
 
     return read
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``python -m piggyback`` with some words, or with code before it, on one thread."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*words: str, before: str = "") -> subprocess.Popen[str]:
+        how = ["-c", f"{before}\nimport runpy\nrunpy.run_module('piggyback', run_name='__main__')"]
+        command = [sys.executable, *(how if before else ["-m", "piggyback"]), *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()

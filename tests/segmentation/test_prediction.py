@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def test_a_split_is_predicted_kept_and_counted(bench: Bench, predict: Any, netwo
     assert network.seen == []  # all of it was there
 
 
-def test_a_split_without_label_maps_is_predicted_too(job: Job, predict: Any, capsys: Any) -> None:
+def test_a_split_without_label_maps_is_predicted_too(job: Job, predict: Any) -> None:
     split = open_split(job.data, "voc2012_test")
     assert not split.labelled
     scored = predict(split=split)
@@ -296,11 +295,3 @@ def test_a_kill_at_any_picture_changes_no_number(
         assert np.array_equal(again.matrix, whole.matrix)
         for path in whole.folder.glob("*.png"):
             assert (folder / path.name).read_bytes() == path.read_bytes()
-
-
-def test_a_truth_of_another_size_is_a_message(bench: Bench, predict: Any) -> None:
-    index = bench.evaluation.index.copy()
-    index["height"][0], index["width"][0] = index["width"][0], index["height"][0]
-    split = replace(bench.evaluation, index=index)
-    predict()
-    assert predict(split=split, source={**SOURCE, "split": "turned"}).pictures == 5
