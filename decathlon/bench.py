@@ -33,6 +33,7 @@ class Job:
         data: folder of packed tasks.
         backbone: backbone file.
         out: folder under which the run's folder is made.
+        folder: the run's, when somebody else has chosen it, such as a sweep.
         device: to train on.
         allow_other_environment: continue a checkpoint although its bits cannot be kept.
     """
@@ -45,6 +46,7 @@ class Job:
     out: Path
     device: torch.device
     allow_other_environment: bool = False
+    folder: Path | None = None
 
     @property
     def title(self) -> str:
@@ -76,7 +78,7 @@ class Bench:
     @property
     def root(self) -> Path:
         """The run's folder."""
-        return self.job.out / "runs" / self.key.folder_name
+        return self.job.folder or self.job.out / "runs" / self.key.folder_name
 
     @property
     def method(self) -> Method:

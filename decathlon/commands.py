@@ -13,6 +13,13 @@ COMMANDS: Final = (
         examples="  piggyback decathlon fetch --out archives",
     ),
     Command(
+        name="decathlon draw",
+        summary="draw a small decathlon in the form of the official release, to try things on",
+        options="decathlon.options:DrawOptions",
+        target="decathlon.drawn_release:run",
+        examples="  piggyback decathlon draw --out release",
+    ),
+    Command(
         name="decathlon prepare",
         summary="check the pictures against the annotations and pack them for training",
         options="decathlon.options:PrepareOptions",
@@ -78,6 +85,13 @@ COMMANDS: Final = (
             "  piggyback decathlon run --data data --backbone backbone.safetensors --recipe mini \\\n"
             "      --methods piggyback,feature,finetune --out runs"
         ),
+    ),
+    Command(
+        name="decathlon report",
+        summary="score the finished runs of a folder and say what is missing",
+        options="decathlon.options:ReportOptions",
+        target="decathlon.runs:run_report",
+        examples="  piggyback decathlon report --runs runs --data data --methods piggyback,feature --seeds 0,1,2",
     ),
     Command(
         name="decathlon submit",

@@ -18,8 +18,9 @@ from PIL import Image
 
 from decathlon.annotations import annotation_file
 from decathlon.drawing import DRAWN, draw_picture
+from decathlon.options import DrawOptions
 from decathlon.tasks import BACKBONE_TASK, SPLITS, Split, find_task
-from piggyback.console import progress_bar
+from piggyback.console import out, progress_bar
 from piggyback.errors import BadInput
 from piggyback.files import atomic_file, read_json, write_json
 
@@ -152,3 +153,10 @@ def write_pictures(path: Path, task: str, pictures: Sequence[DrawnPicture], *, s
             buffer.seek(0)
             tar.addfile(member, buffer)
             yield picture
+
+
+def run(options: DrawOptions) -> int:
+    """``piggyback decathlon draw``."""
+    write_release(options.out, amounts=Amounts())
+    out.print(f"ten drawn tasks in {options.out}", markup=False, soft_wrap=True)
+    return 0

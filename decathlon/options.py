@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import tyro
 
 from decathlon.recipes import RECIPES, Recipe
-from piggyback.arguments import Names
+from piggyback.arguments import Names, Numbers
 from piggyback.recipes import recipe_named_in
 
 DEFAULT_RECIPE: Final = "paper"
@@ -58,6 +58,7 @@ class TrainOptions:
         data: folder that `decathlon prepare` wrote.
         backbone: backbone file or WRN checkpoint.
         out: folder for runs; the same command again continues, or says that it is done.
+        folder: the run's folder; under --out, named by what identifies the run, when not given.
         recipe: name of the recipe: paper, mini or smoke.
         settings: the recipe's fields.
         device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
@@ -70,6 +71,7 @@ class TrainOptions:
     data: Path
     backbone: Path
     out: Path
+    folder: Path | None = None
     recipe: str = DEFAULT_RECIPE
     settings: Recipe = field(default_factory=Recipe)
     device: str | None = None
@@ -131,6 +133,42 @@ class RunOptions:
     parallel: int = 0
     allow_other_environment: bool = False
     json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Score the finished runs of a folder and say what is missing.
+
+    Attributes:
+        runs: folder of the runs.
+        data: folder that `decathlon prepare` wrote.
+        methods: with commas between.
+        tasks: those that should be there, with commas between; all nine when not given.
+        seeds: with commas between.
+        labels: labels of the test parts; those beside the data when not given.
+        device: for the backbone's own task, such as cpu or cuda:1.
+        json: print one JSON object instead of tables.
+    """
+
+    runs: Path
+    data: Path
+    methods: Names = ("piggyback",)
+    tasks: Names = ()
+    seeds: Numbers = (0,)
+    labels: Path | None = None
+    device: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Draw a small decathlon.
+
+    Attributes:
+        out: folder for it.
+    """
+
+    out: Path
 
 
 @dataclass(frozen=True, kw_only=True)

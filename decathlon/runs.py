@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from decathlon.bench import Job, open_bench
 from decathlon.collection import Setup, collect, find_runs, write_setup
 from decathlon.labels import Labels, find_labels, read_labels
-from decathlon.options import RunOptions
+from decathlon.options import ReportOptions, RunOptions
 from decathlon.packed import read_manifest
 from decathlon.scoring import ScoreReport, score_file
 from decathlon.submission import submission_entries, write_submission
-from decathlon.summary import print_summaries, summaries_as_json, summarise
+from decathlon.summary import MethodSummary, print_summaries, summaries_as_json, summarise
 from decathlon.tasks import MASKED_TASKS, find_task
 from decathlon.training import train_task
 from piggyback import console
@@ -73,28 +75,29 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             )
 
 
-def score_methods(options: RunOptions, *, labels: Labels) -> dict[str, ScoreReport]:
+def score_methods(
+    out: Path, methods: Sequence[str], *, seed: int, labels: Labels, device: torch.device
+) -> dict[str, ScoreReport]:
     """Write every method's submission and score it; a method without a labelled task is left out."""
     reports = {}
-    device = pick_device(options.device)
-    for method in dict.fromkeys(options.methods):
-        predictions = collect(options.out, method=method, seed=options.settings.seed, device=device)
+    for method in dict.fromkeys(methods):
+        predictions = collect(out, method=method, seed=seed, device=device)
         labelled = {task: found for task, found in predictions.items() if task in labels.tasks}
         if not labelled:
             console.notice(f"note: {labels.source} has no labels of any task of {method}")
             continue
-        file = options.out / "submissions" / f"{method}-seed{options.settings.seed}.json"
+        file = out / "submissions" / f"{method}-seed{seed}.json"
         write_submission(file, submission_entries(labelled))
         reports[method] = score_file(file, labels=labels)
     return reports
 
 
-def labels_for(options: RunOptions) -> Labels | None:
+def labels_for(labels: Path | None, *, data: Path) -> Labels | None:
     """Test labels, if there are any; this is the only place of a run that opens them."""
-    if options.labels is not None:
-        return read_labels(options.labels)
+    if labels is not None:
+        return read_labels(labels)
     try:
-        found: Path = find_labels(options.data)
+        found: Path = find_labels(data)
     except BadInput:
         console.notice("note: no labels of the test parts, so there are val accuracies only")
         return None
@@ -120,14 +123,50 @@ def run(options: RunOptions) -> int:
 
 def report(options: RunOptions) -> None:
     """Score what is finished and print the tables."""
-    labels = labels_for(options)
-    scores = score_methods(options, labels=labels) if labels is not None else {}
-    seed = options.settings.seed
-    summaries = [
-        summarise(method, find_runs(options.out, method=method, seed=seed), report=scores.get(method))
-        for method in dict.fromkeys(options.methods)
-    ]
+    summaries = gather(
+        options.out,
+        options.methods,
+        seed=options.settings.seed,
+        labels=labels_for(options.labels, data=options.data),
+        device=pick_device(options.device),
+    )
     if options.json:
         console.print_json(summaries_as_json(summaries))
     else:
         print_summaries(summaries)
+
+
+def gather(
+    out: Path, methods: Sequence[str], *, seed: int, labels: Labels | None, device: torch.device
+) -> list[MethodSummary]:
+    """What each method's finished runs gave; scored where there are labels."""
+    scores = score_methods(out, methods, seed=seed, labels=labels, device=device) if labels is not None else {}
+    return [
+        summarise(method, find_runs(out, method=method, seed=seed), report=scores.get(method))
+        for method in dict.fromkeys(methods)
+    ]
+
+
+def run_report(options: ReportOptions) -> int:
+    """``piggyback decathlon report``; 1 where a run is missing."""
+    labels, device = labels_for(options.labels, data=options.data), pick_device(options.device)
+    tasks = [find_task(name).name for name in dict.fromkeys(options.tasks)] or list(MASKED_TASKS)
+    reports, missing = {}, []
+    for seed in dict.fromkeys(options.seeds):
+        summaries = gather(options.runs, options.methods, seed=seed, labels=labels, device=device)
+        missing += [
+            f"{task} {summary.method} seed {seed}"
+            for summary in summaries
+            for task in tasks
+            if task not in summary.tasks
+        ]
+        reports[seed] = summaries
+        if not options.json:
+            console.out.print(f"seed {seed}", style="bold")
+            print_summaries(summaries)
+    if options.json:
+        seeds = {str(seed): summaries_as_json(summaries) for seed, summaries in reports.items()}
+        console.print_json({"seeds": seeds, "missing": missing})
+    elif missing:
+        console.out.print(f"missing: {', '.join(missing)}", markup=False, soft_wrap=True)
+    return 1 if missing else 0

@@ -275,6 +275,7 @@ def run(options: TrainOptions) -> int:
         out=options.out,
         device=pick_device(options.device),
         allow_other_environment=options.allow_other_environment,
+        folder=options.folder,
     )
     open_bench(job)
     note_setup(job.out, Setup(data=job.data, backbone=job.backbone, size=job.recipe.size))

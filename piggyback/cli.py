@@ -1,13 +1,14 @@
 """The console command: finds verbs through entry points, loads only the chosen one.
 
 A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of
-`Command`.  The module that holds it must import nothing heavy: option classes and texts only.  What a verb
+`Command`, or of mappings with its fields where the package stands without the core.  The module that holds it must
+import nothing heavy: option classes and texts only.  What a verb
 does stands elsewhere and is imported when the verb runs, so that no ``--help`` ever loads torch.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points, version
@@ -60,7 +61,8 @@ def find_commands() -> list[Command]:
     """All verbs of all installed packages, in the order of their names."""
     found: list[Command] = []
     for point in entry_points(group="piggyback.commands"):
-        found.extend(cast(tuple[Command, ...], point.load()))
+        offered = cast(tuple[Command | Mapping[str, Any], ...], point.load())
+        found.extend(one if isinstance(one, Command) else Command(**one) for one in offered)
     return sorted(found, key=lambda command: command.name)
 
 
@@ -149,6 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as fault:  # a full disk, a folder that may not be written
         place = f"{fault.filename}: " if fault.filename is not None else ""
         return end(FAILED, f"{place}{fault.strerror or fault}")
+    except Exception as fault:
+        if not getattr(fault, "for_user", False):  # how a package without the core marks its messages
+            raise
+        return end(FAILED, str(fault))
 
 
 def end(code: int, message: str) -> int:

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 class PiggybackError(Exception):
     """Base of all errors with a message for the user: what is wrong, what was found, what to do."""
 
+    for_user = True  # also for packages that stand without the core, and go by this alone
+
 
 class BadInput(PiggybackError):
     """A file, folder or argument is not what it must be."""

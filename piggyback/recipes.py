@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from piggyback.errors import BadInput, PiggybackError, UnknownName
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 R = TypeVar("R")
+D = TypeVar("D", bound="DataclassInstance")
 
 
 def find_recipe(name: str, *, recipes: Mapping[str, R]) -> R:
@@ -64,3 +65,40 @@ def read_recipe(values: Mapping[str, Any], *, kind: type[R], name: str) -> R:
         return kind(**chosen)
     except (PiggybackError, TypeError, ValueError) as fault:  # the latter of comparing a text with a number and such
         raise BadInput(f"{name} has no such recipe: {fault}") from None
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a recipe as flags of the console command, in a fixed order."""
+    flags: list[str] = []
+    for name, value in sorted(settings.items()):
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{flag}", *(str(one) for one in value)]
+        else:
+            flags += [f"--{flag}", str(value)]
+    return flags
+
+
+def change_recipe(recipe: D, settings: Mapping[str, Any], *, name: str) -> D:
+    """A recipe with other settings, such as those of a sweep's file.
+
+    Args:
+        recipe: a frozen dataclass.
+        settings: fields by name; lists become tuples.
+        name: of the file or table, for messages.
+
+    Raises:
+        BadInput: a field is not known, or its value is of another type or out of its range.
+    """
+    known = {entry.name for entry in fields(recipe)}
+    for key, value in settings.items():
+        if key not in known:
+            raise UnknownName(key, known=known, kind=f"setting of the recipe in {name}")
+        usual = getattr(recipe, key)
+        number = isinstance(usual, int | float) and not isinstance(usual, bool)
+        fits = isinstance(value, int | float) if number else usual is None or isinstance(value, type(usual) | list)
+        if not fits or (isinstance(value, bool) and not isinstance(usual, bool)):
+            raise BadInput(f"{name}: {key} must be of the kind of {usual!r}, not {value!r:.60}")
+    return replace(recipe, **{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})

@@ -37,6 +37,7 @@ class Job:
         data: folder of packed splits.
         backbone: backbone file.
         out: folder under which the run's folder is made.
+        folder: the run's, when somebody else has chosen it, such as a sweep.
         device: to train on.
         allow_overlap: evaluate although pictures were trained on.
         allow_other_environment: continue a checkpoint although its bits cannot be kept.
@@ -50,6 +51,7 @@ class Job:
     device: torch.device
     allow_overlap: bool = False
     allow_other_environment: bool = False
+    folder: Path | None = None
 
     @property
     def title(self) -> str:
@@ -80,7 +82,7 @@ class Bench:
     @property
     def root(self) -> Path:
         """The run's folder."""
-        return self.job.out / "runs" / self.key.folder_name
+        return self.job.folder or self.job.out / "runs" / self.key.folder_name
 
     @property
     def method(self) -> Method:
@@ -138,6 +140,7 @@ class Bench:
         head_rule: Rule = rule if recipe.head_rule == "adam" else SGDRule(weight_decay=recipe.weight_decay)
         return adapter.optimizer(
             mask_lr=rate,
+            weight_lr=rate * recipe.weight_lr_factor,
             head_lr=rate * recipe.head_lr_factor,
             rule=rule,
             head_rule=head_rule,

@@ -13,6 +13,13 @@ COMMANDS: Final = (
         examples="  piggyback segmentation fetch --out archives",
     ),
     Command(
+        name="segmentation draw",
+        summary="draw scenes in the form of SBD and VOC, and train a small VGG for them, to try things on",
+        options="segmentation.options:DrawOptions",
+        target="segmentation.drawn_backbone:run",
+        examples="  piggyback segmentation draw --out drawn",
+    ),
+    Command(
         name="segmentation prepare",
         summary="check pictures and label maps and pack them by split",
         options="segmentation.options:PrepareOptions",
@@ -59,6 +66,13 @@ COMMANDS: Final = (
             "  piggyback segmentation run --data data --backbone vgg16.safetensors --recipe mini \\\n"
             "      --methods piggyback,feature,finetune --seeds 0,1,2 --out runs"
         ),
+    ),
+    Command(
+        name="segmentation report",
+        summary="tables of the finished runs of a folder, and what is missing",
+        options="segmentation.options:ReportOptions",
+        target="segmentation.runs:run_report",
+        examples="  piggyback segmentation report --runs runs --data data --methods piggyback,feature --seeds 0,1,2",
     ),
     Command(
         name="segmentation evaluate",

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from piggyback.console import notice, progress_bar
+from piggyback.console import notice, out, progress_bar
 from piggyback.errors import Diverged
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Backbone, Header
 from segmentation.drawing import LABELS, draw_object
+from segmentation.drawn_release import write_release
 from segmentation.fcn import FCN32s, Shape
+from segmentation.options import DrawOptions
 
 SMALL: Final = Shape(channels=((16,), (32,), (64, 64), (96, 96), (128, 128)), hidden=128)
 SIDE: Final = 64
@@ -83,3 +85,11 @@ def draw_things(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """`count` pictures of each thing, uint8 (n, side, side, 3), and their places in `LABELS`, int64 (n)."""
     drawn = [draw_object(label, number=number, side=SIDE, seed=seed) for number in range(count) for label in LABELS]
     return torch.from_numpy(np.stack(drawn)), torch.arange(len(LABELS)).repeat(count)
+
+
+def run(options: DrawOptions) -> int:
+    """``piggyback segmentation draw``."""
+    write_release(options.out / "release")
+    train_backbone(options.out / "backbone.safetensors")
+    out.print(f"scenes in {options.out / 'release'}, a VGG in {options.out / 'backbone.safetensors'}", markup=False)
+    return 0

@@ -148,6 +148,7 @@ class TrainOptions:
         data: folder that `segmentation prepare` wrote.
         backbone: backbone file.
         out: folder for runs; the same command again continues, or says that it is done.
+        folder: the run's folder; under --out, named by what identifies the run, when not given.
         recipe: name of the recipe: paper, mini or smoke.
         settings: the recipe's fields.
         device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
@@ -160,6 +161,7 @@ class TrainOptions:
     data: Path
     backbone: Path
     out: Path
+    folder: Path | None = None
     recipe: str = DEFAULT_RECIPE
     settings: Recipe = field(default_factory=Recipe)
     device: str | None = None
@@ -229,6 +231,38 @@ class EvaluateOptions:
     device: str | None = None
     allow_overlap: bool = False
     json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Tables of the finished runs of a folder, and what is missing.
+
+    Attributes:
+        runs: folder of the runs.
+        data: folder that `segmentation prepare` wrote.
+        split: that the runs were evaluated on.
+        methods: with commas between.
+        seeds: those that should be there, with commas between.
+        json: print one JSON object instead of tables.
+    """
+
+    runs: Path
+    data: Path
+    split: str = EVALUATION_SPLIT
+    methods: Names = ("piggyback",)
+    seeds: Numbers = (0,)
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Draw scenes, and train a small VGG on single drawn things.
+
+    Attributes:
+        out: folder for both: release/ and backbone.safetensors.
+    """
+
+    out: Path
 
 
 def train_defaults(arguments: Sequence[str]) -> TrainOptions:

@@ -33,8 +33,9 @@ class Recipe:
     accumulate: int = 1
     """Unstated: batches whose mean gradient makes one step."""
     lr: float = 1e-4
-    """Unstated here: Adam's learning rate for real masks (stated for classification), and for weights where a method
-    trains them."""
+    """Unstated here: Adam's learning rate for real masks (stated for classification)."""
+    weight_lr_factor: float = 1.0
+    """Unstated: learning rate of the backbone's own weights, where a method trains them, as a multiple of `lr`."""
     head_lr_factor: float = 1.0
     """Unstated: learning rate of the layers trained from scratch, as a multiple of `lr`."""
     head_rule: Literal["adam", "sgd"] = "adam"
@@ -82,7 +83,8 @@ class Recipe:
     """Fixes the new layers' start, the order of pictures, dropout and mirroring."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "lr", "head_lr_factor", "new_hidden", "decay_factor"):
+        factors = ("weight_lr_factor", "head_lr_factor", "decay_factor")
+        for name in ("epochs", "batch_size", "accumulate", "lr", "new_hidden", *factors):
             if not 0 < getattr(self, name) < math.inf:
                 raise BadInput(f"a recipe's {name} must be positive, not {getattr(self, name)}")
         for name in ("weight_decay", "held_out", "size", "seed"):
@@ -135,16 +137,19 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "paper": Recipe(),
         "mini": Recipe(
             epochs=8,
-            batch_size=4,
+            batch_size=2,
             lr=1e-4,
+            weight_lr_factor=0.1,
             head_lr_factor=3.0,
             decay_after=0.75,
-            lr_grid=(5e-5, 1e-4, 2e-4),
-            trial_share=0.35,
+            lr_grid=(1e-4, 2e-4),
+            trial_share=0.4,
             held_out=20,
             trained_on="train+val",
+            deconvolution="fixed",
             margin="same",
-            new_hidden=256,
+            dropout=0.0,
+            new_hidden=128,
             size=128,
             flip=True,
         ),

@@ -16,8 +16,8 @@ from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import find_runs
 from segmentation.confusion import count_pairs, read_matrix, score, warn_if_background
 from segmentation.label_files import read_label_file
-from segmentation.options import RunOptions
-from segmentation.packed import PackedSplit
+from segmentation.options import ReportOptions, RunOptions
+from segmentation.packed import PackedSplit, open_split
 from segmentation.sheets import SheetRow, write_sheet
 from segmentation.summary import as_json, show, summarise
 from segmentation.training import train_task
@@ -130,3 +130,23 @@ def report(options: RunOptions, bench: Bench) -> None:
         console.out.print("not the official data as a whole: no benchmark result", markup=False)
     if options.sheets > 0:
         console.out.print(f"overlay sheets: {options.out / 'sheets'}", markup=False, soft_wrap=True)
+
+
+def run_report(options: ReportOptions) -> int:
+    """``piggyback segmentation report``; 1 where a run is missing."""
+    split = open_split(options.data, options.split)
+    summaries, missing = [], []
+    for method in dict.fromkeys(options.methods):
+        runs = [run for run in find_runs(options.runs, method=method) if run.result.seed in options.seeds]
+        found = {run.result.seed for run in runs}
+        missing += [f"{method} seed {seed}" for seed in options.seeds if seed not in found]
+        if runs:
+            summaries.append(summarise(method, runs))
+    background = score_background(split)
+    if options.json:
+        console.print_json({**as_json(summaries, background=background), "missing": missing})
+        return 1 if missing else 0
+    show(summaries, title=f"FCN-32s on {split.name}, {split.completeness} pictures", background=background)
+    if missing:
+        console.out.print(f"missing: {', '.join(missing)}", markup=False, soft_wrap=True)
+    return 1 if missing else 0

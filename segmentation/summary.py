@@ -84,10 +84,11 @@ def as_json(summaries: Sequence[MethodSummary], *, background: float) -> dict[st
     methods = {}
     for summary in summaries:
         fields = dict(vars(summary))
+        method = fields.pop("method")
         for name, value in fields.items():
             if isinstance(value, Spread):
                 fields[name] = dict(vars(value))
-        methods[fields.pop("method")] = fields | {
+        methods[method] = fields | {
             "seeds": list(summary.seeds),
             "rates": list(summary.rates),
             "trials": [list(tried) for tried in summary.trials],

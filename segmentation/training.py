@@ -283,6 +283,7 @@ def run(options: TrainOptions) -> int:
         device=pick_device(options.device),
         allow_overlap=options.allow_overlap,
         allow_other_environment=options.allow_other_environment,
+        folder=options.folder,
     )
     with stop_on_signal() as stop, console.progress_bar() as bar:
         shown = bar.add_task(job.title, total=1.0)

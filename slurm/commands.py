@@ -1,0 +1,51 @@
+"""The sweep verbs for the console command; texts only, as mappings: this package stands without the core."""
+
+from typing import Any, Final
+
+COMMANDS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "name": "sweep new",
+        "summary": "write a sweep's file to edit",
+        "options": "slurm.options:NewOptions",
+        "target": "slurm.verbs:run_new",
+        "examples": "  piggyback sweep new smoke\n  piggyback sweep new decathlon-table8 --out mine.toml",
+    },
+    {
+        "name": "sweep plan",
+        "summary": "what a sweep would run, what is there already, and an estimate of the time",
+        "options": "slurm.options:PlanOptions",
+        "target": "slurm.verbs:run_plan",
+        "examples": "  piggyback sweep plan smoke.toml",
+    },
+    {
+        "name": "sweep submit",
+        "summary": "send what is missing, to Slurm or to a queue on this machine",
+        "options": "slurm.options:SubmitOptions",
+        "target": "slurm.verbs:run_submit",
+        "examples": (
+            "  piggyback sweep submit smoke.toml --cluster local --max-parallel 2 --wait\n"
+            "  piggyback sweep submit full.toml --cluster slurm --profile gpu --dry-run"
+        ),
+    },
+    {
+        "name": "sweep status",
+        "summary": "how the runs of a sweep stand",
+        "options": "slurm.options:StatusOptions",
+        "target": "slurm.verbs:run_status",
+        "examples": "  piggyback sweep status smoke.toml\n  piggyback sweep status smoke.toml svhn --watch",
+    },
+    {
+        "name": "sweep logs",
+        "summary": "what a run printed",
+        "options": "slurm.options:LogsOptions",
+        "target": "slurm.verbs:run_logs",
+        "examples": "  piggyback sweep logs smoke.toml 'svhn-piggyback-*' -f",
+    },
+    {
+        "name": "sweep cancel",
+        "summary": "end runs; those under way leave a checkpoint where they can",
+        "options": "slurm.options:CancelOptions",
+        "target": "slurm.verbs:run_cancel",
+        "examples": "  piggyback sweep cancel smoke.toml\n  piggyback sweep cancel smoke.toml finetune",
+    },
+)

@@ -1,0 +1,161 @@
+"""From a plan to jobs on a cluster, through submitit: a stage is an array, or several, and waits for the stage before.
+
+Dependencies say "after any ending", and each run looks for itself whether what it needs is done: after a failed
+parent, Slurm's own "after success" would keep its children waiting for ever, and would let them start once the parent
+is forgotten (reference: cluster notes, end of section 2).
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import clean_env
+from submitit.slurm.slurm import SlurmExecutor
+
+from slurm.errors import SweepError
+from slurm.folders import SweepFolder, write_json
+from slurm.jobs import JobCall
+from slurm.planned import PlannedRun
+from slurm.queries import ask
+from slurm.sweep_files import Profile
+
+MAX_ARRAY: Final = 1001  # Slurm's default MaxArraySize; indices are below it
+KIND_NODES: Final = ("backbone",)  # kinds that a profile's nodes are for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Runs that may go at the same time, as one array.
+
+    Attributes:
+        kind: of the runs.
+        depth: how many stages they wait for.
+        runs: at most as many as an array may have elements.
+    """
+
+    kind: str
+    depth: int
+    runs: tuple[PlannedRun, ...]
+
+
+def find_array_limit(profile: Profile) -> int:
+    """Elements of one array at most: the profile's, else the cluster's, else Slurm's default."""
+    if profile.array:
+        return profile.array
+    said = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "", flags=re.M)
+    return max(1, (int(said[1]) if said else MAX_ARRAY) - 1)
+
+
+def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
+    """The runs in stages, split where an array would have more than `limit` elements."""
+    depths: dict[str, int] = {}
+    for run in runs:  # in the order of their needs
+        depths[run.id] = max((depths[need] + 1 for need in run.needs if need in depths), default=0)
+    stages = []
+    ordered = sorted(runs, key=lambda run: (depths[run.id], run.kind))
+    for (depth, kind), group in groupby(ordered, key=lambda run: (depths[run.id], run.kind)):
+        members = list(group)
+        for first in range(0, len(members), limit):
+            stages.append(Stage(kind=kind, depth=depth, runs=tuple(members[first : first + limit])))
+    return stages
+
+
+def slurm_parameters(profile: Profile, *, name: str, kind: str, depends: Sequence[str]) -> dict[str, Any]:
+    """What submitit is told of a stage's jobs."""
+    gres = f"gpu:{profile.gpu_type}:{profile.gpus}" if profile.gpu_type else None
+    wanted = {
+        "job_name": name,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "mail_user": profile.mail_user,
+        "mail_type": profile.mail_type,
+        "time": profile.minutes,
+        "mem": f"{profile.memory_gb}GB",
+        "nodes": profile.nodes if kind in KIND_NODES else 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": profile.cpus,
+        "gpus_per_node": profile.gpus if profile.gpus and not gres else None,
+        "gres": gres if profile.gpus else None,
+        "signal_delay_s": profile.signal_s,
+        "array_parallelism": profile.parallel,
+        "setup": list(profile.setup) or None,
+        # srun of Slurm 22.05 to 23.02 does not read SLURM_CPUS_PER_TASK (S12)
+        "srun_args": ["--cpus-per-task", str(profile.cpus)],
+        "dependency": "afterany:" + ":".join(depends) if depends else None,
+        "additional_parameters": {"requeue": True, **profile.additional},
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def job_name(sweep: str, kind: str) -> str:
+    """A name for squeue, of characters that no shell minds."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{sweep}-{kind}")[:80]
+
+
+def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]) -> list[str]:
+    """Send one stage; gives the job id of each run.
+
+    Raises:
+        SweepError: sbatch refuses, with its words.
+    """
+    executor = SlurmExecutor(folder=sweep.root / "submitit" / "%j")
+    executor.update_parameters(**parameters)
+    calls = [JobCall(argv=run.argv, root=str(sweep.root.resolve()), run=run.id) for run in stage.runs]
+    try:
+        with quiet_submission():
+            jobs: list[submitit.Job[int]] = (  # an array of one has an id without "_" (S15)
+                executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
+            )
+    except (FailedJobError, FailedSubmissionError) as fault:  # what submitit makes of an sbatch that refuses
+        words = " ".join(str(fault).split())[-400:]
+        raise SweepError(f"sbatch refuses the {stage.kind} jobs: {words}") from None
+    return [str(job.job_id) for job in jobs]
+
+
+@contextlib.contextmanager
+def quiet_submission() -> Iterator[None]:
+    """Submit as from a login node, also from inside a job, whose variables would change the new one (S21)."""
+    with clean_env():
+        yield
+
+
+def submit(sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile) -> dict[str, str]:
+    """Send runs to Slurm.
+
+    Args:
+        sweep: its plan is written.
+        runs: in the order of their needs; what they need beside these is finished already.
+        name: of the sweep.
+        profile: how to ask for resources.
+
+    Returns:
+        Job id of each run.
+    """
+    sent: dict[str, str] = {}
+    for stage in make_stages(runs, limit=find_array_limit(profile)):
+        needs = {need for run in stage.runs for need in run.needs}
+        depends = sorted({sent[need].partition("_")[0] for need in needs if need in sent}, key=int)
+        parameters = slurm_parameters(profile, name=job_name(name, stage.kind), kind=stage.kind, depends=depends)
+        for run, job in zip(stage.runs, submit_stage(sweep, stage, parameters=parameters), strict=True):
+            sent[run.id] = job
+            write_json(sweep.job(run.id).submitted, {"cluster": "slurm", "job": job, "when": time.time()})
+    return sent
+
+
+def sbatch_text(stage: Stage, *, root: Path, parameters: dict[str, Any]) -> str:
+    """The very text that sbatch would get for a stage."""
+    executor = SlurmExecutor(folder=root / "submitit" / "%j")
+    executor.update_parameters(**parameters)
+    command = executor._submitit_command_str  # submitit has no public way to see the text
+    if len(stage.runs) > 1:
+        executor.parameters["map_count"] = len(stage.runs)
+    return executor._make_submission_file_text(command, "dry-run")

@@ -1,0 +1,130 @@
+"""The final tables: means and spread over seeds, learning rates tried, sizes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaderboard.result import Code, Counts, Fingerprints, Result
+from piggyback.runs import RunFolder
+from segmentation.collection import FinishedRun
+from segmentation.summary import MethodSummary, Spread, as_json, show, summarise, trial_text
+
+TRIALS = [
+    {"lr": 1e-4, "steps": 3, "held_out_mean_iou": 0.1234},
+    {"lr": 3e-4, "steps": None, "held_out_mean_iou": None},
+]
+
+
+def finished(seed: int, mean_iou: float, **more: Any) -> FinishedRun:
+    """A run that says what is given; its other three numbers are those of its mean IoU, plus a little."""
+    metrics = {"mean_iou": mean_iou, "pixel_accuracy": mean_iou + 0.25, "mean_accuracy": mean_iou + 0.125}
+    metrics |= {"frequency_weighted_iou": mean_iou + 0.0625, **more.pop("metrics", {})}
+    fields: dict[str, Any] = {
+        "recipe": {"lr_used": 1e-4, "lr_trials": []},
+        "bits": {"masks": 8_000_000, "head": 4_000_000},
+        "wall_s": 10.0,
+        **more,
+    }
+    result = Result(
+        benchmark="segmentation",
+        task="pascal-voc",
+        task_version=1,
+        split="seg11valid",
+        method="piggyback",
+        seed=seed,
+        metrics=metrics,
+        counts=Counts(n=2, correct=1),
+        selected_on="last epoch",
+        trained_on="train",
+        origin="measured",
+        official_data=False,
+        code=Code(commit=None, dirty=None),
+        versions={"torch": "2"},
+        device="abacus",
+        fingerprints=Fingerprints(data="a", backbone="b", predictions="c"),
+        **fields,
+    )
+    return FinishedRun(folder=RunFolder(Path("nowhere")), result=result)
+
+
+def test_spread_is_the_sample_standard_deviation() -> None:
+    spread = Spread.of([0.25, 0.5, 0.75])
+    assert (spread.mean, spread.deviation, spread.n) == (0.5, 0.25, 3)  # over n - 1; over n it were 0.204
+    assert spread.percent() == "50.00 ± 25.00"
+
+
+def test_one_seed_has_no_spread() -> None:
+    spread = Spread.of([0.4567])
+    assert (spread.mean, spread.deviation, spread.n) == (0.4567, None, 1)
+    assert spread.percent() == "45.67"
+
+
+def test_seeds_that_agree_have_a_spread_of_zero() -> None:
+    assert Spread.of([0.5, 0.5]).percent() == "50.00 ± 0.00"
+
+
+def summary(**more: Any) -> MethodSummary:
+    runs = [
+        finished(0, 0.25, metrics={"zeros": 0.1}, **more),
+        finished(2, 0.5, metrics={"zeros": 0.2}, recipe={"lr_used": 3e-4, "lr_trials": TRIALS}, wall_s=32.5),
+    ]
+    return summarise("piggyback", runs)
+
+
+def test_a_method_is_gathered_over_its_seeds() -> None:
+    found = summary()
+    assert (found.method, found.seeds, found.rates) == ("piggyback", (0, 2), (1e-4, 3e-4))
+    assert found.mean_iou == Spread.of([0.25, 0.5])
+    assert found.pixel_accuracy == Spread.of([0.5, 0.75])
+    assert found.mean_accuracy == Spread.of([0.375, 0.625])
+    assert found.frequency_weighted_iou == Spread.of([0.3125, 0.5625])
+    assert found.zeros == pytest.approx(0.15)
+    assert (found.bits, found.seconds) == ({"masks": 8_000_000, "head": 4_000_000}, 42.5)
+    assert [list(trials) for trials in found.trials] == [[], TRIALS]
+
+
+def test_methods_without_masks_have_no_zeros(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summarise("feature", [finished(0, 0.5, bits={"head": 4_000_000})])
+    assert found.zeros is None
+    show([found], title="t", background=0.1)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "feature" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        *("feature", "1", "50.00", "75.00", "62.50", "56.25", "-", "0.50", "10"),
+    ]
+
+
+def test_tables_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    show([summary()], title="FCN-32s on [scenes]", background=0.0347)
+    said = capsys.readouterr().out
+    assert "FCN-32s on [scenes]" in said
+    assert "background everywhere: 3.47 %" in said
+    row = next(line for line in said.splitlines() if "piggyback" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == [
+        *("piggyback", "2", "37.50 ± 17.68", "62.50 ± 17.68", "50.00 ± 17.68", "43.75 ± 17.68", "15.0", "1.50", "42"),
+    ]
+    tried = said.split("learning rates tried")[1]
+    assert "0.0001 12.34  0.0003* diverged" in tried
+
+
+def test_trials_are_not_shown_where_there_were_none(capsys: pytest.CaptureFixture[str]) -> None:
+    show([summarise("feature", [finished(0, 0.5)])], title="t", background=0.1)
+    assert "learning rates tried" not in capsys.readouterr().out
+
+
+def test_one_trial_in_words() -> None:
+    assert trial_text(TRIALS[0], used=1e-4) == "0.0001* 12.34"
+    assert trial_text(TRIALS[0], used=3e-4) == "0.0001 12.34"
+    assert trial_text(TRIALS[1], used=1e-4) == "0.0003 diverged"
+
+
+def test_the_report_is_plain_json() -> None:
+    report = json.loads(json.dumps(as_json([summary()], background=0.25), allow_nan=False))
+    assert report["all_background_mean_iou"] == 0.25
+    assert report["methods"].keys() == {"piggyback"}
+    found = report["methods"]["piggyback"]
+    assert found["mean_iou"] == {"mean": 0.375, "deviation": pytest.approx(0.25 / 2**0.5), "n": 2}
+    assert (found["seeds"], found["rates"], found["trials"]) == ([0, 2], [1e-4, 3e-4], [[], TRIALS])
+    assert "method" not in found
