@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types imports pytest benchmarks clean
+.PHONY: demo test lint types imports pytest cluster-test benchmarks clean
 
 demo: $(READY)
 	$(BIN)/piggyback demo
@@ -32,10 +32,16 @@ imports: $(READY)
 pytest: $(READY)
 	$(BIN)/pytest
 
+# Brings up a real two-node Slurm below a temporary folder; Debian's packages slurm-wlm slurmdbd munge mariadb-server.
+cluster-test: $(READY)
+	$(BIN)/pytest -m cluster tests/slurm/cluster
+
 # The numbers of docs/performance.md; some ten minutes on a quiet machine.
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/input.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchmetrics
+	$(BIN)/python benchmarks/miou.py
 	$(BIN)/python benchmarks/help.py
 
 clean:

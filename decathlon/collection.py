@@ -104,7 +104,7 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
     found: dict[str, FinishedRun] = {}
     for path in sorted((runs / "runs").glob(f"*-{method}-seed{seed}-*/result.json")):
         result = load_result(path)
-        if result.method != method:
+        if (result.benchmark, result.method) != ("decathlon", method):  # two benchmarks may share a folder
             continue
         if result.task in found:
             first = found[result.task].folder.root.name

@@ -2,20 +2,35 @@
 
 Fields of the spec: ``methods``, ``tasks`` (all nine when empty), ``seeds``, ``recipe``, ``settings``; ``data``, a
 packed folder, or ``source``, archives to pack (``"drawn"`` draws a small release); ``backbone``, a file, or a table of
-settings to train one by; ``labels`` of the test parts.
+settings, and the ``recipe`` that they change, to train one by; ``labels`` of the test parts; ``label``, to tell two
+parts of one sweep.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from decathlon.pretraining_recipe import PRESETS
 from decathlon.recipes import RECIPES
-from decathlon.tasks import MASKED_TASKS, find_task
-from piggyback.recipes import as_flags, change_recipe, find_recipe
-from piggyback.sweeps import Planned, planned_run, refuse_unknown, short_id, take
+from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
+from piggyback.errors import BadInput
+from piggyback.sweeps import (
+    Planned,
+    planned_run,
+    refuse_empty,
+    refuse_unknown,
+    short_id,
+    take,
+    take_label,
+    take_methods,
+    take_place,
+    take_recipe,
+    take_run_recipe,
+    take_seeds,
+)
 
-KNOWN = ("methods", "tasks", "seeds", "recipe", "settings", "data", "source", "backbone", "labels")
+KNOWN: Final = ("methods", "tasks", "seeds", "recipe", "settings", "data", "source", "backbone", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,30 +56,28 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
     """What the spec would run.
 
     Raises:
-        BadInput, UnknownName: it has fields, tasks, recipes or settings that there are not.
+        BadInput, UnknownName: it has fields, tasks, methods, recipes or settings that there are not.
     """
     refuse_unknown(spec, known=KNOWN)
-    out = Path(take(spec, "out", str, default=None)) / "decathlon"
-    ground = plan_ground(spec, out=out)
-    recipe_name = take(spec, "recipe", str, default="paper")
-    settings = take(spec, "settings", dict, default={})
-    recipe = change_recipe(find_recipe(recipe_name, recipes=RECIPES), settings, name="the sweep's settings")
-    tasks = [find_task(name).name for name in take(spec, "tasks", list, default=[])] or list(MASKED_TASKS)
-    methods, seeds = take(spec, "methods", list, default=["piggyback"]), take(spec, "seeds", list, default=[0])
+    label = take_label(spec, benchmark="decathlon")
+    out = take_place(spec, "out").path / label
+    flags, recipe = take_run_recipe(spec, recipes=RECIPES)
+    methods, seeds, tasks = take_methods(spec), take_seeds(spec), take_tasks(spec)
+    ground = plan_ground(spec, label=label, out=out)
     runs = []
     for seed in seeds:
         for task in tasks:
             for method in methods:
-                key = short_id(task, method, asdict(replace(recipe, seed=seed)), ground.identity)
+                key = short_id(label, task, method, asdict(replace(recipe, seed=seed)), ground.identity)
                 name = f"{task}-{method}-seed{seed}-{key}"
                 folder = out / "runs" / name
-                argv = ["decathlon", "train", "--task", task, "--method", method, "--recipe", recipe_name]
-                argv += [*as_flags(settings), "--seed", str(seed), "--data", str(ground.data)]
+                argv = ["decathlon", "train", "--task", task, "--method", method, *flags]
+                argv += ["--seed", str(seed), "--data", str(ground.data)]
                 argv += ["--backbone", str(ground.backbone), "--out", str(out), "--folder", str(folder)]
                 runs.append(
                     planned_run(
                         name,
-                        title=f"decathlon {task} {method} seed {seed}",
+                        title=f"{label} {task} {method} seed {seed}",
                         kind="run",
                         argv=argv,
                         folder=folder,
@@ -75,58 +88,80 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
                 )
     score = ["decathlon", "report", "--runs", str(out), "--data", str(ground.data), "--methods", ",".join(methods)]
     score += ["--tasks", ",".join(tasks), "--seeds", ",".join(map(str, seeds))]
-    score += ["--labels", spec["labels"]] if "labels" in spec else []
+    score += ["--labels", str(take_place(spec, "labels").path)] if "labels" in spec else []
     last = planned_run(
-        "decathlon-score",
-        title="decathlon score",
+        f"{label}-score",
+        title=f"{label} score",
         kind="score",
         argv=score,
-        folder=out,
+        folder=out / "score",
         needs=[run["id"] for run in runs],
         after="ended",
     )
     return [*ground.steps, *runs, last]
 
 
-def plan_ground(spec: Mapping[str, Any], *, out: Path) -> Ground:
+def take_tasks(spec: Mapping[str, Any]) -> list[str]:
+    """The tasks of a spec, each once; all that are trained when it names none.
+
+    Raises:
+        BadInput, UnknownName: there are no such tasks, or one is the backbone's own.
+    """
+    tasks = [find_task(str(name)).name for name in take(spec, "tasks", list, default=[])]
+    if BACKBONE_TASK in tasks:
+        raise BadInput(f"{BACKBONE_TASK} is the backbone's own task and not trained: leave it out of tasks")
+    return refuse_empty(tasks or list(MASKED_TASKS), name="tasks")
+
+
+def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path) -> Ground:
     """Data and backbone: those that are there, or the steps that make them."""
-    steps: list[Planned] = []
-    source = take(spec, "source", str, default="")
-    data = Path(take(spec, "data", str, default=str(out / "data") if source else None))
-    if source == "drawn":
-        source = str(out / "release")
-        steps.append(
-            planned_run(
-                "decathlon-draw",
-                title="draw a decathlon",
-                kind="prepare",
-                argv=["decathlon", "draw", "--out", source],
-                folder=out / "release",
-                proof=out / "release" / "drawn.json",
-            )
-        )
-    if source:
-        steps.append(
-            planned_run(
-                "decathlon-prepare",
-                title="decathlon prepare",
-                kind="prepare",
-                argv=["decathlon", "prepare", "--source", source, "--out", str(data)],
-                folder=out / "prepare",
-                needs=[step["id"] for step in steps],
-            )
-        )
+    data, data_identity, steps = plan_data(spec, label=label, out=out)
     made = [step["id"] for step in steps][-1:]
     given = take(spec, "backbone", (str, dict), default=None)
     if isinstance(given, str):
-        return Ground(
-            data=data, backbone=Path(given), steps=tuple(steps), needs=tuple(made), identity=(str(data), given)
-        )
-    key = f"decathlon-backbone-{short_id(given, str(data))}"
+        place = take_place(spec, "backbone")
+        identity = (data_identity, place.identity)
+        return Ground(data=data, backbone=place.path, steps=tuple(steps), needs=tuple(made), identity=identity)
+    settings = {"settings": {name: value for name, value in given.items() if name != "recipe"}}
+    recipe = {"recipe": given["recipe"]} if "recipe" in given else {}
+    flags, preset = take_recipe(settings | recipe, recipes=PRESETS, default="paper", place="the backbone")
+    key = f"{label}-backbone-{short_id(asdict(preset), data_identity)}"
     folder = out / key
-    argv = ["decathlon", "backbone", "train", "--data", str(data), "--out", str(folder), *as_flags(given)]
-    file = folder / "backbone.safetensors"
+    argv = ["decathlon", "backbone", "train", *flags, "--data", str(data), "--out", str(folder)]
+    file = folder / "backbone.safetensors"  # written last
     steps.append(
-        planned_run(key, title="decathlon backbone", kind="backbone", argv=argv, folder=folder, proof=file, needs=made)
+        planned_run(key, title=f"{label} backbone", kind="backbone", argv=argv, folder=folder, proof=file, needs=made)
     )
-    return Ground(data=data, backbone=file, steps=tuple(steps), needs=(key,), identity=(str(data), key))
+    return Ground(data=data, backbone=file, steps=tuple(steps), needs=(key,), identity=(data_identity, key))
+
+
+def plan_data(spec: Mapping[str, Any], *, label: str, out: Path) -> tuple[Path, str, list[Planned]]:
+    """Folder of the packed tasks, what tells it from others, and the steps that make it."""
+    if "source" not in spec:
+        place = take_place(spec, "data")
+        return place.path, place.identity, []
+    steps: list[Planned] = []
+    if take(spec, "source", str, default=None) == "drawn":
+        source, identity = out / "release", "drawn"
+        argv = ["decathlon", "draw", "--out", source]
+        proof = source / "drawn.json"  # written last
+        title = f"{label} draw"
+        steps.append(planned_run(f"{label}-draw", title=title, kind="prepare", argv=argv, folder=source, proof=proof))
+    else:
+        place = take_place(spec, "source")
+        source, identity = place.path, place.identity
+    data, key = out / f"data-{short_id(identity)}", short_id(identity)
+    if "data" in spec:
+        place = take_place(spec, "data")
+        data, identity, key = place.path, f"{identity} {place.identity}", short_id(identity, place.identity)
+    steps.append(
+        planned_run(
+            f"{label}-prepare-{key}",
+            title=f"{label} prepare",
+            kind="prepare",
+            argv=["decathlon", "prepare", "--source", source, "--out", data],
+            folder=out / f"prepare-{key}",
+            needs=[step["id"] for step in steps],
+        )
+    )
+    return data, identity, steps

@@ -9,7 +9,7 @@ Names = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="A,B,...",
-        instance_from_str=lambda words: tuple(name for name in words[0].split(",") if name),
+        instance_from_str=lambda words: tuple(name.strip() for name in words[0].split(",") if name.strip()),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda names: [",".join(names)],
     ),

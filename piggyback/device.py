@@ -23,6 +23,11 @@ def pick_device(name: str | None = None) -> torch.device:
         raise BadInput(f"no device is called {name!r}: take cpu, cuda or, for one of several GPUs, cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise BadInput(f"there is no device {name!r}: torch sees {gpus or 'no'} GPU{'' if gpus == 1 else 's'} here")
+    if device.type not in ("cpu", "cuda"):  # torch knows a dozen names that no build can compute on
+        try:
+            torch.zeros((), device=device).item()
+        except (RuntimeError, AssertionError, ImportError):
+            raise BadInput(f"torch cannot compute on {name!r} here: take cpu or cuda") from None
     return device
 
 

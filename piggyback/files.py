@@ -31,6 +31,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as fault:  # a full disk names no file, and the temporary one means nothing to a user
+        if fault.filename in (None, str(temporary)):
+            fault.filename, fault.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -126,5 +130,5 @@ def read_json(path: Path) -> object:
     try:
         data = path.read_bytes()
     except OSError as fault:
-        raise BadInput(f"cannot read {path}: {fault.strerror}") from None
-    return parse_json(data, name=str(path))
+        raise BadInput(f"cannot read {one_line(path)}: {fault.strerror}") from None
+    return parse_json(data, name=one_line(path))

@@ -67,14 +67,23 @@ def read_recipe(values: Mapping[str, Any], *, kind: type[R], name: str) -> R:
         raise BadInput(f"{name} has no such recipe: {fault}") from None
 
 
-def as_flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings of a recipe as flags of the console command, in a fixed order."""
+def as_flags(settings: Mapping[str, Any], *, start: object | None = None) -> list[str]:
+    """Settings of a recipe as flags of the console command, in a fixed order.
+
+    Args:
+        settings: fields by name.
+        start: the recipe that the flags change; what it has already gets no flag, as a switch that is on can only
+            be turned off on the command line.
+    """
     flags: list[str] = []
     for name, value in sorted(settings.items()):
         flag = name.replace("_", "-")
+        several = isinstance(value, list | tuple)
+        if start is not None and getattr(start, name, None) == (tuple(value) if several else value):
+            continue
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list | tuple):
+        elif several:
             flags += [f"--{flag}", *(str(one) for one in value)]
         else:
             flags += [f"--{flag}", str(value)]

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import platform
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import torch
 
 from piggyback.console import notice
 from piggyback.device import describe_device
-from piggyback.errors import BadInput, Requeue
+from piggyback.errors import BadInput, NotTrainable, Requeue
 from piggyback.files import hold, read_json, write_bytes, write_json
 
 State = Literal["running", "done", "failed", "requeue"]
@@ -196,7 +195,7 @@ class Checkpoints:
             else:
                 try:
                     return cast(dict[str, Any], torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
-                except (pickle.UnpicklingError, RuntimeError):  # whole, so another torch or program wrote it
+                except Exception:  # whole, so another torch or program wrote it; its reader raises whatever comes
                     fault = f"cannot be read by torch {torch.__version__}"
             notice(f"note: checkpoint {path} {fault}; an older one is used, or the run starts again")
         return None
@@ -276,8 +275,21 @@ def conduct(folder: RunFolder, work: Callable[[Watch], None]) -> None:
             raise
         except Exception as fault:  # the caller tells the user; whoever watches the folder must hear of it too
             watch.say("failed", message=str(fault) or type(fault).__name__)
+            if is_out_of_memory(fault):
+                said = f"not enough memory ({first_line(fault)}): take smaller batches or pictures"
+                raise NotTrainable(said) from None
             raise
         close_run(watch)
+
+
+def is_out_of_memory(fault: Exception) -> bool:
+    """Whether Python, a GPU or torch's allocator on the processor had no memory left."""
+    return isinstance(fault, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(fault)
+
+
+def first_line(fault: Exception) -> str:
+    """What a fault says, without the stack and the advice that torch appends; its kind where it says nothing."""
+    return str(fault).partition("\n")[0][:120] or type(fault).__name__
 
 
 def close_run(watch: Watch) -> None:

@@ -1,19 +1,31 @@
 """What the benchmarks' plans for sweeps share.
 
 A benchmark offers ``plan(spec)`` by an entry point of the group ``piggyback.sweeps``.  The spec is its part of a
-sweep's file; the answer is a list of mappings with the fields that ``slurm.planned.PlannedRun`` documents.  Nothing
-here or in a plan loads torch.
+sweep's file, with ``out``, the sweep's folder, and ``root``, from which relative paths count; the answer is a list of
+mappings with the fields that ``slurm.planned.PlannedRun`` documents.  Nothing here or in a plan loads torch.
 """
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, UnknownName
+from piggyback.recipes import as_flags, change_recipe, find_recipe, read_recipe
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Planned = dict[str, Any]
+R = TypeVar("R", bound="DataclassInstance")
+V = TypeVar("V")
+METHOD_NAMES: Final = ("piggyback", "piggyback-ternary", "feature", "finetune")
+"""The names in ``piggyback.methods.METHODS``, which loads torch."""
+LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 def take(spec: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, default: Any) -> Any:
@@ -32,14 +44,120 @@ def take(spec: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, d
 
 def refuse_unknown(spec: Mapping[str, Any], *, known: Sequence[str]) -> None:
     """Raise BadInput for a field that no plan asks for: a typing error would pass unseen."""
-    unknown = sorted(spec.keys() - {*known, "name", "out"})
+    unknown = sorted(spec.keys() - {*known, "name", "label", "out", "root"})
     if unknown:
         raise BadInput(f"the sweep has {unknown[0]!r}, which means nothing here; known: {', '.join(sorted(known))}")
 
 
+def take_label(spec: Mapping[str, Any], *, benchmark: str) -> str:
+    """What tells this part of a sweep from others of the same benchmark: names its folder and steps."""
+    label = str(take(spec, "label", str, default=benchmark))
+    if LABEL.fullmatch(label) is None:
+        raise BadInput(f"the sweep's label must be small letters, digits and dashes, not {label!r:.60}")
+    return label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A file or folder that a spec names.
+
+    Attributes:
+        path: absolute.
+        identity: tells it from others, and is the same for a sweep that was copied with its file.
+    """
+
+    path: Path
+    identity: str
+
+
+def take_place(spec: Mapping[str, Any], name: str) -> Place:
+    """A path of a spec; a relative one counts from the spec's ``root``, or from here without one.
+
+    Raises:
+        BadInput: it is missing or no text.
+    """
+    text = str(take(spec, name, str, default=None))
+    path = os.path.abspath(os.path.join(str(spec.get("root", "")), text))
+    out = os.path.abspath(os.path.join(str(spec.get("root", "")), str(spec.get("out", ""))))
+    return Place(path=Path(path), identity=text if os.path.isabs(text) else os.path.relpath(path, out))
+
+
+def take_methods(spec: Mapping[str, Any]) -> list[str]:
+    """The methods of a spec, each once; ``piggyback`` when it names none.
+
+    Raises:
+        BadInput, UnknownName: there are no such methods.
+    """
+    methods = take(spec, "methods", list, default=["piggyback"])
+    for method in methods:
+        if method not in METHOD_NAMES:
+            raise UnknownName(str(method), known=METHOD_NAMES, kind="method")
+    return refuse_empty(methods, name="methods")
+
+
+def take_seeds(spec: Mapping[str, Any]) -> list[int]:
+    """The seeds of a spec, each once; 0 when it names none.
+
+    Raises:
+        BadInput: they are no seeds.
+    """
+    seeds = take(spec, "seeds", list, default=[0])
+    for seed in seeds:
+        if type(seed) is not int or not 0 <= seed < 1 << 63:
+            raise BadInput(f"the sweep's seeds must be whole numbers from 0, not {seed!r:.60}")
+    return refuse_empty(seeds, name="seeds")
+
+
+def refuse_empty(values: Sequence[V], *, name: str) -> list[V]:
+    """The values, each once.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if not values:
+        raise BadInput(f"the sweep's {name} are empty: nothing would run")
+    return list(dict.fromkeys(values))
+
+
+def take_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R], default: str, place: str) -> tuple[list[str], R]:
+    """A recipe, and the flags of the console command that name and change it.
+
+    Args:
+        spec: ``recipe``, a name, and ``settings``.
+        recipes: by name.
+        default: name of the recipe where none is given.
+        place: what the settings are of, for messages.
+
+    Raises:
+        BadInput, UnknownName: there is no such recipe or setting.
+    """
+    name = str(take(spec, "recipe", str, default=default))
+    settings, base = dict(take(spec, "settings", dict, default={})), find_recipe(name, recipes=recipes)
+    for key, value in settings.items():
+        if type(getattr(base, key, None)) is int and isinstance(value, float):
+            raise BadInput(f"{place}: {key} must be a whole number, not {value!r}")
+    try:
+        recipe = change_recipe(base, settings, name=place)
+    except (TypeError, ValueError) as fault:  # of comparing a text in a list with a number, and such
+        raise BadInput(f"{place}: {fault}") from None
+    flags = ["--recipe", name, *as_flags(settings, start=base)]
+    return flags, read_recipe(asdict(recipe), kind=type(recipe), name=place)
+
+
+def take_run_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R]) -> tuple[list[str], R]:
+    """As `take_recipe`, for runs: their seeds stand beside the settings.
+
+    Raises:
+        BadInput, UnknownName: there is no such recipe or setting.
+    """
+    if "seed" in take(spec, "settings", dict, default={}):
+        raise BadInput("the sweep's settings have a seed: give seeds = [...] beside them instead")
+    return take_recipe(spec, recipes=recipes, default="paper", place="the sweep's settings")
+
+
 def short_id(*parts: object) -> str:
     """Ten hexadecimal digits of everything that tells a run from others."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def planned_run(  # noqa: PLR0913 -- the fields of a planned run
@@ -47,7 +165,7 @@ def planned_run(  # noqa: PLR0913 -- the fields of a planned run
     *,
     title: str,
     kind: str,
-    argv: Sequence[str],
+    argv: Sequence[object],
     folder: Path,
     proof: Path | None = None,
     needs: Sequence[str] = (),

@@ -4,12 +4,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from piggyback.adapter import Adapter
+from piggyback.console import notice
 from piggyback.device import autocast
 from piggyback.errors import BadInput, Diverged, Requeue
 from piggyback.optimizer import AdapterOptimizer
@@ -17,6 +18,10 @@ from piggyback.runs import Checkpoints, Environment, StopFlag
 
 Batches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]  # of (epoch, first batch): inputs and targets
 Record = dict[str, Any]  # what is known of an epoch, as JSON
+CHECKPOINT: Final = {  # what one holds
+    *("task", "optimizer", "rng", "cuda_rng", "environment"),
+    *("epoch", "step", "total", "seconds", "history"),
+}
 LOOK_EVERY = 50  # steps between checks that the loss is finite; each waits for the device
 
 
@@ -174,6 +179,9 @@ class Training:
         """Where the newest checkpoint is, or the start."""
         device = self.device
         found = self.checkpoints.load() if self.checkpoints is not None else None
+        if found is not None and found.keys() != CHECKPOINT:
+            notice("note: the checkpoint is of another version of this program, so the training starts again")
+            found = None
         if found is None:
             total = torch.zeros((), dtype=torch.float64, device=device)
             return Progress(epoch=0, step=0, total=total, seconds=0.0, history=[])

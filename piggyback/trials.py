@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 
 from piggyback.console import notice
-from piggyback.errors import BadInput, Diverged
+from piggyback.errors import BadInput, Diverged, one_line
 from piggyback.files import read_json, write_json
 from piggyback.training import Batches, Record
 
@@ -59,13 +59,24 @@ def read_trials(file: Path, *, grid: Sequence[float], metric: str) -> list[Recor
     """
     if not file.exists():
         return []
-    trials = read_json(file)
-    known = {"lr", "steps", metric}
-    if not isinstance(trials, list) or not all(isinstance(trial, dict) and trial.keys() == known for trial in trials):
-        raise BadInput(f"{file} is damaged: delete it, and the learning rates are tried again")
+    advice = "delete it, and the learning rates are tried again"
+    try:
+        trials = read_json(file)
+    except BadInput as fault:
+        raise BadInput(f"{fault}: {advice}") from None
+    if not isinstance(trials, list) or not all(is_trial(trial, metric=metric) for trial in trials):
+        raise BadInput(f"{one_line(file)} is damaged: {advice}")
     if [trial["lr"] for trial in trials] != list(grid[: len(trials)]):
-        raise BadInput(f"{file} has other learning rates than the recipe: delete it to try them again")
+        raise BadInput(f"{one_line(file)} has other learning rates than the recipe: delete it to try them again")
     return cast(list[Record], trials)
+
+
+def is_trial(value: object, *, metric: str) -> bool:
+    """Whether a value from a file is a record of a trial."""
+    if not isinstance(value, dict) or value.keys() != {"lr", "steps", metric}:
+        return False
+    tried = value["steps"] is not None or value[metric] is not None
+    return all(type(value[name]) in (int, float) for name in (("lr", "steps", metric) if tried else ("lr",)))
 
 
 def cut_batches(batches: Batches, *, epoch: int, total: int) -> Batches:

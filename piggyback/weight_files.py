@@ -8,6 +8,7 @@ whose ``format`` says its version.  The rest of the entry is the benchmark's own
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.files import parse_json, write_bytes
 
 FORMAT: Final = 1
@@ -46,9 +47,10 @@ def load_weights(path: Path, *, known: tuple[tuple[bytes, str], ...] = ()) -> di
         BadInput: it is missing, damaged, needs code to be loaded, or holds no state dict; or its tensors claim
             more than the file can hold.
     """
+    where = one_line(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise BadInput(f"{path} should be a checkpoint file, but there is {found}")
+        raise BadInput(f"{where} should be a checkpoint file, but there is {found}")
     saved = load_safetensors(path) if is_safetensors(path) else load_torch(path, known=known)
     return dict(saved) if isinstance(saved, Mapping) else {"": saved}
 
@@ -59,10 +61,11 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
         BadInput: the file is damaged.
     """
+    where = one_line(path)
     try:
         return load_file(path, device="cpu")
     except SafetensorError as fault:
-        raise BadInput(f"{path} is a damaged safetensors file: {fault}; fetch or write it again") from None
+        raise BadInput(f"{where} is a damaged safetensors file: {fault}; fetch or write it again") from None
 
 
 def load_torch(path: Path, *, known: tuple[tuple[bytes, str], ...] = ()) -> object:
@@ -71,31 +74,35 @@ def load_torch(path: Path, *, known: tuple[tuple[bytes, str], ...] = ()) -> obje
     Raises:
         BadInput: it is no whole torch file, or holds objects that only code can build.
     """
+    where = one_line(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about older pickles and such: the outcome says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         blocked = re.search(r"Unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(fault))
         if blocked:
             raise BadInput(explain_pickle(path, blocked=blocked[1], known=known)) from None
-        raise BadInput(f"{path} is not a torch file, or damaged: torch's reader refuses its content") from None
+        raise BadInput(f"{where} is not a torch file, or damaged: torch's reader refuses its content") from None
     except Exception as fault:  # on bytes that are not torch's its reader raises whatever comes
         kind = type(fault).__name__
         first = str(fault).partition("\n")[0][:120]
         raise BadInput(
-            f"{path} is not a torch file, or was cut short ({kind}: {first}); fetch it again or pass a checkpoint"
+            f"{where} is not a torch file, or was cut short ({kind}: {first}); fetch it again or pass a checkpoint"
             " that torch.save wrote"
         ) from None
 
 
 def explain_pickle(path: Path, *, blocked: str, known: tuple[tuple[bytes, str], ...]) -> str:
     """The message for a file that holds more than tensors: what it is and how to make it plain."""
+    where = one_line(path)
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     for mark, name in known:
         if mark in head:
-            return f"{path} is {name}, pickled as a whole module; that network cannot be the backbone here"
+            return f"{where} is {name}, pickled as a whole module; that network cannot be the backbone here"
     return (
-        f"{path} holds objects of {blocked}, which only running that code could rebuild, so it is not loaded. If you"
+        f"{where} holds objects of {blocked}, which only running that code could rebuild, so it is not loaded. If you"
         " trust the file, convert it once where its code lives, then import the result:\n"
         "    import torch\n"
         f"    saved = torch.load({path.name!r}, map_location='cpu', weights_only=False)\n"
@@ -112,19 +119,20 @@ def find_state(saved: Mapping[str, Any], *, path: Path) -> dict[str, Tensor]:
     Raises:
         BadInput: there is none, or it claims more weights than the file's bytes can be.
     """
+    where = one_line(path)
     inner = next((saved[key] for key in ("state_dict", "net") if isinstance(saved.get(key), Mapping)), saved)
     alone = list(saved) == [""]  # what was no mapping
     if alone or not any(isinstance(value, Tensor) for value in inner.values()):
         kind = f"a {type(saved['']).__name__}" if alone else f"a {type(saved).__name__} without tensors"
-        raise BadInput(f"{path} should hold a state dict, bare or under 'state_dict' or 'net'; it holds {kind}")
+        raise BadInput(f"{where} should hold a state dict, bare or under 'state_dict' or 'net'; it holds {kind}")
     state: dict[str, Tensor] = {}
     for key, value in inner.items():
         if not isinstance(key, str) or not isinstance(value, Tensor) or value.layout is not torch.strided:
-            raise BadInput(f"{path}: the state dict's entry {str(key)[:80]!r} is no plain tensor with a name")
+            raise BadInput(f"{where}: the state dict's entry {str(key)[:80]!r} is no plain tensor with a name")
         state[key.removeprefix("module.")] = value
     total = sum(tensor.numel() for tensor in state.values())
     if total > path.stat().st_size:  # a tensor can claim any size by a stride of 0
-        raise BadInput(f"{path} claims {total} weights, more than its {path.stat().st_size} bytes can hold")
+        raise BadInput(f"{where} claims {total} weights, more than its {path.stat().st_size} bytes can hold")
     return state
 
 
@@ -154,6 +162,7 @@ def check_weights(state: Mapping[str, Tensor], *, network: nn.Module, kind: str,
     Raises:
         BadInput: a weight is missing, too many, of another shape, or not finite.
     """
+    where = one_line(path)
     expected = network.state_dict()
     missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     unknown = [key for key in state if key not in expected]
@@ -165,19 +174,19 @@ def check_weights(state: Mapping[str, Tensor], *, network: nn.Module, kind: str,
     for fault, keys in (("lacks", missing), ("has, beside its weights,", unknown), ("has a wrong shape:", wrong)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise BadInput(f"{path} looks like a {kind} but {fault} {', '.join(keys[:3])}{more}")
+            raise BadInput(f"{where} looks like a {kind} but {fault} {', '.join(map(one_line, keys[:3]))}{more}")
     weights: dict[str, Tensor] = {}
     for key in expected:
         if key.endswith(COUNTER):
             weights[key] = state[key].to(torch.int64) if key in state else torch.zeros((), dtype=torch.int64)
             continue
         if not state[key].is_floating_point():
-            raise BadInput(f"{path}: {key} has the type {state[key].dtype}; weights are floating-point numbers")
+            raise BadInput(f"{where}: {key} has the type {state[key].dtype}; weights are floating-point numbers")
         weights[key] = state[key].detach().to(torch.float32).contiguous()
         if not weights[key].isfinite().all():
-            raise BadInput(f"{path}: {key} has weights that are not finite; this network diverged or is damaged")
+            raise BadInput(f"{where}: {key} has weights that are not finite; this network diverged or is damaged")
         if key.endswith("running_var") and (weights[key] < 0).any():
-            raise BadInput(f"{path}: {key} has negative variances; the file is damaged")
+            raise BadInput(f"{where}: {key} has negative variances; the file is damaged")
     return weights
 
 
@@ -187,28 +196,31 @@ def read_entry(path: Path, *, model: type[Header]) -> Header | None:
     Raises:
         BadInput: the entry is damaged, of another format version, or another benchmark's.
     """
+    where = one_line(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(ENTRY)
     except Exception as fault:  # safetensors raises its own kind, which differs between its versions
-        raise BadInput(f"{path} is a damaged safetensors file: {fault}; fetch or write it again") from None
+        raise BadInput(f"{where} is a damaged safetensors file: {fault}; fetch or write it again") from None
     if text is None:
         return None
-    value = parse_json(text.encode(), name=f"the metadata of {path}")
+    value = parse_json(text.encode(), name=f"the metadata of {where}")
     entry = value if isinstance(value, dict) else {}
     version = entry.get("format")
     if version != FORMAT:
-        raise BadInput(f"{path} is a backbone file of format {version!r:.40}; this version reads format {FORMAT}")
+        raise BadInput(f"{where} is a backbone file of format {version!r:.40}; this version reads format {FORMAT}")
     wanted = model.model_fields["architecture"].default if "architecture" in model.model_fields else None
     found = entry.get("architecture", wanted)
     if found != wanted:
-        raise BadInput(f"{path} is another benchmark's backbone file: its network is a {found!r:.40}, not a {wanted!r}")
+        raise BadInput(
+            f"{where} is another benchmark's backbone file: its network is a {found!r:.40}, not a {wanted!r}"
+        )
     try:
         return model.model_validate_json(text)
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{path}: the metadata's {place} is wrong: {first['msg']}") from None
+        raise BadInput(f"{where}: the metadata's {place} is wrong: {first['msg']}") from None
 
 
 def write_backbone(path: Path, tensors: Mapping[str, Tensor], *, header: BaseModel, replace: bool = False) -> bool:
@@ -226,6 +238,7 @@ def write_backbone(path: Path, tensors: Mapping[str, Tensor], *, header: BaseMod
     Raises:
         BadInput: a different file stands there and `replace` is not set.
     """
+    where = one_line(path)
     stored = {
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in tensors.items()
@@ -235,6 +248,6 @@ def write_backbone(path: Path, tensors: Mapping[str, Tensor], *, header: BaseMod
         if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
             return False
         if not replace or not path.is_file():
-            raise BadInput(f"{path} exists and is something else; choose another --out, or --force to replace a file")
+            raise BadInput(f"{where} exists and is something else; choose another --out, or --force to replace a file")
     write_bytes(path, data)
     return True

@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from piggyback.errors import BadInput, UnknownName
+from piggyback.errors import BadInput, UnknownName, one_line
 from piggyback.files import sha256_of
 from piggyback.weight_files import (
     FORMAT,
@@ -108,8 +108,6 @@ class Backbone:
         with torch.device("meta"):
             network = FCN32s(shape, hidden=hidden is not None, margin=margin, dropout=dropout)
         network.load_state_dict({name: tensor.clone() for name, tensor in self.weights.items()}, assign=True)
-        for parameter in network.parameters():
-            parameter.requires_grad_(True)  # `assign` takes it from the tensors, which are plain
         return network
 
     def feed(self, pictures: Tensor) -> Tensor:
@@ -128,12 +126,13 @@ def load_backbone(path: Path) -> Backbone:
         BadInput: it is missing, damaged, or none of ours: then the message says how to import it.
     """
     if not path.is_file():
-        raise BadInput(f"{path} should be a backbone file, but there is {'a folder' if path.is_dir() else 'nothing'}")
+        found = "a folder" if path.is_dir() else "nothing"
+        raise BadInput(f"{one_line(path)} should be a backbone file, but there is {found}")
     header = read_entry(path, model=Header) if is_safetensors(path) else None
     if header is None:
         raise BadInput(
-            f"{path} does not say how its network is to be fed: "
-            f"`piggyback segmentation backbone import {shlex.quote(str(path))} --convention torchvision "
+            f"{one_line(path)} does not say how its network is to be fed: "
+            f"`piggyback segmentation backbone import {one_line(shlex.quote(str(path)))} --convention torchvision "
             "--out vgg16.safetensors` "
             "(or --convention caffe) makes a backbone file of it"
         )
@@ -166,10 +165,10 @@ def import_backbone(path: Path, *, convention: str, out: Path, force: bool = Fal
     if convention not in CONVENTIONS:
         raise UnknownName(convention, known=CONVENTIONS, kind="convention")
     if out.resolve() == path.resolve():
-        raise BadInput(f"{out} is the file of weights itself; choose another --out")
+        raise BadInput(f"{one_line(out)} is the file of weights itself; choose another --out")
     state = find_state(load_weights(path), path=path)
     if is_safetensors(path) and read_entry(path, model=Header) is not None:
-        raise BadInput(f"{path} is a backbone file already, and says how it is fed; use it as it is")
+        raise BadInput(f"{one_line(path)} is a backbone file already, and says how it is fed; use it as it is")
     channels = infer_channels(state, path=path)
     named = {name_of(key): tensor for key, tensor in state.items() if not key.startswith(OWN_HEAD)}
     hidden = None
@@ -186,7 +185,7 @@ def import_backbone(path: Path, *, convention: str, out: Path, force: bool = Fal
 def name_of(key: str) -> str:
     """Our name of one of torchvision's."""
     layer, _, part = key.rpartition(".")
-    return f"{HIDDEN.get(layer, layer)}.{part}"
+    return f"{HIDDEN[layer]}.{part}" if layer in HIDDEN else key
 
 
 def as_convolution(weight: Tensor, *, kernel: int, path: Path) -> Tensor:
@@ -195,7 +194,8 @@ def as_convolution(weight: Tensor, *, kernel: int, path: Path) -> Tensor:
         return weight.reshape(weight.shape[0], weight.shape[1] // kernel**2, kernel, kernel)
     if weight.ndim == 4 and weight.numel() and weight.shape[2:] == (kernel, kernel):
         return weight
-    raise BadInput(f"{path}: a hidden layer of shape {tuple(weight.shape)} is no fully connected layer of a VGG")
+    shape = tuple(weight.shape)
+    raise BadInput(f"{one_line(path)}: a hidden layer of shape {shape} is no fully connected layer of a VGG")
 
 
 def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[int, ...], ...]:
@@ -210,7 +210,8 @@ def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[in
         if (match := re.fullmatch(r"features\.(\d{1,3})\.weight", key)) and tensor.ndim == 4
     }
     if any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in state):
-        raise BadInput(f"{path} has batch normalisation; FCN-32s is built on the plain VGG-16 (vgg16, not vgg16_bn)")
+        reason = "FCN-32s is built on the plain VGG-16 (vgg16, not vgg16_bn)"
+        raise BadInput(f"{one_line(path)} has batch normalisation; {reason}")
     stages: list[list[int]] = []
     before: int | None = None
     for place in sorted(found):
@@ -222,10 +223,10 @@ def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[in
         before = place
     hollow = not all(tensor.numel() for tensor in found.values())
     if len(stages) != 5 or sum(map(len, stages)) != len(found) or 0 not in found or hollow:
-        first = ", ".join(list(state)[:4])
+        first = ", ".join(map(one_line, list(state)[:4]))
         raise BadInput(
-            f"{path} is no VGG of five stages in torchvision's names (features.0, features.2, features.5, ...): "
-            f"its keys begin {first}"
+            f"{one_line(path)} is no VGG of five stages in torchvision's names (features.0, features.2, features.5, "
+            f"...): its keys begin {first}"
         )
     return tuple(tuple(stage) for stage in stages)
 

@@ -15,16 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from piggyback import console
 from piggyback.cli import DONE, FAILED
 from piggyback.errors import BadInput, one_line
-from piggyback.files import atomic_file
+from piggyback.files import CHUNK, atomic_file
 from segmentation.label_files import LARGEST_FILE, palette_of, read_bounded, read_label_map
 from segmentation.miou import SUFFIX, first_names, list_ids, read_ids
 from segmentation.options import BundleOptions
@@ -183,6 +183,8 @@ def find_faults(one: str, data: bytes, *, pictures: Path) -> list[tuple[str, str
             size = picture.size
     except BadInput as fault:
         return [*found, ("have no picture to compare sizes with", str(fault))]
+    except UnidentifiedImageError:
+        return [*found, ("have no picture to compare sizes with", f"{one_line(path)} is no JPEG")]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
         return [*found, ("have no picture to compare sizes with", f"{one_line(path)}: {one_line(fault)}")]
     if size != labels.shape[::-1]:
@@ -231,7 +233,9 @@ def _read_members(path: Path, faults: Faults) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
         file.seek(0)
-        with tarfile.open(fileobj=file, mode="r|gz" if packed else "r|") as tar:
+        # Not tarfile's own gzip, which does not compare the checksum at the end.
+        plain = cast(IO[bytes], gzip.GzipFile(fileobj=file) if packed else file)
+        with tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
                 if member.isdir() and (FOLDER.startswith(f"{name}/") or name in ("", ".")):
@@ -241,6 +245,8 @@ def _read_members(path: Path, faults: Faults) -> Iterator[tuple[str, bytes]]:
                     continue
                 content = tar.extractfile(member)
                 yield name, b"" if content is None else content.read()
+        while plain.read(CHUNK):
+            pass
 
 
 def _note(faults: Faults, found: Sequence[tuple[str, str]]) -> None:

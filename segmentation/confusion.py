@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piggyback import console
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.files import read_json, write_bytes, write_json
 from segmentation.voc import CLASSES, VOID
 
@@ -234,22 +234,22 @@ def read_matrix(path: Path) -> Matrix:
     Raises:
         BadInput: it is missing, or no confusion matrix of VOC's classes.
     """
-    document = read_json(path)
+    document, name = read_json(path), one_line(path)
     if not isinstance(document, dict) or document.keys() != _KEYS:
-        raise BadInput(f"{path} is no confusion matrix: it must have exactly {', '.join(sorted(_KEYS))}")
+        raise BadInput(f"{name} is no confusion matrix: it must have exactly {', '.join(sorted(_KEYS))}")
     if document["classes"] != list(CLASSES):
-        raise BadInput(f"{path} has other classes than VOC's, or in another order")
+        raise BadInput(f"{name} has other classes than VOC's, or in another order")
     if (document["rows"], document["columns"]) != ("truth", "prediction"):
-        raise BadInput(f"{path} must have the truth in rows and the prediction in columns")
+        raise BadInput(f"{name} must have the truth in rows and the prediction in columns")
     rows = document["matrix"]
     if not isinstance(rows, list) or len(rows) != _N:
-        raise BadInput(f"{path} must have {_N} rows of {_N} counts")
-    for row, name in zip(rows, CLASSES, strict=True):
+        raise BadInput(f"{name} must have {_N} rows of {_N} counts")
+    for row, label in zip(rows, CLASSES, strict=True):
         if not isinstance(row, list) or len(row) != _N:
-            raise BadInput(f"{path}: the row of {name} must be {_N} counts")
+            raise BadInput(f"{name}: the row of {label} must be {_N} counts")
         for value in row:
             if type(value) is not int or value < 0:  # a boolean is an int to Python, but no count
-                raise BadInput(f"{path}: the row of {name} has {str(value)[:40]}, which is no count of pixels")
+                raise BadInput(f"{name}: the row of {label} has {str(value)[:40]}, which is no count of pixels")
     if sum(map(sum, rows)) >= 1 << 63:
-        raise BadInput(f"{path} counts more pixels than there can be")
+        raise BadInput(f"{name} counts more pixels than there can be")
     return np.array(rows, dtype=np.int64)

@@ -4,7 +4,7 @@ from typing import Any
 
 from piggyback import console
 from piggyback.device import pick_device
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.recipes import read_recipe
 from piggyback.runs import Environment, RunFolder, stop_on_signal
 from segmentation.bench import Bench, Job, open_bench
@@ -24,17 +24,15 @@ def open_run_bench(options: EvaluateOptions) -> Bench:
     Raises:
         BadInput: the run is not finished, or data or backbone are others.
     """
-    folder = RunFolder(options.run)
+    folder, run_name = RunFolder(options.run), one_line(options.run)
     if not folder.result.exists():
-        raise BadInput(f"{options.run} is no finished run: it has no result.json")
+        raise BadInput(f"{run_name} is no finished run: it has no result.json")
     result = load_result(folder.result)
     if result.benchmark != "segmentation":
-        raise BadInput(
-            f"{options.run} is a run of {result.benchmark}: `piggyback {result.benchmark} evaluate` reads it"
-        )
+        raise BadInput(f"{run_name} is a run of {result.benchmark}: `piggyback {result.benchmark} evaluate` reads it")
     job = Job(
         method=result.method,
-        recipe=read_recipe(result.recipe or {}, kind=Recipe, name=str(folder.result)),
+        recipe=read_recipe(result.recipe or {}, kind=Recipe, name=one_line(folder.result)),
         data=options.data,
         backbone=options.backbone,
         out=options.run.parent.parent,
@@ -45,9 +43,9 @@ def open_run_bench(options: EvaluateOptions) -> Bench:
     prints = result.fingerprints
     trained_on = prints.data if prints is not None else ""
     if prints is None or prints.backbone != bench.backbone.sha256:  # the same weights can be fed in another way
-        raise BadInput(f"{options.backbone} is not the backbone file that {options.run} was trained on")
+        raise BadInput(f"{one_line(options.backbone)} is not the backbone file that {run_name} was trained on")
     if trained_on.partition("+")[0] != bench.train.fingerprint:
-        raise BadInput(f"{options.data} holds other pictures of {bench.train.name} than those {options.run} saw")
+        raise BadInput(f"{one_line(options.data)} holds other pictures of {bench.train.name} than those {run_name} saw")
     return bench
 
 
@@ -93,7 +91,7 @@ def run(options: EvaluateOptions) -> int:
         console.print_json({**report, "pictures_trained_on": both, **scores.as_json()})
     else:
         show(scores, title=f"{bench.job.method}, {split.name}, {split.completeness} pictures")
-        console.out.print(f"predictions, matrix and numbers: {options.out}", markup=False, soft_wrap=True)
+        console.out.print(f"predictions, matrix and numbers: {one_line(options.out)}", markup=False, soft_wrap=True)
     return 0
 
 

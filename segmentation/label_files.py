@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from piggyback.errors import BadInput, one_line
 from piggyback.files import write_bytes
@@ -57,6 +57,8 @@ def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             counts = picture.histogram()  # faster than counting in numpy
             labels = np.array(picture, dtype=np.uint8)
+    except UnidentifiedImageError:  # its text is that of a buffer, not of a file
+        raise BadInput(f"{name} has a header that is no PNG's: write or fetch it again") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as fault:
         raise BadInput(f"{name} cannot be decoded ({fault}): write or fetch it again") from None
     used = [value for value, count in enumerate(counts) if count]

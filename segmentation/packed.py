@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from piggyback.console import notice
 from piggyback.errors import BadInput, one_line
 from piggyback.files import read_json, write_json
-from segmentation.splits import complete_text, find_split, overlap
+from segmentation.splits import complete_text, find_split, overlap, published_ids
 
 VERSION: Final = 1
 INDEX: Final = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
 """Where a picture begins, in pixels (its bytes begin at three times that, its labels there), and its size."""
 
 NAMED: Final = 3
+CLEAN: Final = ("seg11valid", "voc2012_val_minus_sbd")
+"""Splits to evaluate on that have no picture of SBD's train, nor of VOC's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +273,11 @@ def refuse_overlap(train: PackedSplit, evaluation: PackedSplit, *, allow: bool) 
     named = ", ".join(both[:NAMED]) + (", ..." if len(both) > NAMED else "")
     text = f"{len(both):,} of the {len(evaluation):,} pictures of {evaluation.name} are in {train.name} ({named})"
     if not allow:
+        clean = [name for name in CLEAN if not overlap(published_ids(find_split(name)), train.ids)]
+        such = f", such as {' or '.join(clean)}," if clean and evaluation.name not in clean else ""
         raise BadInput(
-            f"{text}: scores on pictures that were trained on say nothing. Evaluate on another split, such as "
-            "seg11valid or voc2012_val_minus_sbd, or allow it with --allow-overlap"
+            f"{text}: scores on pictures that were trained on say nothing. Evaluate on another split{such} "
+            "or allow it with --allow-overlap"
         )
     notice(f"{text}: allowed, but these scores compare with no others")
     return len(both)

@@ -170,7 +170,7 @@ class Packing:
         missing = pixels * (4 if self.plan.labelled else 3) - _allocated(self.partial)
         free = shutil.disk_usage(self.partial).free
         if missing > free:
-            room = f"{missing / 2**30:.1f} GiB more, but only {free / 2**30:.1f} are free"
+            room = f"{missing / 2**20:,.1f} MiB more, but only {free / 2**20:,.1f} are free"
             raise BadInput(f"{one_line(self.plan.folder)} needs {room}")
         self._done = self._earlier(pixels)
         self.done = int(self._done.sum())

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from piggyback.console import notice
 from piggyback.device import autocast
-from piggyback.errors import BadInput, Diverged, Requeue
+from piggyback.errors import BadInput, Diverged, Requeue, one_line
 from piggyback.files import read_json, write_json
 from piggyback.runs import StopFlag
 from segmentation.batches import scale_picture
@@ -131,7 +131,7 @@ def read_prediction(path: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8] 
         notice(f"{fault}: predicted again")
         return None
     if labels.shape != shape or labels.max() >= len(CLASSES):  # nothing is ever predicted to be void
-        notice(f"{path} is no prediction of this picture: predicted again")
+        notice(f"{one_line(path)} is no prediction of this picture: predicted again")
         return None
     return labels
 
@@ -149,9 +149,11 @@ def claim(folder: Path, *, source: Mapping[str, Any]) -> None:
             known = None
         if known == dict(source):
             return
-        notice(f"{folder} holds predictions of another payload, data or machine: they are made again")
+        notice(f"{one_line(folder)} holds predictions of another payload, data or machine: they are made again")
         for path in (*folder.glob("*.png"), *folder.glob(".*.tmp")):  # a kill here leaves the old `OF`, and so no lie
             path.unlink(missing_ok=True)
     elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise BadInput(f"{folder} holds files that are no predictions of a run: move them, or take another --out")
+        raise BadInput(
+            f"{one_line(folder)} holds files that are no predictions of a run: move them, or take another --out"
+        )
     write_json(folder / OF, dict(source))

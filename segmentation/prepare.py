@@ -251,7 +251,8 @@ def _pack(source: Source, folder: Path, *, split: Split, listed: IdList) -> Spli
         packing.drain()
     unmeasured: list[Key] = [("picture", one) for one in listed.ids if one not in sizes]
     missing |= dict.fromkeys(key for key in unmeasured if key not in faults)
-    problems = _problems(split, listed=listed, missing=list(missing), faults=faults | packing.faults)
+    searched = ", ".join(one_line(place.path) for place in source.places(split))
+    problems = _problems(split, listed=listed, missing=list(missing), faults=faults | packing.faults, searched=searched)
     if problems:
         shutil.rmtree(partial_folder(folder))
         left_out = list(dict.fromkeys(refused))  # both passes may tell of the same
@@ -274,7 +275,9 @@ def _sizes(
         return dict(bar.track(measure(pictures, faults=faults), total=len(ids), description=f"{split.name}, sizes"))
 
 
-def _problems(split: Split, *, listed: IdList, missing: list[Key], faults: Mapping[Key, str]) -> list[str]:
+def _problems(
+    split: Split, *, listed: IdList, missing: list[Key], faults: Mapping[Key, str], searched: str
+) -> list[str]:
     """One line per kind of fault: how many files, and the first few by name."""
     problems, count = [], len(listed.ids)
     for kind in kinds(labelled=split.labelled):
@@ -282,7 +285,7 @@ def _problems(split: Split, *, listed: IdList, missing: list[Key], faults: Mappi
         faulty = [text for key, text in faults.items() if key[0] == kind]
         if absent:
             which = f"{len(absent)} of the {count} {_WORDS[kind]} listed in {listed.name} are missing"
-            problems.append(f"{which}: {_first(absent, joint=', ')}")
+            problems.append(f"{which} in {searched}: {_first(absent, joint=', ')}")
         if faulty:
             problems.append(f"{len(faulty)} of the {count} {_WORDS[kind]} are unusable: {_first(faulty, joint='; ')}")
     return problems

@@ -7,7 +7,6 @@ or whether the deconvolution is learned in this task, and its authors' repositor
 are fields, and "unstated".  The 7.5 MB of new layers that it reports are those of a learned, full deconvolution.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +15,18 @@ from typing import Final, Literal
 from piggyback.errors import BadInput
 from piggyback.recipes import run_id
 from segmentation.splits import EVALUATION_SPLIT, TRAIN_SPLIT, find_split
+
+HUGE: Final = (1 << 63) - 1  # the last number that fits into C's
+RATE: Final = 1_000_000  # far beyond use, and its products are still float32 numbers
+MAY_BE_ZERO: Final = ("weight_decay", "held_out", "size", "seed")
+LARGEST: Final = MappingProxyType(
+    {
+        **dict.fromkeys(("epochs", "batch_size", "accumulate", "held_out", "seed"), HUGE),
+        **dict.fromkeys(("lr", "weight_lr_factor", "head_lr_factor", "decay_factor", "weight_decay"), RATE),
+        "size": 1 << 13,  # no picture is packed with a longer side
+        "new_hidden": 1 << 16,  # no backbone file has more
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +94,19 @@ class Recipe:
     """Fixes the new layers' start, the order of pictures, dropout and mirroring."""
 
     def __post_init__(self) -> None:
-        factors = ("weight_lr_factor", "head_lr_factor", "decay_factor")
-        for name in ("epochs", "batch_size", "accumulate", "lr", "new_hidden", *factors):
-            if not 0 < getattr(self, name) < math.inf:
-                raise BadInput(f"a recipe's {name} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "held_out", "size", "seed"):
-            if not 0 <= getattr(self, name) < 1 << 63:
-                raise BadInput(f"a recipe's {name} must not be negative or huge, as {getattr(self, name)} is")
+        for name, most in LARGEST.items():
+            value, may_be_zero = getattr(self, name), name in MAY_BE_ZERO
+            if not (0 <= value <= most and (value or may_be_zero)):
+                least = "at least" if may_be_zero else "above"
+                raise BadInput(f"a recipe's {name} must be {least} 0 and at most {most:,}, not {value}")
         if not 0 < self.decay_after <= 1 or not 0 < self.trial_share <= 1:
             raise BadInput("decay_after and trial_share are shares of the epochs: above 0, at most 1")
         if not 0 <= self.dropout < 1:
             raise BadInput(f"dropout is a share below 1, not {self.dropout}")
-        if not -math.inf < self.threshold < self.init < math.inf:
+        if not -RATE < self.threshold < self.init < RATE:
             raise BadInput(f"init {self.init} must exceed threshold {self.threshold}: all masks start at one")
-        if not all(0 < rate < math.inf for rate in self.lr_grid):
-            raise BadInput(f"learning rates must be positive, not {self.lr_grid}")
+        if not all(0 < rate <= RATE for rate in self.lr_grid):
+            raise BadInput(f"learning rates must be above 0 and at most {RATE:,}, not {self.lr_grid}")
         if self.lr_grid and not self.held_out:
             raise BadInput("learning rates are chosen on held-out training pictures: give held_out with lr_grid")
         if not find_split(self.train).labelled or not find_split(self.evaluate).labelled:

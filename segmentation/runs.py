@@ -8,12 +8,12 @@ import numpy as np
 
 from piggyback import console
 from piggyback.device import pick_device
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, one_line
 from piggyback.methods import named_method
 from piggyback.runs import stop_on_signal
 from piggyback.workers import train_jobs
 from segmentation.bench import Bench, Job, open_bench
-from segmentation.collection import find_runs
+from segmentation.collection import advise, find_runs
 from segmentation.confusion import count_pairs, read_matrix, score, warn_if_background
 from segmentation.label_files import read_label_file
 from segmentation.options import ReportOptions, RunOptions
@@ -23,6 +23,18 @@ from segmentation.summary import as_json, show, summarise
 from segmentation.training import train_task
 
 
+def named(methods: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Methods and seeds as asked for, each once.
+
+    Raises:
+        UnknownName: a method is not known.
+        BadInput: no method or no seed was named.
+    """
+    if not methods or not seeds:
+        raise BadInput("name at least one method and one seed: --methods piggyback,feature --seeds 0,1,2")
+    return [named_method(name).name for name in dict.fromkeys(methods)], list(dict.fromkeys(seeds))
+
+
 def plan_jobs(options: RunOptions) -> list[Job]:
     """Every method with every seed, a seed's methods one after the other.
 
@@ -30,10 +42,7 @@ def plan_jobs(options: RunOptions) -> list[Job]:
         UnknownName: a method is not known; nothing was trained then.
         BadInput: no method or no seed was named.
     """
-    methods = [named_method(name).name for name in dict.fromkeys(options.methods)]
-    seeds = list(dict.fromkeys(options.seeds))
-    if not methods or not seeds:
-        raise BadInput("name at least one method and one seed: --methods piggyback,feature --seeds 0,1,2")
+    methods, seeds = named(options.methods, options.seeds)
     device = pick_device(options.device)
     return [
         Job(
@@ -64,7 +73,7 @@ def check_jobs(jobs: Sequence[Job]) -> Bench:
         for run in finished[bench.job.method]:
             if run.result.seed == bench.job.recipe.seed and run.folder.root.name != bench.root.name:
                 raise BadInput(
-                    f"{bench.job.out} has a run with {bench.job.title} by another recipe, data or backbone, "
+                    f"{one_line(bench.job.out)} has a run with {bench.job.title} by another recipe, data or backbone, "
                     f"{run.folder.root.name}: take another --out, or remove that folder"
                 )
     return benches[0]
@@ -115,12 +124,12 @@ def report(options: RunOptions, bench: Bench) -> None:
         if not runs:
             continue
         summaries.append(summarise(method, runs))
-        warn_if_background(read_matrix(runs[0].folder.root / "confusion.json"))
-        if options.sheets > 0:
-            predictions = runs[0].folder.root / "predictions" / split.name
-            write_sheets(
-                options.out / "sheets" / f"{method}.png", split, predictions=predictions, pictures=options.sheets
-            )
+        shown = runs[0].folder
+        with advise(shown):
+            warn_if_background(read_matrix(shown.root / "confusion.json"))
+            if options.sheets > 0:
+                sheet, predictions = options.out / "sheets" / f"{method}.png", shown.root / "predictions" / split.name
+                write_sheets(sheet, split, predictions=predictions, pictures=options.sheets)
     background = score_background(split)
     if options.json:
         console.print_json(as_json(summaries, background=background))
@@ -129,17 +138,19 @@ def report(options: RunOptions, bench: Bench) -> None:
     if not bench.evaluation.official or not bench.train.official:
         console.out.print("not the official data as a whole: no benchmark result", markup=False)
     if options.sheets > 0:
-        console.out.print(f"overlay sheets: {options.out / 'sheets'}", markup=False, soft_wrap=True)
+        console.out.print(f"overlay sheets: {one_line(options.out / 'sheets')}", markup=False, soft_wrap=True)
 
 
 def run_report(options: ReportOptions) -> int:
     """``piggyback segmentation report``; 1 where a run is missing."""
+    methods, seeds = named(options.methods, options.seeds)
     split = open_split(options.data, options.split)
     summaries, missing = [], []
-    for method in dict.fromkeys(options.methods):
-        runs = [run for run in find_runs(options.runs, method=method) if run.result.seed in options.seeds]
+    for method in methods:
+        of_method = [run for run in find_runs(options.runs, method=method) if run.result.split == split.name]
+        runs = [run for run in of_method if run.result.seed in seeds]
         found = {run.result.seed for run in runs}
-        missing += [f"{method} seed {seed}" for seed in options.seeds if seed not in found]
+        missing += [f"{method} seed {seed}" for seed in seeds if seed not in found]
         if runs:
             summaries.append(summarise(method, runs))
     background = score_background(split)

@@ -5,6 +5,7 @@ Names, counts and what lies in what: the README of ``segmentation/lists`` says w
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -142,7 +143,7 @@ def parse_ids(data: bytes, *, name: str) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     try:
-        lines = data.decode("ascii").splitlines()
+        lines = data.removeprefix(BOM_UTF8).decode("ascii").splitlines()  # Windows' Notepad writes the mark
     except UnicodeDecodeError:
         raise BadInput(f"{name} is no list of ids: it is not plain text") from None
     for number, line in enumerate(lines, start=1):

@@ -1,102 +1,132 @@
 """Segmentation's part of a sweep: draw, prepare, every method with every seed, score.
 
-Fields of the spec: ``methods``, ``seeds``, ``recipe``, ``settings``; ``data``, a packed folder, or ``source``, a folder with
-the releases (``"drawn"`` draws a small one with a backbone for it); ``backbone``, a backbone file.
+Fields of the spec: ``methods``, ``seeds``, ``recipe``, ``settings``; ``data``, a packed folder, or ``source``, a folder
+with the releases (``"drawn"`` draws a small one with a backbone for it); ``backbone``, a backbone file; ``label``, to
+tell two parts of one sweep.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from piggyback.recipes import as_flags, change_recipe, find_recipe
-from piggyback.sweeps import Planned, planned_run, refuse_unknown, short_id, take
+from piggyback.sweeps import (
+    Planned,
+    planned_run,
+    refuse_unknown,
+    short_id,
+    take,
+    take_label,
+    take_methods,
+    take_place,
+    take_run_recipe,
+    take_seeds,
+)
 from segmentation.recipes import RECIPES, Recipe
 
-KNOWN = ("methods", "seeds", "recipe", "settings", "data", "source", "backbone")
+KNOWN: Final = ("methods", "seeds", "recipe", "settings", "data", "source", "backbone")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What all runs stand on: packed data and a backbone file, and the planned runs that make them."""
+    """What all runs stand on.
 
-    data: str
-    backbone: str
+    Attributes:
+        data: packed splits.
+        backbone: file.
+        steps: planned runs that make these.
+        identity: tells data and backbone from others.
+    """
+
+    data: Path
+    backbone: Path
     steps: tuple[Planned, ...]
+    identity: tuple[str, ...]
 
 
 def plan(spec: Mapping[str, Any]) -> list[Planned]:
     """What the spec would run.
 
     Raises:
-        BadInput, UnknownName: it has fields, recipes or settings that there are not.
+        BadInput, UnknownName: it has fields, methods, recipes or settings that there are not.
     """
     refuse_unknown(spec, known=KNOWN)
-    out = Path(take(spec, "out", str, default=None)) / "segmentation"
-    recipe_name = take(spec, "recipe", str, default="paper")
-    settings = take(spec, "settings", dict, default={})
-    recipe = change_recipe(find_recipe(recipe_name, recipes=RECIPES), settings, name="the sweep's settings")
-    ground = plan_ground(spec, out=out, recipe=recipe)
-    methods, seeds = take(spec, "methods", list, default=["piggyback"]), take(spec, "seeds", list, default=[0])
+    label = take_label(spec, benchmark="segmentation")
+    out = take_place(spec, "out").path / label
+    flags, recipe = take_run_recipe(spec, recipes=RECIPES)
+    methods, seeds = take_methods(spec), take_seeds(spec)
+    ground = plan_ground(spec, label=label, out=out, recipe=recipe)
     runs = []
     for seed in seeds:
         for method in methods:
-            key = short_id(method, asdict(replace(recipe, seed=seed)), ground.data, ground.backbone)
+            key = short_id(label, method, asdict(replace(recipe, seed=seed)), ground.identity)
             name = f"{recipe.evaluate}-{method}-seed{seed}-{key}"
             folder = out / "runs" / name
-            argv = ["segmentation", "train", "--method", method, "--recipe", recipe_name, *as_flags(settings)]
-            argv += ["--seed", str(seed), "--data", ground.data, "--backbone", ground.backbone]
+            argv = ["segmentation", "train", "--method", method, *flags]
+            argv += ["--seed", str(seed), "--data", str(ground.data), "--backbone", str(ground.backbone)]
             argv += ["--out", str(out), "--folder", str(folder)]
             runs.append(
                 planned_run(
                     name,
-                    title=f"segmentation {method} seed {seed}",
+                    title=f"{label} {method} seed {seed}",
                     kind="run",
                     argv=argv,
                     folder=folder,
                     proof=folder / "result.json",
-                    needs=[step["id"] for step in ground.steps][-1:],
+                    needs=[step["id"] for step in ground.steps],
                     cost=f"segmentation {method} {short_id(asdict(replace(recipe, seed=0)))}",
                 )
             )
-    score = ["segmentation", "report", "--runs", str(out), "--data", ground.data, "--split", recipe.evaluate]
+    score = ["segmentation", "report", "--runs", str(out), "--data", str(ground.data), "--split", recipe.evaluate]
     score += ["--methods", ",".join(methods), "--seeds", ",".join(map(str, seeds))]
     last = planned_run(
-        "segmentation-score",
-        title="segmentation score",
+        f"{label}-score",
+        title=f"{label} score",
         kind="score",
         argv=score,
-        folder=out,
+        folder=out / "score",
         needs=[run["id"] for run in runs],
         after="ended",
     )
     return [*ground.steps, *runs, last]
 
 
-def plan_ground(spec: Mapping[str, Any], *, out: Path, recipe: Recipe) -> Ground:
+def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recipe) -> Ground:
     """Data and backbone: those that are there, or the steps that make them."""
-    source, steps = take(spec, "source", str, default=""), list[Planned]()
-    data = str(take(spec, "data", str, default=str(out / "data") if source else None))
+    steps: list[Planned] = []
     drawn = out / "drawn"
-    file = drawn / "backbone.safetensors"
-    backbone = take(spec, "backbone", str, default=str(file) if source == "drawn" else None)
-    if source == "drawn":
-        argv = ["segmentation", "draw", "--out", str(drawn)]
-        steps.append(  # the backbone's file is written last
-            planned_run("segmentation-draw", title="draw scenes", kind="prepare", argv=argv, folder=drawn, proof=file)
+    is_drawn = "source" in spec and take(spec, "source", str, default=None) == "drawn"
+    if is_drawn and "backbone" not in spec:
+        backbone, backbone_identity = drawn / "backbone.safetensors", "drawn"
+    else:
+        given = take_place(spec, "backbone")
+        backbone, backbone_identity = given.path, given.identity
+    if is_drawn:
+        proof = drawn / "backbone.safetensors"  # written last
+        argv = ["segmentation", "draw", "--out", drawn]
+        title = f"{label} draw"
+        steps.append(planned_run(f"{label}-draw", title=title, kind="prepare", argv=argv, folder=drawn, proof=proof))
+    if "source" not in spec:
+        place = take_place(spec, "data")
+        return Ground(data=place.path, backbone=backbone, steps=(), identity=(place.identity, backbone_identity))
+    source, identity = drawn / "release", "drawn"
+    if not is_drawn:
+        place = take_place(spec, "source")
+        source, identity = place.path, place.identity
+    splits = ",".join(dict.fromkeys((recipe.train, recipe.evaluate)))
+    key = short_id(identity, splits)
+    data = out / f"data-{key}"
+    if "data" in spec:
+        place = take_place(spec, "data")
+        data, identity, key = place.path, f"{identity} {place.identity}", short_id(identity, splits, place.identity)
+    steps.append(
+        planned_run(
+            f"{label}-prepare-{key}",
+            title=f"{label} prepare",
+            kind="prepare",
+            argv=["segmentation", "prepare", "--source", source, "--out", data, "--splits", splits],
+            folder=out / f"prepare-{key}",
+            needs=[step["id"] for step in steps],
         )
-        source = str(drawn / "release")
-    if source:
-        argv = ["segmentation", "prepare", "--source", source, "--out", data]
-        argv += ["--splits", ",".join(dict.fromkeys((recipe.train, recipe.evaluate)))]
-        steps.append(
-            planned_run(
-                "segmentation-prepare",
-                title="segmentation prepare",
-                kind="prepare",
-                argv=argv,
-                folder=out / "prepare",
-                needs=[step["id"] for step in steps],
-            )
-        )
-    return Ground(data=data, backbone=backbone, steps=tuple(steps))
+    )
+    return Ground(data=data, backbone=backbone, steps=tuple(steps), identity=(identity, backbone_identity))

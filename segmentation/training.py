@@ -12,7 +12,7 @@ from piggyback import console
 from piggyback.adapter import Adapter
 from piggyback.budget import measure_sparsity, parameter_ratio
 from piggyback.device import describe_device, pick_device
-from piggyback.errors import Diverged
+from piggyback.errors import Diverged, one_line
 from piggyback.files import sha256_of
 from piggyback.payload import read_payload
 from piggyback.runs import (
@@ -29,7 +29,7 @@ from piggyback.runs import (
 from piggyback.training import Batches, Plan, Record, Training
 from piggyback.trials import choose_rate, cut_batches
 from segmentation.bench import TASK, Bench, Job, open_bench
-from segmentation.collection import load_result
+from segmentation.collection import advise, load_result
 from segmentation.confusion import read_matrix, score, show, warn_if_background, write_csv, write_matrix
 from segmentation.options import TrainOptions
 from segmentation.packed import PackedSplit
@@ -289,7 +289,8 @@ def run(options: TrainOptions) -> int:
         shown = bar.add_task(job.title, total=1.0)
         folder = train_task(job, stop=stop, on_step=lambda share: bar.update(shown, completed=share))
     result = load_result(folder.result)
-    matrix = read_matrix(folder.root / "confusion.json")
+    with advise(folder):
+        matrix = read_matrix(folder.root / "confusion.json")
     warn_if_background(matrix)
     scores = score(matrix, pictures=len(open_bench(job).evaluation))
     if options.json:
@@ -297,5 +298,5 @@ def run(options: TrainOptions) -> int:
         console.print_json(document)
         return 0
     show(scores, title=f"{job.title}, {result.split}, {(result.recipe or {})['pictures_evaluated']} pictures")
-    console.out.print(f"done: {folder.root}", markup=False, soft_wrap=True)
+    console.out.print(f"done: {one_line(folder.root)}", markup=False, soft_wrap=True)
     return 0

@@ -28,6 +28,13 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
         ),
     },
     {
+        "name": "sweep retry",
+        "summary": "send runs again that have failed or were stopped",
+        "options": "slurm.options:RetryOptions",
+        "target": "slurm.verbs:run_retry",
+        "examples": "  piggyback sweep retry smoke.toml\n  piggyback sweep retry smoke.toml svhn 'dtd-finetune-*'",
+    },
+    {
         "name": "sweep status",
         "summary": "how the runs of a sweep stand",
         "options": "slurm.options:StatusOptions",

@@ -1,49 +1,36 @@
-"""The folder of a sweep: its plan, and a folder per run for claims, attempts and logs.
+"""The folder of a sweep: its plan, and a folder per run for orders, attempts and logs.
 
-<out>/plan.json                         the planned runs, as last submitted
-<out>/queue.json                        the local queue's process, while there is one
+<out>/plan.json                         the planned runs, as last submitted, with absolute paths
+<out>/sending/, queue/                  claims of who sends runs, and of the local queue's process
+<out>/queue.log                         what the local queue printed
+<out>/submitit/                         what submitit writes: scripts, pickles, output of the jobs themselves
+<out>/jobs/<id>/order.json              what a job is to do
 <out>/jobs/<id>/submitted.json          where it was last sent
-<out>/jobs/<id>/claim.json              which attempt is at work, or was last
-<out>/jobs/<id>/attempts/<n>.json       how the n-th attempt ended; written once it has
+<out>/jobs/<id>/cancelled.json          while it is there, nothing starts
+<out>/jobs/<id>/attempts/               claims of who was at work, and how that ended
 <out>/jobs/<id>/log.txt                 what all attempts printed
 <out>/jobs/<id>/done.json               the proof of runs that leave no result of their own
 
 Files are written whole or not at all, and each has one writer at a time: no database, no locks, safe on NFS.
 """
 
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from slurm.claims import Claims
 from slurm.errors import SweepError
+from slurm.files import read_json, write_json
 from slurm.planned import PlannedRun, read_planned
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+def find_stamp(proof: Path) -> int | None:
+    """What changes when a proof is written anew; None where there is none."""
     try:
-        with temporary.open("x") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that this package or a run wrote; empty where it is missing or damaged, as after a crash."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return proof.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -53,19 +40,24 @@ class JobFolder:
     root: Path
 
     @property
+    def order(self) -> Path:
+        """What a job is to do: ``argv``, ``command`` before it, ``proof``, ``needs`` (proofs by id), ``after``."""
+        return self.root / "order.json"
+
+    @property
     def submitted(self) -> Path:
-        """Where it was last sent."""
+        """Where it was last sent: ``cluster``, ``job``, ``when``, and ``attempt``, the number of the next claim."""
         return self.root / "submitted.json"
 
     @property
-    def claim(self) -> Path:
-        """Which attempt is at work, or was last."""
-        return self.root / "claim.json"
+    def cancelled(self) -> Path:
+        """While it is there, nothing starts."""
+        return self.root / "cancelled.json"
 
     @property
-    def attempts(self) -> Path:
-        """How attempts ended."""
-        return self.root / "attempts"
+    def claims(self) -> Claims:
+        """The attempts."""
+        return Claims(self.root / "attempts")
 
     @property
     def log(self) -> Path:
@@ -77,24 +69,13 @@ class JobFolder:
         """Proof of a run without a result of its own."""
         return self.root / "done.json"
 
-    def ended(self) -> list[dict[str, Any]]:
-        """The attempts that have ended, in order."""
-        if not self.attempts.is_dir():
-            return []
-        return [read_json(path) for path in sorted(self.attempts.glob("*.json"))]
+    def note_sent(self, *, cluster: str, job: str, attempt: int) -> None:
+        """Keep where it was sent; `attempt` is `Claims.next` of before, as the job may have begun by now."""
+        write_json(self.submitted, {"cluster": cluster, "job": job, "when": time.time(), "attempt": attempt})
 
-    def note_end(self, record: Mapping[str, Any]) -> None:
-        """Add an attempt that has ended; a number that was taken meanwhile is passed over."""
-        self.attempts.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.attempts.glob("*.json")))
-        while True:
-            path = self.attempts / f"{number:04}.json"
-            try:
-                with path.open("x") as file:
-                    json.dump({**record, "ended": time.time()}, file)
-                return
-            except FileExistsError:
-                number += 1
+    def note_done(self, *, argv: Sequence[str], needs: Mapping[str, int | None]) -> None:
+        """Write the proof of a run without a result of its own; `needs` are the stamps that it was done with."""
+        write_json(self.done, {"argv": list(argv), "needs": dict(needs)})
 
 
 @dataclass(frozen=True)
@@ -109,9 +90,14 @@ class SweepFolder:
         return self.root / "plan.json"
 
     @property
-    def queue(self) -> Path:
+    def sending(self) -> Claims:
+        """Who sends runs."""
+        return Claims(self.root / "sending")
+
+    @property
+    def queue(self) -> Claims:
         """The local queue's process."""
-        return self.root / "queue.json"
+        return Claims(self.root / "queue")
 
     def job(self, run: str) -> JobFolder:
         """The folder of a run."""
@@ -131,9 +117,30 @@ class SweepFolder:
         value = read_json(self.plan)
         runs = value.get("runs")
         if not isinstance(runs, list) or not isinstance(value.get("name"), str):
-            raise SweepError(f"{self.root} is no folder of a sweep that was submitted: it has no {self.plan.name}")
+            raise SweepError(f"no sweep was submitted to {self.root}: it has no {self.plan.name}")
         return value["name"], [read_planned(run, benchmark=str(self.plan)) for run in runs]
 
     def proof(self, run: PlannedRun) -> Path:
-        """The file that exists exactly when the run is finished."""
+        """The file that says that the run is finished; see `find_finished`."""
         return run.proof if run.proof is not None else self.job(run.id).done
+
+    def find_finished(self, runs: Sequence[PlannedRun]) -> set[str]:
+        """Ids of the runs that are finished.
+
+        A run with a result is when that is there.  One without, such as a score, is when it was done by the same
+        command, and nothing that it needs is to do or was done again since.
+
+        Args:
+            runs: all of the plan, in the order of their needs.
+        """
+        known, finished = {run.id: run for run in runs}, set[str]()
+        for run in runs:
+            if run.proof is not None:
+                ready = run.proof.exists()
+            else:
+                done = read_json(self.job(run.id).done)
+                ready = bool(done) and done.get("argv") == list(run.argv) and set(run.needs) <= finished
+                ready = ready and done.get("needs") == {n: find_stamp(self.proof(known[n])) for n in run.needs}
+            if ready:
+                finished.add(run.id)
+        return finished

@@ -5,92 +5,42 @@ flag; the command runs as a child, which leaves a checkpoint at its next step bo
 (reference: cluster notes, S6 to S10).
 """
 
+import contextlib
+import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
+from slurm.claims import BEAT_S, Owner
 from slurm.errors import SweepError
-from slurm.folders import JobFolder, read_json, write_json
+from slurm.files import read_json
+from slurm.folders import JobFolder, SweepFolder, find_stamp
+from slurm.queries import is_running
 
 REQUEUE: Final = 75  # a command's exit code for "stopped with a checkpoint, to be continued"
 POLL_S: Final = 0.2
-STALE_CLAIM_S: Final = 30.0
-"""Seconds that a claim of a job nobody knows is respected: its node may not have told the controller yet."""
+KILL_WAIT_S: Final = 60.0
+STOPS: Final = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "piggyback")
+"""What comes before a run's arguments; kept in its order."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """An attempt at a run.
-
-    Attributes:
-        job: Slurm's id such as ``12_3``, or ``local-`` and a process id.
-        restart: how often Slurm has queued the job again.
-        host, pid: of the process.
-    """
-
-    job: str
-    restart: int
-    host: str
-    pid: int
-
-    @staticmethod
-    def here(environment: Mapping[str, str] = os.environ) -> "Owner":
-        """This process."""
-        job = environment.get("SLURM_JOB_ID", "")
-        if environment.get("SLURM_ARRAY_JOB_ID"):
-            job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
-        restart = int(environment.get("SLURM_RESTART_COUNT", "0") or 0)
-        return Owner(job=job or f"local-{os.getpid()}", restart=restart, host=socket.gethostname(), pid=os.getpid())
-
-
-def is_alive(owner: Mapping[str, Any], *, ask_slurm: Callable[[str], bool]) -> bool:
-    """Whether the attempt that a claim names is still at work.
-
-    Args:
-        owner: fields of `Owner`.
-        ask_slurm: whether a job id is running.
-    """
-    if owner.get("host") == socket.gethostname() and isinstance(owner.get("pid"), int):
-        try:
-            os.kill(owner["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-    job = str(owner.get("job", ""))
-    return not job.startswith("local-") and ask_slurm(job)
-
-
-def claim(folder: JobFolder, owner: Owner, *, ask_slurm: Callable[[str], bool]) -> None:
-    """Make this attempt the one at work, so that two copies never write one run.
-
-    Raises:
-        SweepError: another attempt is at work.
-    """
-    folder.root.mkdir(parents=True, exist_ok=True)
-    before = read_json(folder.claim)
-    same = before.get("job") == owner.job and before.get("restart", 0) < owner.restart
-    if before and not same and before.get("open") and is_alive(before, ask_slurm=ask_slurm):
-        raise SweepError(f"job {before.get('job')} on {before.get('host')} is at work on {folder.root.name} already")
-    write_json(folder.claim, {**vars(owner), "open": True, "since": time.time()})
-
-
-def find_failed_need(root: Path, needs: Mapping[str, Path]) -> str | None:
-    """The first need that is not finished, with how it ended; None when all are."""
-    for need, proof in needs.items():
-        if not proof.exists():
-            ended = JobFolder(root / "jobs" / need).ended()
-            how = f"ended with exit code {ended[-1].get('code')}" if ended else "has not run"
-            return f"{need}, which it needs, {how}"
-    return None
+@contextlib.contextmanager
+def catch_stops() -> Iterator[list[int]]:
+    """The signals that ask for a stop and have come while the block runs."""
+    asked: list[int] = []
+    handlers = {number: signal.signal(number, lambda received, _: asked.append(received)) for number in STOPS}
+    try:
+        yield asked
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -113,78 +63,135 @@ class JobCall:
         Raises:
             SweepError: with the command's exit code and where its log is.
         """
-        code = do_run(Path(self.root), run=self.run, argv=self.argv)
-        if code == REQUEUE:
-            requeue(Owner.here())
+        owner, folder = Owner.of_job(), SweepFolder(Path(self.root)).job(self.run)
+        with catch_stops() as asked:  # in the place of submitit's handlers, until the job's end
+            code = do_run(Path(self.root), run=self.run, argv=self.argv, owner=owner, asked=asked)
+            if code == REQUEUE and wants_requeue(folder, asked):
+                requeue(owner, asked)
         if code:
-            log = JobFolder(Path(self.root) / "jobs" / self.run).log
-            raise SweepError(f"{self.run} ended with exit code {code}: see {log}")
+            raise SweepError(f"{self.run} ended with exit code {code}: see {folder.log}")
         return code
 
 
-def do_run(root: Path, *, run: str, argv: tuple[str, ...], environment: Mapping[str, str] | None = None) -> int:
+def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: list[int]) -> int:
     """Claim the run, start its command as a child, and record how it ended.
 
     Args:
-        root: the sweep's folder, with its plan.
+        root: the sweep's folder, with the run's order.
         run: id.
         argv: of the console command.
-        environment: variables for the child beside this process's.
+        owner: this process.
+        asked: grows by the signals that ask for a stop, see `catch_stops`.
 
     Returns:
-        The command's exit code.
-    """
-    from slurm.folders import SweepFolder
-    from slurm.queries import is_running
+        The command's exit code; `REQUEUE` also where a stop came before it began; 128 and more for a signal.
 
-    sweep = SweepFolder(root)
-    folder, owner = sweep.job(run), Owner.here()
-    planned = {one.id: one for one in sweep.read_plan()[1]}
-    claim(folder, owner, ask_slurm=is_running)
-    begun = time.time()
-    me = planned.get(run)
-    needs = {need: sweep.proof(planned[need]) for need in me.needs} if me is not None and me.after == "done" else {}
-    missing = find_failed_need(root, needs)
+    Raises:
+        SweepError: another process is at work on the run.
+    """
+    folder = SweepFolder(root).job(run)
+    number = folder.claims.take(owner, what=run, ask_slurm=is_running)
+    order, begun, message = read_json(folder.order), time.time(), None
+    needs = {str(need): Path(proof) for need, proof in order.get("needs", {}).items()}
+    stamps = {need: find_stamp(proof) for need, proof in needs.items()}
     with folder.log.open("ab") as log:
         log.write(f"== {time.strftime('%F %T')} job {owner.job} restart {owner.restart} on {owner.host}\n".encode())
-        if missing is not None:
-            log.write(f"not started: {missing}\n".encode())
+        log.flush()
+        if order.get("after") == "done":
+            message = find_failed_need(root, needs)
+        if asked or folder.cancelled.exists():
+            code, message = REQUEUE, "stopped before it began"
+        elif message is not None:
             code = 1
         else:
-            code = run_child([sys.executable, "-m", "piggyback", *argv], log=log, environment=environment or {})
-    record = {**vars(owner), "begun": begun, "code": code, "message": missing}
-    if me is not None and me.proof is None and code == 0:
-        write_json(folder.done, record)
-    folder.note_end(record)
-    write_json(folder.claim, {**vars(owner), "open": False, "since": begun})
+            command = [*order.get("command", COMMAND), *argv]
+            code = run_child(command, log=log, asked=asked, sign=lambda: give_sign(folder, number, asked))
+        if message is not None:
+            log.write(f"not started: {message}\n".encode())
+    last = folder.claims.last()
+    if code == 0 and order.get("proof") is None and last is not None and last.number == number:
+        folder.note_done(argv=argv, needs=stamps)
+    folder.claims.end(number, {**vars(owner), "begun": begun, "code": code, "message": message})
     return code
 
 
-def run_child(command: list[str], *, log: Any, environment: Mapping[str, str]) -> int:
-    """Run a command, its output into a log; USR2 and TERM reach it once as USR2, which lets it checkpoint."""
-    asked: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda received, _: asked.append(received))
-        for number in (signal.SIGUSR2, signal.SIGTERM)
-    }
+def give_sign(folder: JobFolder, number: int, asked: list[int]) -> None:
+    """Give a sign of life, and see whether the run was cancelled from another machine."""
+    folder.claims.beat(number)
+    if folder.cancelled.exists():
+        asked.append(signal.SIGTERM)
+
+
+def find_failed_need(root: Path, needs: Mapping[str, Path]) -> str | None:
+    """The first need that is not finished, with how it ended; None when all are."""
+    for need, proof in needs.items():
+        if not proof.exists():
+            folder = SweepFolder(root).job(need)
+            ended = folder.claims.ends()
+            how = f"ended with exit code {ended[-1].get('code')}" if ended else "has not run"
+            return f"{need}, which it needs, {'was cancelled' if folder.cancelled.exists() else how}"
+    return None
+
+
+def run_child(command: list[str], *, log: IO[bytes], asked: list[int], sign: Callable[[], None]) -> int:
+    """Run a command, its output into a log; a stop reaches it once, as USR2, which lets it checkpoint.
+
+    Args:
+        command: with arguments.
+        log: gets what it prints.
+        asked: signals that ask for a stop, growing.
+        sign: called every `BEAT_S` seconds.
+
+    Returns:
+        Its exit code; 128 and its number for a signal; 127 where there is no such command.
+    """
+    in_slurm = "SLURM_JOB_ID" in os.environ  # Slurm follows the tree; a terminal's Ctrl-C must not reach the child
     try:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=not in_slurm,
+            preexec_fn=None if in_slurm else die_with_parent,  # noqa: PLW1509 -- there this process has one thread
         )
-        told = False
-        while True:
-            try:
-                return child.wait(timeout=POLL_S)
-            except subprocess.TimeoutExpired:
-                if asked and not told:
-                    child.send_signal(signal.SIGUSR2)
-                    told = True
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    except OSError as fault:
+        log.write(f"cannot run {command[0]}: {fault.strerror}\n".encode())
+        return 127
+    told, signed = False, time.monotonic()
+    while True:
+        try:
+            code = child.wait(timeout=POLL_S)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() - signed > BEAT_S:
+                signed = time.monotonic()
+                sign()
+            if asked and not told:
+                child.send_signal(signal.SIGUSR2)
+                told = True
+            continue
+        if code == -signal.SIGUSR2 or (asked and code == -signal.SIGTERM):  # it had not come so far as to listen
+            return REQUEUE
+        return code if code >= 0 else 128 - code
 
 
-def requeue(owner: Owner) -> None:
+def die_with_parent() -> None:
+    """Have the kernel send TERM when the process that started this one is killed; Linux only."""
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def wants_requeue(folder: JobFolder, asked: list[int]) -> bool:
+    """Whether a stopped job shall ask to be queued again.
+
+    USR2 comes before a time limit and at preemption.  TERM alone comes from scancel, which a requeue would undo, or
+    from a preemption that says nothing before, and then Slurm has queued the job again by itself.
+    """
+    return (not asked or signal.SIGUSR2 in asked) and not folder.cancelled.exists()
+
+
+def requeue(owner: Owner, asked: list[int]) -> None:
     """Ask Slurm to queue the job again and wait for the end that it then sends.
 
     A job that was preempted without grace time is pending already: scontrol refuses, and that is no fault (S6).
@@ -192,14 +199,25 @@ def requeue(owner: Owner) -> None:
     Raises:
         SweepError: Slurm refuses for another reason.
     """
-    if owner.job.startswith("local-"):
-        return
     try:
-        asked = subprocess.run(
+        told = subprocess.run(
             ["scontrol", "requeue", owner.job], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise SweepError(f"cannot queue job {owner.job} again, scontrol does not answer: {fault}") from None
-    if asked.returncode and "pending" not in asked.stderr.lower():
-        raise SweepError(f"cannot queue job {owner.job} again: {asked.stderr.strip()}")
-    time.sleep(60)  # Slurm ends the job before that
+    if told.returncode and "pending" not in told.stderr.lower():
+        raise SweepError(f"cannot queue job {owner.job} again: {told.stderr.strip()}")
+    patience = time.monotonic() + KILL_WAIT_S
+    while signal.SIGTERM not in asked and time.monotonic() < patience:
+        time.sleep(POLL_S)
+
+
+def order_of(argv: tuple[str, ...], *, proof: Path | None, needs: Mapping[str, Path], after: str) -> dict[str, Any]:
+    """What a job is to do, for its order file."""
+    return {
+        "argv": list(argv),
+        "command": list(COMMAND),
+        "proof": None if proof is None else str(proof),
+        "needs": {need: str(path) for need, path in needs.items()},
+        "after": after,
+    }

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from slurm.claims import BEAT_S, Owner
 from slurm.errors import SweepError
-from slurm.folders import SweepFolder, read_json, write_json
-from slurm.jobs import Owner, do_run, is_alive
+from slurm.files import read_json
+from slurm.folders import SweepFolder
+from slurm.jobs import REQUEUE, catch_stops, do_run
 from slurm.planned import PlannedRun
 
 POLL_S: Final = 0.2
-REQUEUE: Final = 75
+START_S: Final = 60.0
+"""Seconds in which a queue's process must have claimed its folder."""
+WHAT: Final = "the queue of this sweep"
 
 
 @dataclass(kw_only=True)
@@ -41,82 +45,103 @@ class Queue:
     gpus: list[str]
     working: list[Working] = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=dict)
-    stopped: bool = False
 
 
 def find_gpus() -> list[str]:
     """Indices of this machine's GPUs that may be seen, by the driver's own tool; none without it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [one for one in visible.split(",") if one]
+        return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]  # between them stand MIG's parts
+    return [str(number) for number in range(len(found))]
 
 
 def refuse_second_queue(sweep: SweepFolder) -> None:
     """Raise SweepError where a queue is at work on the folder already."""
-    owner = read_json(sweep.queue)
-    if owner and is_alive(owner, ask_slurm=lambda job: False):
-        raise SweepError(f"a queue is at work on {sweep.root} already (process {owner.get('pid')}): wait, or cancel it")
+    last = sweep.queue.last()
+    if last is not None and last.is_alive(lambda job: None):
+        owner = last.owner
+        raise SweepError(
+            f"a queue is at work on {sweep.root} already (process {owner.get('pid')} on {owner.get('host')}):"
+            " wait until it ends, or cancel its runs"
+        )
 
 
 def start_queue(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int) -> int:
-    """Start the queue as a process of its own.
+    """Start the queue as a process of its own; it is at work when this returns.
 
     Returns:
         Its process id.
 
     Raises:
-        SweepError: a queue is at work on the folder already.
+        SweepError: it does not start, or a queue is at work on the folder already.
     """
     refuse_second_queue(sweep)
+    number = sweep.queue.next()
     command = [sys.executable, "-m", "slurm.local_queue", str(sweep.root), str(parallel), *(run.id for run in runs)]
     sweep.root.mkdir(parents=True, exist_ok=True)
     with (sweep.root / "queue.log").open("ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    return process.pid
+    patience = time.monotonic() + START_S
+    while sweep.queue.next() <= number and time.monotonic() < patience:
+        if process.poll() is not None:
+            break
+        time.sleep(POLL_S / 4)
+    if sweep.queue.next() <= number:
+        raise SweepError(f"the queue's process does not start: see {sweep.root / 'queue.log'}")
+    pid = process.pid
+    process.returncode = 0  # it outlives this process, which waits for it no more, and Python shall not warn of that
+    return pid
 
 
 def work(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int) -> dict[str, int]:
-    """Do the runs; TERM or INT asks those under way for a checkpoint and ends the queue.
+    """Do the runs; a stop asks those under way for a checkpoint and ends the queue.
 
     Args:
-        sweep: its plan is written.
+        sweep: the orders of the runs are written.
         runs: to do; what they need beside these must be finished already.
         parallel: at the same time; 0 is one per GPU, or one.
 
     Returns:
         Exit code of each run that has ended.
+
+    Raises:
+        SweepError: a queue is at work on the folder already.
+        KeyboardInterrupt: the stop was Ctrl-C; when it comes twice, at once.
     """
-    refuse_second_queue(sweep)
     gpus = find_gpus()
     count = parallel or max(1, len(gpus))
     queue = Queue(sweep=sweep, waiting=list(runs), gpus=[gpus[n % len(gpus)] for n in range(count)] if gpus else [])
-    write_json(sweep.queue, {**vars(Owner.here()), "parallel": count})
-
-    def stop(*_: object) -> None:
-        queue.stopped = True
-
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        while queue.working or (queue.waiting and not queue.stopped):
-            if queue.stopped:
-                for entry in queue.working:
-                    entry.process.send_signal(signal.SIGUSR2)
-                queue.waiting = []
+    told, signed = False, time.monotonic()
+    with sweep.queue.hold(what=WHAT) as number, catch_stops() as asked:
+        while queue.working or (queue.waiting and not asked):
+            if asked and not told:
+                tell(queue)
+                told = True
+            if asked.count(signal.SIGINT) > 1:
+                break
+            if time.monotonic() - signed > BEAT_S:
+                signed = time.monotonic()
+                sweep.queue.beat(number)
             start_ready(queue, count=count)
             time.sleep(POLL_S)
             collect_ended(queue)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        sweep.queue.unlink(missing_ok=True)
+    if signal.SIGINT in asked:
+        raise KeyboardInterrupt
     return queue.ended
+
+
+def tell(queue: Queue) -> None:
+    """Ask the runs under way for a checkpoint, and forget those that wait."""
+    queue.waiting = []
+    for entry in queue.working:
+        entry.process.send_signal(signal.SIGUSR2)
 
 
 def start_ready(queue: Queue, *, count: int) -> None:
@@ -128,10 +153,14 @@ def start_ready(queue: Queue, *, count: int) -> None:
         if pending & set(run.needs):
             continue
         queue.waiting.remove(run)
+        if queue.sweep.job(run.id).cancelled.exists():
+            queue.ended[run.id] = REQUEUE
+            continue
         gpu = queue.gpus.pop(0) if queue.gpus else None
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
         command = [sys.executable, "-m", "slurm.local_queue", "--one", str(queue.sweep.root), run.id]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+        # in a session of its own: a terminal's Ctrl-C reaches the queue only, which asks for a checkpoint
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
         queue.working.append(Working(run=run, process=process, gpu=gpu))
 
 
@@ -146,17 +175,30 @@ def collect_ended(queue: Queue) -> None:
                 queue.gpus.append(entry.gpu)
 
 
+def do_one(sweep: SweepFolder, run: str) -> int:
+    """Do one run by its order."""
+    argv = tuple(str(word) for word in read_json(sweep.job(run).order)["argv"])
+    with catch_stops() as asked:
+        return do_run(sweep.root, run=run, argv=argv, owner=Owner.local(), asked=asked)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Body of the queue's process, and of the processes of its runs."""
-    if arguments[0] == "--one":
-        sweep = SweepFolder(Path(arguments[1]))
-        run = next(one for one in sweep.read_plan()[1] if one.id == arguments[2])
-        return do_run(sweep.root, run=run.id, argv=run.argv)
-    sweep = SweepFolder(Path(arguments[0]))
-    wanted = list(arguments[2:])
-    planned = {one.id: one for one in sweep.read_plan()[1]}
-    ended = work(sweep, [planned[one] for one in wanted], parallel=int(arguments[1]))
-    return 0 if not any(ended.values()) and len(ended) == len(wanted) else 1
+    """Body of the queue's process, and of the processes of its runs; exit code 75 after a stop."""
+    try:
+        if arguments[0] == "--one":
+            return do_one(SweepFolder(Path(arguments[1])), arguments[2])
+        sweep = SweepFolder(Path(arguments[0]))
+        planned = {run.id: run for run in sweep.read_plan()[1]}
+        wanted = [planned[one] for one in arguments[2:]]
+        ended = work(sweep, wanted, parallel=int(arguments[1]))
+    except SweepError as fault:
+        sys.stderr.write(f"{fault}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if len(ended) < len(wanted) or REQUEUE in ended.values():
+        return REQUEUE
+    return 1 if any(ended.values()) else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-Cluster = Literal["auto", "slurm", "local", "debug"]
+AnyCluster = Literal["auto", "slurm", "local", "debug"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class SubmitOptions:
     """Send what is missing of a sweep.
 
     Attributes:
-        file: the sweep.
+        file: the sweep; relative folders in it count from where it lies.
         cluster: slurm, local (a queue on this machine), or debug (here, one after the other); auto is slurm where
             there is sbatch.
-        profile: name of the [profile.NAME] in the profiles file; the first-named defaults when not given.
+        profile: name of the [profile.NAME] in the profiles file; "default" when not given and there is such a file.
         profiles: file of profiles.
         max_parallel: runs at the same time on this machine; 0 is one per GPU, or one.
         wait: stay until all has ended, and show how.
@@ -54,7 +54,34 @@ class SubmitOptions:
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    cluster: Cluster = "auto"
+    cluster: AnyCluster = "auto"
+    profile: str | None = None
+    profiles: Path = Path("profiles.toml")
+    max_parallel: int = 0
+    wait: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryOptions:
+    """Send runs again that have failed or were stopped, with what waits for them.
+
+    Attributes:
+        sweep: the sweep's file, or its folder; runs as they were submitted.
+        runs: of these ids, tasks or methods; * and ? stand for anything; all when not given.
+        cluster: as for `sweep submit`.
+        profile: as for `sweep submit`.
+        profiles: as for `sweep submit`.
+        max_parallel: as for `sweep submit`.
+        wait: stay until all has ended, and show how.
+        dry_run: print what would be sent.
+        json: print one JSON object instead of tables.
+    """
+
+    sweep: Annotated[Path, tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    cluster: AnyCluster = "auto"
     profile: str | None = None
     profiles: Path = Path("profiles.toml")
     max_parallel: int = 0
@@ -71,7 +98,7 @@ class StatusOptions:
         sweep: the sweep's file, or its folder.
         runs: only runs of these ids, tasks or methods; * and ? stand for anything.
         watch: show it again every 5 seconds until all has ended.
-        json: print one JSON object instead of a table.
+        json: print one JSON object instead of a table, once.
     """
 
     sweep: Annotated[Path, tyro.conf.Positional]
@@ -87,7 +114,7 @@ class LogsOptions:
     Attributes:
         sweep: the sweep's file, or its folder.
         run: its id, task or method; * and ? stand for anything.
-        follow: stay and show what comes.
+        follow: stay and show what comes, until the run has ended.
     """
 
     sweep: Annotated[Path, tyro.conf.Positional]

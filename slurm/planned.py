@@ -30,7 +30,8 @@ class PlannedRun:
         kind: its stage; stages follow each other in the order of `Kind`.
         argv: arguments of the console command.
         folder: where it leaves ``status.json`` and ``result.json``.
-        proof: file that exists exactly when it is finished; None for what is done anew each time.
+        proof: file that exists exactly when it is finished; None for what leaves none, and is done anew when
+            something that it needs was.
         needs: ids that must have ended before.
         after: whether those must be done, or only ended, in whatever way.
         cost: runs of the same cost take about the same time; for the estimate.
@@ -46,11 +47,6 @@ class PlannedRun:
     after: After = "done"
     cost: str = ""
 
-    @property
-    def finished(self) -> bool:
-        """Whether its proof is there."""
-        return self.proof is not None and self.proof.exists()
-
 
 def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
     """A planned run from what a benchmark returned.
@@ -64,6 +60,8 @@ def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
         raise SweepError(f"the plan of {benchmark} has a run with other fields than it must have: {sorted(value)}")
     if ID.fullmatch(str(value["id"])) is None or value["kind"] not in get_args(Kind):
         raise SweepError(f"the plan of {benchmark} has a run with id {value['id']!r:.80} of kind {value['kind']!r:.40}")
+    if value.get("after", "done") not in get_args(After):
+        raise SweepError(f"the plan of {benchmark} has {value['id']} after {value['after']!r:.40}")
     proof = value["proof"]
     return PlannedRun(
         id=str(value["id"]),
@@ -101,22 +99,23 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
     return [read_planned(value, benchmark=name) for value in planned]
 
 
-def check_plan(runs: Sequence[PlannedRun]) -> None:
-    """Refuse a plan that cannot be done: an id twice, a need that is no run, or runs that wait for each other.
+def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs with every one behind what it needs, otherwise as they come; the very same run counts once.
 
     Raises:
-        SweepError: naming the first fault.
+        SweepError: the plan cannot be done: an id twice, a need that is no run, or runs that wait for each other.
     """
     known: dict[str, PlannedRun] = {}
     for run in runs:
-        if run.id in known:
-            raise SweepError(f"two runs of the plan are called {run.id}: {known[run.id].title} and {run.title}")
-        known[run.id] = run
+        if known.setdefault(run.id, run) != run:
+            raise SweepError(
+                f"two runs of the plan are called {run.id}, with different commands: give one [[benchmark]] a label"
+            )
     for run in runs:
         for need in run.needs:
             if need not in known:
                 raise SweepError(f"{run.id} needs {need}, which is not in the plan")
-    order(runs)
+    return order(list(known.values()))
 
 
 def order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -1,12 +1,16 @@
 """What Slurm says of jobs: squeue for those that are there, sacct for those that were, where there is accounting."""
 
+import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 JobState = Literal["queued", "running", "ended", "unknown"]
+Said = tuple[JobState, str]
+"""A state, and Slurm's own word for it, which may be empty."""
 
-# Base states by name, from the man pages of squeue and sacct of Slurm 22.05; one that stands nowhere is "unknown".
+# Base states by name, from the man pages of squeue and sacct of Slurm 22.05.
 STATES: Final[Mapping[str, JobState]] = {
     **dict.fromkeys(
         ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"), "queued"
@@ -18,23 +22,51 @@ STATES: Final[Mapping[str, JobState]] = {
     **dict.fromkeys(("PREEMPTED", "REVOKED"), "ended"),
 }
 TIMEOUT_S: Final = 60
+# Both shorten the list of an array's elements to 64 characters without this (man squeue).
+WHOLE_LISTS: Final = {"SLURM_BITSTR_LEN": "0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What Slurm says of jobs.
+
+    Attributes:
+        states: of the jobs that squeue or sacct know.
+        whole: squeue has answered, so that a job it does not know is there no more.
+    """
+
+    states: Mapping[str, Said] = field(default_factory=dict)
+    whole: bool = True
+
+    def of(self, job: str) -> Said:
+        """State of a job."""
+        return self.states.get(job, ("ended" if self.whole else "unknown", ""))
+
+    def is_running(self, job: str) -> bool | None:
+        """Whether a job runs; None where nobody knows."""
+        state, _ = self.of(job)
+        return None if state == "unknown" else state == "running"
 
 
 def ask(command: Sequence[str]) -> str | None:
     """What a Slurm command prints; None where it is missing, refuses or does not answer."""
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=os.environ | WHOLE_LISTS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
+    if done.returncode and "Invalid job id specified" in done.stderr:  # squeue, asked for one job that is forgotten
+        return ""
     return done.stdout if done.returncode == 0 else None
 
 
-def read_states(text: str) -> dict[str, tuple[JobState, str]]:
+def read_states(text: str) -> dict[str, Said]:
     """Job id to state and Slurm's own word for it, from lines ``id|STATE``; steps and word tails are passed over.
 
     Array elements that are pending together stand on one line, ``12_[3-5,7%2]``, and are told apart here.
     """
-    found: dict[str, tuple[JobState, str]] = {}
+    found: dict[str, Said] = {}
     for line in text.splitlines():
         name, _, word = line.strip().partition("|")
         state = word.split()[0].rstrip("+") if word.split() else ""
@@ -51,25 +83,31 @@ def expand(name: str) -> list[str]:
     if not bracket:
         return [name]
     found = []
-    for part in rest.rstrip("]").partition("%")[0].split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+    for part in rest.partition("]")[0].partition("%")[0].split(","):
+        span, _, step = part.partition(":")
+        first, dash, last = span.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (step and not step.isdigit()):
             continue
-        found += [f"{base}_{number}" for number in range(int(first), int(last if dash else first) + 1)]
+        found += [f"{base}_{number}" for number in range(int(first), int(last or first) + 1, int(step or 1))]
     return found
 
 
-def find_states(jobs: Iterable[str]) -> dict[str, tuple[JobState, str]]:
-    """States of these jobs, as far as anything knows them: sacct, then squeue, which has the newer word."""
+def find_states(jobs: Iterable[str]) -> Answer:
+    """States of these jobs, as far as anything knows them.
+
+    squeue has the last word: what accounting believes to be there and squeue does not know has ended.
+    """
     bases = sorted({job.partition("_")[0] for job in jobs})
     if not bases:
-        return {}
+        return Answer()
     past = ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(bases)])
     present = ask(["squeue", "--noheader", "--states=all", "--format=%i|%T", "--jobs", ",".join(bases)])
-    return {**read_states(past or ""), **read_states(present or "")}
+    before, now = read_states(past or ""), read_states(present or "")
+    if present is not None:
+        before = {job: ("ended", word) for job, (_, word) in before.items()}
+    return Answer(states=before | now, whole=present is not None)
 
 
-def is_running(job: str) -> bool:
-    """Whether Slurm says that a job runs now; not knowing the job counts as no."""
-    state = find_states([job]).get(job)
-    return state is not None and state[0] == "running"
+def is_running(job: str) -> bool | None:
+    """Whether Slurm says that a job runs now; None where it does not answer."""
+    return find_states([job]).is_running(job)

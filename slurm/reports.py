@@ -74,7 +74,7 @@ def show_standings(name: str, standings: Sequence[Standing]) -> None:
             one.run.id,
             one.state,
             "-" if one.progress is None else f"{100 * one.progress:.0f} %",
-            "-" if one.metric is None else f"{one.metric[0]} {100 * one.metric[1]:.2f} %",
+            measure(one.metric),
             one.node or "-",
             clock(one.seconds),
             clock(one.left_s),
@@ -84,6 +84,14 @@ def show_standings(name: str, standings: Sequence[Standing]) -> None:
     ]
     table(name, "run", "state", "progress", "metric", "node", "elapsed", "left", "", rows=rows)
     say(count_states(standings))
+
+
+def measure(metric: tuple[str, float] | None) -> str:
+    """A metric as it is shown: fractions in percent, a loss as it is."""
+    if metric is None:
+        return "-"
+    name, value = metric
+    return f"{name} {value:.3f}" if name == "loss" else f"{name} {100 * value:.2f} %"
 
 
 def count_states(standings: Sequence[Standing]) -> str:

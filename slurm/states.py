@@ -1,19 +1,28 @@
 """How the runs of a sweep stand: by what lies in their folders first, then by what Slurm says."""
 
+import json
+import math
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, Final, Literal
 
+from slurm.claims import Claim
 from slurm.errors import SweepError
-from slurm.folders import JobFolder, SweepFolder, read_json
-from slurm.jobs import REQUEUE, is_alive
+from slurm.files import read_json
+from slurm.folders import JobFolder, SweepFolder
+from slurm.jobs import REQUEUE
 from slurm.planned import PlannedRun
-from slurm.queries import JobState, find_states
+from slurm.queries import Answer, find_states
 
-State = Literal["done", "running", "queued", "stopped", "failed", "missing"]
+State = Literal["done", "running", "queued", "unknown", "stopped", "failed", "missing"]
+OPEN: Final[tuple[State, ...]] = ("running", "queued", "unknown")
 METRICS: Final = ("mean_iou", "accuracy")  # the number to show of a result, the first that it has
+EPOCH_METRICS: Final = (*METRICS, "val_mean_iou", "val_accuracy", "val_top1", "loss")
+TAIL: Final = 65536  # bytes in which the last epoch's line is looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,8 @@ class Standing:
 
     Attributes:
         run: the planned run.
-        state: ``stopped`` ones have left a checkpoint and wait for being sent again; ``missing`` ones were never sent.
+        state: ``stopped`` ones wait for being sent again, with a checkpoint if they had begun; ``missing`` ones were
+            never sent; ``unknown`` ones were sent to a Slurm that does not answer now.
         progress: share that is done, in [0, 1]; None where nobody says.
         metric: name and value, of a result or of the last epoch.
         node: where it is or was.
@@ -49,75 +59,144 @@ class Standing:
         return {"id": self.run.id, "title": self.run.title, "kind": self.run.kind, **fields, "metric": metric}
 
 
-def find_standings(sweep: SweepFolder, runs: Sequence[PlannedRun]) -> list[Standing]:
-    """How the runs stand, with one question to Slurm for all of them, and none where all are done or local."""
-    open_jobs = {}
-    for run in runs:
-        sent = read_json(sweep.job(run.id).submitted)
-        if sent.get("cluster") == "slurm" and isinstance(sent.get("job"), str) and not sweep.proof(run).exists():
-            open_jobs[run.id] = sent["job"]
-    known = find_states(open_jobs.values())
-    return [find_standing(sweep, run, job=open_jobs.get(run.id, ""), known=known) for run in runs]
+@dataclass(frozen=True, kw_only=True)
+class Traces:
+    """What a run's job folder tells.
+
+    Attributes:
+        run: the planned run.
+        folder: its job folder.
+        sent: where it was last sent; empty if never.
+        claim: the last attempt.
+    """
+
+    run: PlannedRun
+    folder: JobFolder
+    sent: Mapping[str, Any]
+    claim: Claim | None
+
+    @property
+    def slurm_job(self) -> str:
+        """The job that it was sent as; empty where it was not sent to Slurm."""
+        return str(self.sent.get("job", "")) if self.sent.get("cluster") == "slurm" else ""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was an attempt since it was last sent."""
+        first = self.sent.get("attempt", 0)
+        return self.claim is not None and isinstance(first, int) and self.claim.number >= first
 
 
-def find_standing(
-    sweep: SweepFolder, run: PlannedRun, *, job: str, known: Mapping[str, tuple[JobState, str]]
-) -> Standing:
-    """How one run stands; `known` has the states of Slurm's jobs."""
+def find_standings(
+    sweep: SweepFolder, runs: Sequence[PlannedRun], *, only: Collection[str] | None = None
+) -> list[Standing]:
+    """How runs stand, with one question to Slurm for all of them, and none where all are done or local.
+
+    Args:
+        sweep: the folder.
+        runs: all of the plan, in the order of their needs.
+        only: ids of those to tell of; all when not given.
+    """
+    finished = sweep.find_finished(runs)
+    chosen = [run for run in runs if only is None or run.id in only]
+    traces = [find_traces(sweep, run) for run in chosen]
+    open_ones = [one for one in traces if one.run.id not in finished]
+    jobs = {one.slurm_job for one in open_ones}
+    jobs |= {one.claim.job for one in open_ones if one.claim and one.claim.in_slurm and one.claim.end is None}
+    answer = find_states(jobs - {""})
+    queue = sweep.queue.last() if any(one.sent.get("cluster") == "local" for one in open_ones) else None
+    has_queue = queue is not None and queue.is_alive(lambda job: None)
+    return [
+        find_standing(one, done=one.run.id in finished, answer=answer, in_queue=has_queue and is_waiting(one))
+        for one in traces
+    ]
+
+
+def find_traces(sweep: SweepFolder, run: PlannedRun) -> Traces:
+    """What a run's job folder tells."""
     folder = sweep.job(run.id)
-    status, claim = read_json(run.folder / "status.json"), read_json(folder.claim)
+    return Traces(run=run, folder=folder, sent=read_json(folder.submitted), claim=folder.claims.last())
+
+
+def is_waiting(one: Traces) -> bool:
+    """Whether a local queue that is at work has the run before it."""
+    return one.sent.get("cluster") == "local" and not one.has_begun and not one.folder.cancelled.exists()
+
+
+def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) -> Standing:
+    """How one run stands, by its traces and by Slurm's answer."""
+    status, owner = read_json(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
-    common: dict[str, Any] = {"run": run, "node": str(claim.get("host", "")), "job": str(claim.get("job", job))}
-    if sweep.proof(run).exists():
-        result = read_json(run.folder / "result.json")
-        return Standing(**common, state="done", progress=1.0, metric=find_metric(result), seconds=seconds)
-    slurm_says, word = known.get(job, ("unknown", ""))
-    running = {name for name, (state, _) in known.items() if state == "running"}
-    at_work = bool(claim.get("open")) and is_alive(claim, ask_slurm=running.__contains__)
-    if at_work:
-        begun = number(claim.get("since"))
-        elapsed = time.time() - begun if begun is not None else None
-        return Standing(
-            **common, state="running", progress=progress, seconds=seconds or elapsed, left_s=estimate(progress, seconds)
-        )
-    if slurm_says in ("queued", "running"):
-        return Standing(**{**common, "job": job}, state="queued", progress=progress, seconds=seconds)
-    return Standing(
-        **common, progress=progress, seconds=seconds, **find_end(folder, sent=bool(job), open_claim=claim, word=word)
-    )
+    node, job = str(owner.get("host", "")), str(owner.get("job", one.slurm_job))
+    common: dict[str, Any] = {"run": one.run, "node": node, "job": job, "progress": progress, "seconds": seconds}
+    if done:
+        metric = find_metric(read_json(one.run.folder / "result.json").get("metrics"), METRICS)
+        return Standing(**{**common, "progress": 1.0}, state="done", metric=metric)
+    if one.claim is not None and one.claim.is_alive(answer.is_running):
+        begun = number(owner.get("since"))
+        if seconds is None and begun is not None:
+            common["seconds"] = max(0.0, time.time() - begun)
+        metric = find_metric(read_last_line(one.run.folder / "metrics.jsonl"), EPOCH_METRICS)
+        return Standing(**common, state="running", metric=metric, left_s=estimate(progress, seconds))
+    state, word = answer.of(one.slurm_job) if one.slurm_job else ("ended", "")
+    common["job"] = one.slurm_job or job
+    if state == "unknown" and word:  # a word of a newer Slurm: the job is there, and that is what matters
+        state = "queued"
+    if in_queue or state != "ended":
+        message = "Slurm does not answer" if state == "unknown" else ""
+        return Standing(**common, state="queued" if in_queue or state == "ended" else state, message=message)
+    return Standing(**common, **find_end(one, word=word))
 
 
-def find_end(folder: JobFolder, *, sent: bool, open_claim: Mapping[str, Any], word: str) -> dict[str, Any]:
+def find_end(one: Traces, *, word: str) -> dict[str, Any]:
     """State and message of a run that is neither done nor under way nor queued."""
-    ended = folder.ended()
-    if open_claim.get("open"):
-        return {"state": "failed", "message": f"its process ended without a word{f' ({word})' if word else ''}"}
-    if ended and ended[-1].get("code") == REQUEUE:
-        return {"state": "stopped", "message": "stopped with a checkpoint"}
-    if ended:
-        why = ended[-1].get("message") or f"exit code {ended[-1].get('code')}"
-        return {"state": "failed", "message": str(why)}
-    if sent:
-        return {"state": "failed", "message": f"its job ended before it began{f' ({word})' if word else ''}"}
-    return {"state": "missing"}
+    said = f" ({word})" if word else ""
+    end = one.claim.end if one.claim is not None else None
+    if one.folder.cancelled.exists() and (end is None or not one.has_begun or end.get("code") == REQUEUE):
+        return {"state": "stopped", "message": "cancelled"}
+    if one.sent and not one.has_begun:
+        if one.slurm_job:
+            return {"state": "failed", "message": f"its job ended before it began{said}"}
+        return {"state": "stopped", "message": "its queue ended before it began"}
+    if one.claim is None:
+        return {"state": "missing"}
+    if end is None:
+        return {"state": "failed", "message": f"its process ended without a word{said}"}
+    if end.get("code") == REQUEUE:
+        return {"state": "stopped", "message": str(end.get("message") or "stopped with a checkpoint")}
+    if end.get("code") == 0:  # it was done once, and is to be done again
+        return {"state": "missing", "message": "to be done anew"}
+    return {"state": "failed", "message": str(end.get("message") or f"exit code {end.get('code')}")}
 
 
 def number(value: object) -> float | None:
     """A number of a file that a run wrote; None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300 or math.isnan(value):
+        return None
+    return float(value)
 
 
-def find_metric(result: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The number to show of a result."""
-    metrics = result.get("metrics")
+def read_last_line(path: Path) -> object:
+    """The last JSON line of a file; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            return json.loads(file.read().splitlines()[-1])
+    except (OSError, ValueError, RecursionError, IndexError):
+        return None
+
+
+def find_metric(metrics: object, names: Sequence[str]) -> tuple[str, float] | None:
+    """The first of the names that is there with a number."""
     if not isinstance(metrics, dict):
         return None
-    return next(((name, float(metrics[name])) for name in METRICS if number(metrics.get(name)) is not None), None)
+    found = ((name, number(metrics.get(name))) for name in names)
+    return next(((name, value) for name, value in found if value is not None), None)
 
 
 def estimate(progress: float | None, seconds: float | None) -> float | None:
     """Seconds still to come, if all goes on as it has."""
-    if not progress or seconds is None or progress >= 1:
+    if progress is None or seconds is None or not 0 < progress < 1:
         return None
     return seconds * (1 - progress) / progress
 

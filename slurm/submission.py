@@ -5,10 +5,11 @@ parent, Slurm's own "after success" would keep its children waiting for ever, an
 is forgotten (reference: cluster notes, end of section 2).
 """
 
-import contextlib
 import re
-import time
-from collections.abc import Iterator, Sequence
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any, Final
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
-from submitit.slurm.slurm import SlurmExecutor
+from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from slurm.errors import SweepError
-from slurm.folders import SweepFolder, write_json
+from slurm.folders import SweepFolder
 from slurm.jobs import JobCall
 from slurm.planned import PlannedRun
 from slurm.queries import ask
@@ -54,9 +55,9 @@ def find_array_limit(profile: Profile) -> int:
 
 
 def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
-    """The runs in stages, split where an array would have more than `limit` elements."""
+    """The runs, in the order of their needs, in stages, split where an array would have more than `limit` elements."""
     depths: dict[str, int] = {}
-    for run in runs:  # in the order of their needs
+    for run in runs:
         depths[run.id] = max((depths[need] + 1 for need in run.needs if need in depths), default=0)
     stages = []
     ordered = sorted(runs, key=lambda run: (depths[run.id], run.kind))
@@ -91,7 +92,9 @@ def slurm_parameters(profile: Profile, *, name: str, kind: str, depends: Sequenc
         # srun of Slurm 22.05 to 23.02 does not read SLURM_CPUS_PER_TASK (S12)
         "srun_args": ["--cpus-per-task", str(profile.cpus)],
         "dependency": "afterany:" + ":".join(depends) if depends else None,
-        "additional_parameters": {"requeue": True, **profile.additional},
+        "additional_parameters": {
+            key: value for key, value in {"requeue": True, **profile.additional}.items() if value is not False
+        },
     }
     return {key: value for key, value in wanted.items() if value is not None}
 
@@ -101,17 +104,37 @@ def job_name(sweep: str, kind: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{sweep}-{kind}")[:80]
 
 
+def check_folder(root: Path) -> None:
+    """Refuse a folder that Slurm would take for a pattern.
+
+    Raises:
+        SweepError: its path has such a character.
+    """
+    wrong = [character for character in "%\\\n" if character in str(root)]
+    if wrong:
+        raise SweepError(f"the folder {str(root)!r} has {wrong[0]!r} in its path, which means something else to Slurm")
+
+
+def log_folder(sweep: SweepFolder) -> Path:
+    """Where submitit's files go: one folder, as Slurm makes none, and those by job id come after the job may start."""
+    return sweep.root / "submitit"
+
+
 def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]) -> list[str]:
     """Send one stage; gives the job id of each run.
 
     Raises:
-        SweepError: sbatch refuses, with its words.
+        SweepError: there is no Slurm here, or sbatch refuses, with its words.
     """
-    executor = SlurmExecutor(folder=sweep.root / "submitit" / "%j")
+    if any(shutil.which(name) is None for name in ("sbatch", "srun")):
+        raise SweepError(
+            "there is no Slurm here: sbatch and srun are not on PATH; --cluster local runs on this machine"
+        )
+    executor = SlurmExecutor(folder=log_folder(sweep))
     executor.update_parameters(**parameters)
-    calls = [JobCall(argv=run.argv, root=str(sweep.root.resolve()), run=run.id) for run in stage.runs]
+    calls = [JobCall(argv=run.argv, root=str(sweep.root), run=run.id) for run in stage.runs]
     try:
-        with quiet_submission():
+        with clean_env():  # as from a login node, also inside a job, whose variables would change the new one (S21)
             jobs: list[submitit.Job[int]] = (  # an array of one has an id without "_" (S15)
                 executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
             )
@@ -121,41 +144,47 @@ def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]
     return [str(job.job_id) for job in jobs]
 
 
-@contextlib.contextmanager
-def quiet_submission() -> Iterator[None]:
-    """Submit as from a login node, also from inside a job, whose variables would change the new one (S21)."""
-    with clean_env():
-        yield
-
-
-def submit(sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile) -> dict[str, str]:
+def submit(
+    sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile, before: Mapping[str, str]
+) -> dict[str, str]:
     """Send runs to Slurm.
 
     Args:
-        sweep: its plan is written.
-        runs: in the order of their needs; what they need beside these is finished already.
+        sweep: the folder; the orders are written.
+        runs: in the order of their needs.
         name: of the sweep.
         profile: how to ask for resources.
+        before: jobs of runs that were sent earlier and are queued or under way; what needs them waits for them.
 
     Returns:
         Job id of each run.
+
+    Raises:
+        SweepError: sbatch refuses; what was sent until then is noted.
     """
+    check_folder(sweep.root)
     sent: dict[str, str] = {}
     for stage in make_stages(runs, limit=find_array_limit(profile)):
         needs = {need for run in stage.runs for need in run.needs}
-        depends = sorted({sent[need].partition("_")[0] for need in needs if need in sent}, key=int)
+        known = {**before, **sent}
+        depends = sorted({known[need].partition("_")[0] for need in needs if need in known}, key=int)
         parameters = slurm_parameters(profile, name=job_name(name, stage.kind), kind=stage.kind, depends=depends)
+        attempts = {run.id: sweep.job(run.id).claims.next() for run in stage.runs}
         for run, job in zip(stage.runs, submit_stage(sweep, stage, parameters=parameters), strict=True):
             sent[run.id] = job
-            write_json(sweep.job(run.id).submitted, {"cluster": "slurm", "job": job, "when": time.time()})
+            sweep.job(run.id).note_sent(cluster="slurm", job=job, attempt=attempts[run.id])
     return sent
 
 
-def sbatch_text(stage: Stage, *, root: Path, parameters: dict[str, Any]) -> str:
-    """The very text that sbatch would get for a stage."""
-    executor = SlurmExecutor(folder=root / "submitit" / "%j")
-    executor.update_parameters(**parameters)
-    command = executor._submitit_command_str  # submitit has no public way to see the text
-    if len(stage.runs) > 1:
-        executor.parameters["map_count"] = len(stage.runs)
-    return executor._make_submission_file_text(command, "dry-run")
+def sbatch_texts(sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile) -> list[str]:
+    """The very texts that sbatch would get, but for the ids of the jobs to wait for; needs no Slurm."""
+    check_folder(sweep.root)
+    texts, folder = [], log_folder(sweep)
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    for stage in make_stages(runs, limit=find_array_limit(profile)):
+        depends = ["JOB_OF_THE_STAGE_BEFORE"] if stage.depth else []
+        parameters = slurm_parameters(profile, name=job_name(name, stage.kind), kind=stage.kind, depends=depends)
+        count: dict[str, Any] = {"map_count": len(stage.runs)} if len(stage.runs) > 1 else {}
+        # submitit shows the text in no public way, and its executor asks for srun before it shows anything
+        texts.append(_make_sbatch_string(command=command, folder=folder, **parameters, **count))
+    return texts

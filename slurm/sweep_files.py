@@ -1,5 +1,6 @@
 """Sweeps and cluster profiles, as TOML files."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,13 +18,15 @@ class Sweep:
 
     Attributes:
         name: of the sweep; names its jobs.
-        out: folder for everything that it makes.
-        benchmarks: one mapping each: ``benchmark`` (its name), ``methods``, ``seeds``, ``recipe``, ``settings`` and
+        out: folder for everything that it makes; absolute.
+        root: folder from which relative paths count, that of the sweep's file; absolute.
+        benchmarks: one mapping each: ``name`` (the benchmark's), ``methods``, ``seeds``, ``recipe``, ``settings`` and
             what else the benchmark knows, such as ``tasks``, ``data`` and ``backbone``.
     """
 
     name: str
     out: Path
+    root: Path
     benchmarks: tuple[Mapping[str, Any], ...]
 
 
@@ -41,7 +44,7 @@ class Profile:
         array: elements of one array at most; the cluster's MaxArraySize is looked up when 0.
         signal_s: seconds before the time limit at which a job is told to stop.
         setup: shell lines before the job's command.
-        additional: other sbatch options.
+        additional: other sbatch options; true is a bare flag, false takes one away that would be there.
     """
 
     partition: str | None = None
@@ -79,7 +82,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """A sweep's file; relative folders in it count from where the command is typed.
+    """A sweep's file.
+
+    Relative folders in it count from the file's own folder, so that every verb finds the sweep from everywhere.  They
+    are made absolute without following links, which may differ from node to node.
 
     Raises:
         SweepError: it is missing, damaged, or lacks what a sweep must have.
@@ -96,28 +102,47 @@ def read_sweep(path: Path) -> Sweep:
     for part in parts:
         if not isinstance(part.get("name"), str):
             raise SweepError(f'{path}: each [[benchmark]] table must have a name, such as "decathlon"')
-    return Sweep(name=name, out=Path(out), benchmarks=tuple(parts))
+        if own := sorted(part.keys() & {"out", "root"}):
+            raise SweepError(f"{path}: {own[0]!r} stands at the top, not in a [[benchmark]] table")
+    root = Path(os.path.abspath(path)).parent
+    return Sweep(name=name, out=Path(os.path.abspath(root / out)), root=root, benchmarks=tuple(parts))
 
 
 def read_profile(path: Path, *, name: str) -> Profile:
     """One ``[profile.NAME]`` of a profiles file.
 
     Raises:
-        SweepError: there is none of that name, or it has a field that is not known or of another type.
+        SweepError: there is none of that name, or it has a field that is not known, of another type or out of range.
     """
     profiles = read_toml(path).get("profile")
     if not isinstance(profiles, dict) or not isinstance(profiles.get(name), dict):
-        known = ", ".join(sorted(profiles)) if isinstance(profiles, dict) else "none"
+        known = ", ".join(sorted(profiles)) if isinstance(profiles, dict) else "no profile"
         raise SweepError(f"{path} has no [profile.{name}]; it has {known}")
     value = dict(profiles[name])
-    defaults = Profile()
     for key, given in value.items():
-        if key not in {entry.name for entry in fields(Profile)}:
-            known = ", ".join(entry.name for entry in fields(Profile))
-            raise SweepError(f"{path}: [profile.{name}] has {key!r}, which is not known; known: {known}")
-        usual = getattr(defaults, key)
-        kind = dict if key == "additional" else {type(None): str, tuple: list}.get(type(usual), type(usual))
-        if not isinstance(given, kind) or isinstance(given, bool):
-            raise SweepError(f"{path}: [profile.{name}] {key} must be a {kind.__name__}, not {given!r:.60}")
+        check_field(key, given, place=f"{path}: [profile.{name}]")
     value["setup"] = tuple(value.get("setup", ()))
     return Profile(**value)
+
+
+def check_field(key: str, given: object, *, place: str) -> None:
+    """Refuse a field of a profile that is not known, or whose value cannot be.
+
+    Raises:
+        SweepError: with what it must be.
+    """
+    names = [entry.name for entry in fields(Profile)]
+    if key not in names:
+        raise SweepError(f"{place} has {key!r}, which is not known; known: {', '.join(names)}")
+    usual = getattr(Profile(), key)
+    kind, word = {int: (int, "a whole number"), tuple: (list, "a list of shell lines"), Mapping: (dict, "a table")}.get(
+        Mapping if key == "additional" else type(usual), (str, "a text")
+    )
+    if not isinstance(given, kind) or isinstance(given, bool):
+        raise SweepError(f"{place} {key} must be {word}, not {given!r:.60}")
+    if isinstance(given, list) and not all(isinstance(line, str) for line in given):
+        raise SweepError(f"{place} {key} must be {word}, not {given!r:.60}")
+    if isinstance(given, int) and given < (0 if usual == 0 else 1):
+        raise SweepError(f"{place} {key} must be at least {0 if usual == 0 else 1}, not {given}")
+    if isinstance(given, str) and ("\n" in given or not given.strip()) and key != "gpu_type":
+        raise SweepError(f"{place} {key} must be one line of text, not {given!r:.60}")

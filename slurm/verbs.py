@@ -1,80 +1,35 @@
-"""The sweep verbs, and the same as a Python API: `plan`, `send`, `find_standings`, `cancel`."""
+"""The sweep verbs; the Python API under them is in `slurm.plans`, `slurm.sending` and `slurm.states`."""
 
-import os
+import shlex
 import shutil
-import signal
-import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from typing import Final
 
 from slurm.errors import SweepError
-from slurm.folders import SweepFolder, read_json, write_json
-from slurm.jobs import do_run
-from slurm.local_queue import start_queue, work
-from slurm.options import CancelOptions, LogsOptions, NewOptions, PlanOptions, StatusOptions, SubmitOptions
-from slurm.planned import PlannedRun, check_plan, order, plan_benchmark
-from slurm.reports import out, print_json, say, show_plan, show_standings, standings_as_json, table
-from slurm.states import Standing, choose, find_standings
-from slurm.sweep_files import EXAMPLES, Profile, Sweep, read_profile, read_sweep
+from slurm.jobs import REQUEUE
+from slurm.options import (
+    AnyCluster,
+    CancelOptions,
+    LogsOptions,
+    NewOptions,
+    PlanOptions,
+    RetryOptions,
+    StatusOptions,
+    SubmitOptions,
+)
+from slurm.planned import PlannedRun
+from slurm.plans import Plan, estimate_hours, find_unsent, plan, submitted_plan
+from slurm.reports import out, print_json, say, show_plan, show_standings, standings_as_json
+from slurm.sending import Cluster, Target, cancel, send, stay
+from slurm.states import OPEN, choose, find_standings
+from slurm.sweep_files import EXAMPLES, Profile, read_profile, read_sweep
 
-WATCH_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A sweep with its runs, in the order of their needs."""
-
-    sweep: Sweep
-    folder: SweepFolder
-    runs: tuple[PlannedRun, ...]
-
-    @property
-    def finished(self) -> set[str]:
-        """Ids of the runs whose proof is there.  What is done anew each time is finished only when nothing before
-        it is to be done."""
-        done = {run.id for run in self.runs if self.folder.proof(run).exists()}
-        for run in self.runs:
-            if run.proof is None and not set(run.needs) <= done:
-                done.discard(run.id)
-        return done
-
-
-def plan(sweep: Sweep) -> Plan:
-    """What a sweep would run.
-
-    Raises:
-        SweepError: a benchmark is not known, or its part of the sweep is wrong.
-    """
-    out = {"out": str(sweep.out)}
-    runs = [run for part in sweep.benchmarks for run in plan_benchmark(str(part["name"]), {**part, **out})]
-    check_plan(runs)
-    return Plan(sweep=sweep, folder=SweepFolder(sweep.out), runs=tuple(order(runs)))
-
-
-def estimate_hours(planned: Plan) -> dict[str, float]:
-    """Hours of each run by the median of finished runs of the same cost, where there are any."""
-    seconds: dict[str, list[float]] = {}
-    for run in planned.runs:
-        took = read_json(run.folder / "result.json").get("wall_s")
-        if isinstance(took, int | float) and run.cost:
-            seconds.setdefault(run.cost, []).append(float(took))
-    return {run.id: median(seconds[run.cost]) / 3600 for run in planned.runs if run.cost in seconds}
-
-
-def find_unsent(planned: Plan) -> list[PlannedRun]:
-    """The runs to send: those that are missing, stopped or failed; not those that are done, queued or under way."""
-    finished = planned.finished
-    rest = [run for run in planned.runs if run.id not in finished]
-    standings = find_standings(planned.folder, rest)
-    return [one.run for one in standings if one.state not in ("queued", "running")]
-
-
-def sweep_folder(place: Path) -> SweepFolder:
-    """The folder of a sweep that is named by its file or by the folder."""
-    return SweepFolder(place) if place.is_dir() else SweepFolder(read_sweep(place).out)
+WATCH_S: Final = 5.0
+FOLLOW_S: Final = 0.5
 
 
 def run_new(options: NewOptions) -> int:
@@ -101,170 +56,173 @@ def run_plan(options: PlanOptions) -> int:
             | {"done": run.id in finished, "hours": hours.get(run.id)}
             for run in planned.runs
         ]
-        print_json({"name": planned.sweep.name, "runs": runs})
+        print_json({"name": planned.name, "runs": runs})
     else:
-        show_plan(planned.sweep.name, planned.runs, finished=finished, hours=hours)
+        show_plan(planned.name, planned.runs, finished=finished, hours=hours)
     return 0
 
 
 def run_submit(options: SubmitOptions) -> int:
-    """``piggyback sweep submit``; with --wait 1 where a run has failed."""
+    """``piggyback sweep submit``; with --wait 1 where a run has failed, 75 where some were stopped."""
     planned = plan(read_sweep(options.file))
-    cluster = ("slurm" if shutil.which("sbatch") else "local") if options.cluster == "auto" else options.cluster
+    return send_missing(planned, options, chosen=None, place=options.file)
+
+
+def run_retry(options: RetryOptions) -> int:
+    """``piggyback sweep retry``; exit codes as of `run_submit`."""
+    planned = submitted_plan(options.sweep)
+    chosen = None
+    if options.runs:
+        fitting = {run.id for run in choose(planned.runs, options.runs)}
+        standings = find_standings(planned.folder, planned.runs, only=fitting)
+        chosen = {one.run.id for one in standings if one.state in ("failed", "stopped", "missing", "unknown")}
+    return send_missing(planned, options, chosen=chosen, place=options.sweep)
+
+
+def send_missing(
+    planned: Plan, options: SubmitOptions | RetryOptions, *, chosen: Collection[str] | None, place: Path
+) -> int:
+    """Send what is missing, or show it; the exit code."""
+    target = find_target(options)
+    if options.dry_run:
+        return show_submission(planned, find_unsent(planned, chosen=chosen), target=target, json=options.json)
+    stays = target.stay or target.cluster == "debug"
+    planned.folder.root.mkdir(parents=True, exist_ok=True)
+    with planned.folder.sending.hold(what="sending runs of this sweep"):
+        unsent = find_unsent(planned, chosen=chosen)
+        planned.folder.write_plan(planned.name, [*planned.runs, *find_left_over(planned)])
+        jobs = send(planned, unsent, target=target) if unsent else {}
+    if stays:
+        stay(planned, unsent, target=target)
+    standings = find_standings(planned.folder, planned.runs)
+    if options.json:
+        print_json({"sent": jobs, **standings_as_json(planned.name, standings)})
+    elif stays:
+        show_standings(planned.name, standings)
+        show_scores(planned)
+    else:
+        where = f"sent {len(jobs)} of {len(planned.runs)} runs to {target.cluster}" if jobs else "nothing to send"
+        say(f"{where}; `piggyback sweep status {place}` tells how they stand")
+    states = {one.state for one in standings} - {"done"}
+    return 0 if not stays or not states else REQUEUE if states <= {"stopped", *OPEN} else 1
+
+
+def find_target(options: SubmitOptions | RetryOptions) -> Target:
+    """Where the options send runs.
+
+    Raises:
+        SweepError: the profile is not there or wrong, or the number of runs at a time cannot be.
+    """
+    if options.max_parallel < 0:
+        raise SweepError(f"--max-parallel must be 0 or more, not {options.max_parallel}")
+    cluster = name_cluster(options.cluster)
     profile = Profile()
     if cluster == "slurm" and (options.profile is not None or options.profiles.exists()):
         profile = read_profile(options.profiles, name=options.profile or "default")
-    if options.dry_run:
-        return show_submission(planned, cluster=cluster, profile=profile)
-    planned.folder.root.mkdir(parents=True, exist_ok=True)
-    unsent = find_unsent(planned)
-    planned.folder.write_plan(planned.sweep.name, planned.runs)
-    for run in unsent:
-        planned.folder.job(run.id).done.unlink(missing_ok=True)
-    jobs = send(planned, unsent, cluster=cluster, profile=profile, options=options) if unsent else {}
-    if options.wait and cluster == "slurm":
-        wait(planned)
-    standings = find_standings(planned.folder, planned.runs)
-    if options.json:
-        print_json({"sent": jobs, **standings_as_json(planned.sweep.name, standings)})
-    elif options.wait or cluster == "debug":
-        show_standings(planned.sweep.name, standings)
-        show_scores(planned)
-    else:
-        where = f"sent {len(unsent)} of {len(planned.runs)} runs to {cluster}" if unsent else "nothing to send"
-        say(f"{where}; `piggyback sweep status {options.file}` tells how they stand")
-    return 1 if (options.wait or cluster == "debug") and any(one.state != "done" for one in standings) else 0
+    return Target(cluster=cluster, profile=profile, parallel=options.max_parallel, stay=options.wait)
 
 
-def send(
-    planned: Plan, runs: Sequence[PlannedRun], *, cluster: str, profile: Profile, options: SubmitOptions
-) -> dict[str, str]:
-    """Send runs to where they are to be done; gives the job of each."""
-    if cluster == "slurm":
-        from slurm.submission import submit
-
-        return submit(planned.folder, runs, name=planned.sweep.name, profile=profile)
-    if cluster == "debug":
-        for run in runs:
-            do_run(planned.folder.root, run=run.id, argv=run.argv)
-        return {run.id: "debug" for run in runs}
-    for run in runs:
-        write_json(planned.folder.job(run.id).submitted, {"cluster": "local", "job": "local", "when": time.time()})
-    if options.wait:
-        work(planned.folder, runs, parallel=options.max_parallel)
-        return {run.id: "local" for run in runs}
-    pid = start_queue(planned.folder, runs, parallel=options.max_parallel)
-    return {run.id: f"local-{pid}" for run in runs}
+def name_cluster(chosen: AnyCluster) -> Cluster:
+    """What ``auto`` means here."""
+    if chosen == "auto":
+        return "slurm" if shutil.which("sbatch") else "local"
+    return chosen
 
 
-def show_submission(planned: Plan, *, cluster: str, profile: Profile) -> int:
+def find_left_over(planned: Plan) -> list[PlannedRun]:
+    """Runs of the plan submitted before that are no more in the plan, but queued or under way still."""
+    if not planned.folder.plan.exists():
+        return []
+    _, before = planned.folder.read_plan()
+    known = {run.id for run in planned.runs}
+    gone = {run.id for run in before} - known
+    left = [one.run for one in find_standings(planned.folder, before, only=gone) if one.state in OPEN] if gone else []
+    if left:
+        say(f"note: {len(left)} runs that are no more in the sweep are queued or under way; `sweep cancel` ends them")
+    there = known | {run.id for run in left}
+    return [replace(run, needs=tuple(need for need in run.needs if need in there)) for run in left]
+
+
+def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Target, json: bool) -> int:
     """Print what would be sent."""
-    unsent = find_unsent(planned)
-    if cluster != "slurm":
-        table("would be done here, in this order", "run", "command", rows=[(r.id, " ".join(r.argv)) for r in unsent])
-        return 0
-    from slurm.submission import job_name, make_stages, sbatch_text, slurm_parameters
+    scripts = []
+    if target.cluster == "slurm":
+        from slurm.submission import sbatch_texts
 
-    for stage in make_stages(unsent, limit=profile.array or 1000):
-        depends = ["JOB_OF_THE_STAGE_BEFORE"] if stage.depth else []
-        name = job_name(planned.sweep.name, stage.kind)
-        parameters = slurm_parameters(profile, name=name, kind=stage.kind, depends=depends)
-        say(sbatch_text(stage, root=planned.folder.root, parameters=parameters))
+        scripts = sbatch_texts(planned.folder, unsent, name=planned.name, profile=target.profile)
+    if json:
+        runs = [{"id": run.id, "argv": list(run.argv)} for run in unsent]
+        print_json({"cluster": target.cluster, "would_send": runs, "scripts": scripts})
+    elif target.cluster == "slurm":
+        for script in scripts:
+            say(script)
+    else:
+        for run in unsent:
+            say(f"# {run.id}\npiggyback {shlex.join(run.argv)}")
     return 0
 
 
 def show_scores(planned: Plan) -> None:
-    """What the score steps printed."""
+    """What the score steps printed in their last attempt."""
     for run in planned.runs:
         log = planned.folder.job(run.id).log
         if run.kind == "score" and log.exists():
-            say(log.read_text(errors="replace").rpartition("== ")[2].partition("\n")[2])
-
-
-def wait(planned: Plan) -> None:
-    """Until no run is queued or under way."""
-    while any(one.state in ("queued", "running") for one in find_standings(planned.folder, planned.runs)):
-        time.sleep(WATCH_S)
+            say(("\n" + log.read_text(errors="replace")).rpartition("\n== ")[2].partition("\n")[2])
 
 
 def run_status(options: StatusOptions) -> int:
     """``piggyback sweep status``."""
-    sweep = sweep_folder(options.sweep)
-    name, runs = sweep.read_plan()
-    chosen = choose(runs, options.runs)
     while True:
-        standings = find_standings(sweep, chosen)
+        planned = submitted_plan(options.sweep)
+        chosen = {run.id for run in choose(planned.runs, options.runs)}
+        standings = find_standings(planned.folder, planned.runs, only=chosen)
         if options.json:
-            print_json(standings_as_json(name, standings))
-        else:
-            if options.watch and out.is_terminal:
-                out.clear()
-            show_standings(name, standings)
-        if not options.watch or not any(one.state in ("queued", "running") for one in standings):
+            print_json(standings_as_json(planned.name, standings))
+            return 0
+        if options.watch and out.is_terminal:
+            out.clear()
+        show_standings(planned.name, standings)
+        if not options.watch or not any(one.state in OPEN for one in standings):
             return 0
         time.sleep(WATCH_S)
 
 
 def run_logs(options: LogsOptions) -> int:
-    """``piggyback sweep logs``."""
-    sweep = sweep_folder(options.sweep)
-    runs = choose(sweep.read_plan()[1], [options.run])
+    """``piggyback sweep logs``; with -f until the run has ended."""
+    planned = submitted_plan(options.sweep)
+    runs = choose(planned.runs, [options.run])
     if len(runs) > 1:
         raise SweepError(f"{options.run!r} fits {len(runs)} runs: {', '.join(run.id for run in runs[:5])}")
-    log = sweep.job(runs[0].id).log
+    log, asked = planned.folder.job(runs[0].id).log, time.monotonic()
+    going_on = options.follow and is_open(planned, runs[0])
+    while not log.exists() and going_on:
+        time.sleep(FOLLOW_S)
+        going_on = is_open(planned, runs[0])
     if not log.exists():
         raise SweepError(f"{runs[0].id} has printed nothing yet: {log} is not there")
-    with log.open(errors="replace") as file:
+    with log.open(errors="replace", newline="") as file:
         while True:
-            while line := file.readline():
-                out.print(line.rstrip("\n"), markup=False, soft_wrap=True)
-            if not options.follow:
+            sys.stdout.write(file.read())
+            sys.stdout.flush()
+            if not going_on:
                 return 0
-            time.sleep(0.5)
+            time.sleep(FOLLOW_S)
+            if time.monotonic() - asked > WATCH_S:
+                asked, going_on = time.monotonic(), is_open(planned, runs[0])
+
+
+def is_open(planned: Plan, run: PlannedRun) -> bool:
+    """Whether a run is queued or under way."""
+    return find_standings(planned.folder, planned.runs, only={run.id})[0].state in OPEN
 
 
 def run_cancel(options: CancelOptions) -> int:
     """``piggyback sweep cancel``."""
-    sweep = sweep_folder(options.sweep)
-    _, runs = sweep.read_plan()
-    ended = cancel(sweep, choose(runs, options.runs), whole=not options.runs)
+    planned = submitted_plan(options.sweep)
+    ended = cancel(planned, choose(planned.runs, options.runs))
     if options.json:
         print_json({"cancelled": ended})
     else:
-        say(f"cancelled {len(ended)} runs{': ' + ', '.join(ended[:8]) if ended else ''}")
+        more = f" and {len(ended) - 8} more" if len(ended) > 8 else ""
+        say(f"cancelled {len(ended)} runs{': ' + ', '.join(ended[:8]) + more if ended else ''}")
     return 0
-
-
-def cancel(sweep: SweepFolder, runs: Sequence[PlannedRun], *, whole: bool) -> list[str]:
-    """End runs that are queued or under way.
-
-    Args:
-        sweep: the folder.
-        runs: to end.
-        whole: they are all of the sweep: a local queue ends too.
-
-    Returns:
-        Their ids.
-    """
-    standings: list[Standing] = [one for one in find_standings(sweep, runs) if one.state in ("queued", "running")]
-    jobs = [one.job for one in standings if one.job and not one.job.startswith("local")]
-    if jobs:
-        told = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=60, check=False)
-        if told.returncode:
-            raise SweepError(f"scancel refuses: {told.stderr.strip()}")
-    owner = read_json(sweep.queue)
-    if whole and isinstance(owner.get("pid"), int):
-        stop_process(owner["pid"], number=signal.SIGTERM)
-    for one in standings:
-        claim = read_json(sweep.job(one.run.id).claim)
-        if str(claim.get("job", "")).startswith("local-") and isinstance(claim.get("pid"), int):
-            stop_process(claim["pid"], number=signal.SIGUSR2)
-    return [one.run.id for one in standings]
-
-
-def stop_process(pid: int, *, number: signal.Signals) -> None:
-    """Signal a process that may have ended meanwhile."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return

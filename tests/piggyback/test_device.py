@@ -11,6 +11,11 @@ def test_an_unknown_device_is_a_message(name: str) -> None:
         pick_device(name)
 
 
+def test_a_device_that_torch_only_names_is_a_message() -> None:
+    with pytest.raises(BadInput, match="torch cannot compute on 'meta' here: take cpu or cuda"):
+        pick_device("meta")
+
+
 def test_a_gpu_that_is_not_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device().type == "cpu"

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -25,6 +27,19 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         fail()
     assert path.read_bytes() == b"first"
     assert [entry.name for entry in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_fault_of_the_disk_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    def fill(path: Path) -> None:
+        with atomic_file(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as of a write: without a name
+
+    for path, work in ((tmp_path / "a", fill), (tmp_path, lambda path: write_bytes(path, b"in the way"))):
+        with pytest.raises(OSError, match=r".") as caught:
+            work(path)
+        assert caught.value.filename == str(path)
+        assert ".tmp" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_writers_at_once_do_not_mix(tmp_path: Path) -> None:

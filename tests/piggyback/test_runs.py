@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from piggyback.errors import BadInput
+from piggyback.errors import BadInput, NotTrainable
 from piggyback.files import write_json
 from piggyback.runs import (
     Checkpoints,
@@ -19,6 +20,7 @@ from piggyback.runs import (
     StopFlag,
     Watch,
     code_version,
+    conduct,
     open_run,
     stop_on_signal,
 )
@@ -149,6 +151,18 @@ def test_the_status_tells_who_does_what(tmp_path: Path) -> None:
     assert before <= found.pop("updated") <= time.time()
     assert found.pop("seconds") >= 0
     assert found == {"state": "running", "pid": os.getpid(), "progress": 0.25, "stage": "training", "loss": 1.5}
+
+
+@pytest.mark.parametrize(
+    "fill", [lambda: bytearray(1 << 62), lambda: torch.empty(1 << 50)], ids=["python", "torch on the processor"]
+)
+def test_too_little_memory_is_a_message(tmp_path: Path, fill: Callable[[], object]) -> None:
+    folder = open_run(tmp_path, key={})
+    with pytest.raises(NotTrainable, match=r"^not enough memory .*: take smaller batches or pictures$"):
+        conduct(folder, lambda watch: (fill(), None)[1])
+    assert folder.read_status()["state"] == "failed"
+    with pytest.raises(RuntimeError, match="another fault"):
+        conduct(folder, lambda watch: (_ for _ in ()).throw(RuntimeError("another fault")))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"progress": "half", "seconds": -3}'])

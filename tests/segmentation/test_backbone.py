@@ -192,6 +192,14 @@ def refuse(source: Path, message: str, *, convention: str = "torchvision") -> No
     assert not out.exists()
 
 
+def stretched() -> State:
+    """Two convolutions of a stage with a layer too many between them."""
+    moved = {"features.5": "features.7", "features.8": "features.10", "features.11": "features.13"}
+    moved["features.14"] = "features.16"
+    parts = ((key.rpartition("."), tensor) for key, tensor in make_state().items())
+    return {f"{moved.get(layer, layer)}.{name}": tensor for (layer, _, name), tensor in parts}
+
+
 def without(*names: str) -> State:
     return {key: tensor for key, tensor in make_state().items() if key not in names}
 
@@ -200,6 +208,7 @@ CHANGES: dict[str, tuple[Callable[[], State], str]] = {
     "batch norm": (lambda: make_state() | {"features.1.running_mean": torch.zeros(2)}, "plain VGG-16"),
     "four stages": (lambda: without("features.14.weight", "features.14.bias"), "no VGG of five stages"),
     "a gap": (lambda: without("features.8.weight", "features.8.bias"), "no VGG of five stages"),
+    "a layer between": (stretched, "no VGG of five stages"),
     "no first layer": (lambda: without("features.0.weight"), "no VGG of five stages"),
     "no channels": (lambda: make_state() | {"features.14.weight": torch.zeros(0, 3, 3, 3)}, "no VGG of five stages"),
     "no bias": (lambda: without("features.5.bias"), r"VGG of 9 layers but lacks features\.5\.bias"),

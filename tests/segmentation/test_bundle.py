@@ -145,7 +145,7 @@ FAULTS: dict[str, Callable[[BundleOptions], None]] = {
     "1 have void (255), which is no answer (2008_000003.png in 3 pixels)": edit(void),
     "1 have another size than their picture (2008_000003.png 8 x 8, 2008_000003.jpg 8 x 7)": edit(grow),
     "1 have no picture to compare sizes with (": lambda options: (options.pictures / f"{IDS[2]}.jpg").unlink(),
-    "2008_000003.jpg: cannot identify": lambda options: write(options.pictures / f"{IDS[2]}.jpg", b"no picture"),
+    "2008_000003.jpg is no JPEG)": lambda options: write(options.pictures / f"{IDS[2]}.jpg", b"no picture"),
 }
 
 
@@ -200,7 +200,8 @@ def test_archives_of_others(good: BundleOptions, tmp_path: Path) -> None:
     fails(twice, "1 stand there twice", "1 are no plain files")
     fails(check({}), "6 are missing")
     whole = check(right, "w:gz").predictions.read_bytes()
-    for data in (whole[: len(whole) // 2], b"no archive at all" * 100, b"\x1f\x8bmore"):
+    checksum = whole[:-8] + bytes(4) + whole[-4:]
+    for data in (whole[: len(whole) // 2], whole[:-4], checksum, b"no archive at all" * 100, b"\x1f\x8bmore"):
         twice.predictions.write_bytes(data)
         fails(twice, "is damaged or no tar archive")
 

@@ -35,7 +35,10 @@ def test_545_pictures_of_vocs_val_were_trained_on(capsys: Any) -> None:
     ) as told:
         refuse_overlap(train, val, allow=False)
     assert "\n" not in str(told.value)
+    assert "another split, such as seg11valid or voc2012_val_minus_sbd, or" in str(told.value)
     assert capsys.readouterr().err == ""
+    with pytest.raises(BadInput, match=r"Evaluate on another split or allow"):  # those two would not do either
+        refuse_overlap(published("seg11valid"), val, allow=False)
     assert refuse_overlap(train, val, allow=True) == 545
     assert "545 of the 1,449" in capsys.readouterr().err
     for clean in ("seg11valid", "voc2012_val_minus_sbd"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 import segmentation.packing
 import segmentation.prepare
-from piggyback.errors import BadInput, UnknownName
+from piggyback.errors import BadInput, UnknownName, one_line
 from piggyback.files import hold
 from segmentation.options import PrepareOptions
 from segmentation.packed import open_split
@@ -100,8 +100,8 @@ def labels(data: Callable[[Any, str], bytes]) -> Callable[[Any, str], None]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (missing("picture"), "1 of the 4 pictures listed in {list} are missing: JPEGImages/{one}.jpg"),
-        (missing("labels"), "1 of the 4 label maps listed in {list} are missing: SegmentationClass/{one}.png"),
+        (missing("picture"), "1 of the 4 pictures listed in {list} are missing in {tree}: JPEGImages/{one}.jpg"),
+        (missing("labels"), "1 of the 4 label maps listed in {list} are missing in {tree}: SegmentationClass/{one}"),
         (picture(lambda tiny, one: tiny.encode_picture(one)[:-40]), "{one}.jpg cannot be decoded (image file is trunc"),
         (picture(lambda tiny, one: b"no picture"), "{one}.jpg is no JPEG or PNG picture"),
         (picture(lambda tiny, one: b""), "{one}.jpg is no JPEG or PNG picture"),
@@ -126,7 +126,7 @@ def test_a_bad_file_is_named_and_nothing_of_its_split_stays(
     assert train.problems == ()
     check_pixels(out, tiny, pixels_of, "sbd_train", ids=tiny.trained, void=False)
     (problem,) = valid.problems
-    said = message.format(one=one, list=valid.listed_in)
+    said = message.format(one=one, list=valid.listed_in, tree=one_line(tiny.voc))
     assert said.replace("'", "") in problem.replace("'", "")  # quotes stand around a name with a line break
     assert "\n" not in problem
     assert not (out / "seg11valid").exists()

@@ -72,6 +72,7 @@ def test_train_aug_takes_the_label_maps_of_voc_where_voc_has_them() -> None:
 
 def test_a_list_is_read_with_its_blanks_and_line_ends() -> None:
     assert parse_ids(b"\n 2008_000008 \r\n\n2008_000112\t\n", name="x") == ("2008_000008", "2008_000112")
+    assert parse_ids(b"\xef\xbb\xbf2008_000008\r\n", name="x") == ("2008_000008",)  # as Windows' Notepad saves it
     assert parse_ids(b"", name="x") == ()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from daemons import Daemon, start_daemon, stop_daemon, wait_until
 from layout import NODES, ClusterError, Layout, Options, dbd_text, plan_layout, slurm_text
-from processes import kill_job_processes
+from processes import find_job_processes, kill_job_processes
 
 PACKAGES = "slurm-wlm slurmdbd munge mariadb-server-core"
 CLIENTS = ("sbatch", "srun", "scancel", "scontrol", "sinfo", "squeue", "sacct", "setpriv")
@@ -29,6 +29,7 @@ SYSTEM_TABLES = [
     for folder in ("mysql", "mariadb")
     for name in ("mysql", "mariadb")
 ]
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")  # from PREEMPTED and NODE_FAIL a job may come back
 OURS = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SACCT|SINFO|SQUEUE|SCANCEL)_")
 
 
@@ -63,12 +64,15 @@ def run_cluster(options: Options | None = None, *, folder: Path | None = None) -
         folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     elif folder.exists() and any(folder.iterdir()):
         raise ClusterError(f"{folder} is not empty, and would be removed at the end: give another folder")
-    cluster = Cluster(plan_layout(folder.resolve(), options or Options()))
     try:
-        cluster.up()
-        yield cluster
+        cluster = Cluster(plan_layout(folder, options or Options()))
+        try:
+            cluster.up()
+            yield cluster
+        finally:
+            cluster.down()
     finally:
-        cluster.down()
+        shutil.rmtree(folder, ignore_errors=True)  # where there was no plan there was no cluster to remove it
 
 
 class Cluster:
@@ -99,6 +103,10 @@ class Cluster:
             raise ClusterError(f"{' '.join(command)}: no answer within {seconds:.0f} s") from None
         return done.stdout
 
+    def wait_until(self, ready: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
+        """Return when `ready()` is true; a ClusterError with logs when a daemon ends or the time is over."""
+        wait_until(ready, what=what, daemons=self.daemons.values(), seconds=seconds)
+
     # Up and down
 
     def up(self) -> None:
@@ -113,21 +121,22 @@ class Cluster:
         )
         if self.layout.options.accounting:
             self._start_accounting()
-        self._wait(munge.is_socket, what="munged's socket")
+        self.wait_until(munge.is_socket, what="munged's socket")
         self._start("slurmctld", ["-D"])
+        # Not by asking it: clients try for ten seconds to reach one that is not there, once a second.
+        self.wait_until(lambda: listens(self.layout.address, self.layout.ports[0]), what="slurmctld listening")
         for node in NODES:
             self._start_node(node)
         self.wait_for_nodes("idle")
 
     def down(self) -> None:
         """End all that was started, jobs too, and remove the folder. Does nothing the second time."""
-        # Who starts processes goes first; jobs would be requeued while slurmctld lives.
-        for name in ("slurmctld", *map(slurmd_name, NODES)):
+        # Who starts processes goes first; jobs last, since slurmctld would requeue them.
+        for name in ("slurmctld", *map(slurmd_name, NODES), "slurmdbd"):
             self._stop(name)
-        kill_job_processes(self.layout.slurm_conf, self._node_logs())
-        self._stop("slurmdbd")
         self._stop("mariadbd", how=signal.SIGKILL)  # writing its pages to the disk takes seconds, and they go with it
         self._stop("munged")
+        kill_job_processes(self.layout.slurm_conf, self._node_logs())
         if self.layout.folder.exists():
             shutil.rmtree(self.layout.folder)
 
@@ -151,16 +160,20 @@ class Cluster:
             states = self.node_states()
             return all(states.get(node) == state for node in nodes)
 
-        self._wait(arrived, what=f"{', '.join(nodes)} {state}", seconds=seconds)
+        self.wait_until(arrived, what=f"{', '.join(nodes)} {state}", seconds=seconds)
 
     def lose_node(self, node: str) -> None:
         """As if its power failed: slurmd, slurmstepd and all tasks die at once. Slurm notices after `node_timeout`."""
         self._stop(slurmd_name(node), how=signal.SIGKILL)
-        kill_job_processes(self.layout.slurm_conf, [self.layout.log(slurmd_name(node))])
+        kill_job_processes(self.layout.slurm_conf, self._node_logs([node]))
 
     def bring_back(self, node: str) -> None:
         """Start the slurmd of a lost node again; with ``ReturnToService=2`` the node is idle soon."""
         self._start_node(node)
+
+    def job_processes(self, *nodes: str) -> set[int]:
+        """Ids of what runs for jobs on `nodes`, slurmstepd included; without any, on all."""
+        return find_job_processes(self.layout.slurm_conf, self._node_logs(nodes or NODES))
 
     # Jobs
 
@@ -173,16 +186,25 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", job)))
 
     def wait_for_job(self, job: str, *states: str, seconds: float = 60) -> dict[str, str]:
-        """What slurmctld knows of a job that has come to one of `states`."""
-        self._wait(
-            lambda: self.show_job(job)["JobState"] in states, what=f"job {job} {' or '.join(states)}", seconds=seconds
-        )
+        """What slurmctld knows of a job that has come to one of `states`.
+
+        Raises:
+            ClusterError: it does not in time, or has ended otherwise.
+        """
+
+        def arrived() -> bool:
+            state = self.show_job(job)["JobState"]
+            if state in ENDS and state not in states:
+                raise ClusterError(f"job {job} is {state}, and will not be {' or '.join(states)}")
+            return state in states
+
+        self.wait_until(arrived, what=f"job {job} {' or '.join(states)}", seconds=seconds)
         return self.show_job(job)
 
     def cancel_all(self) -> None:
         """Cancel every job and wait until none is left."""
         self.run("scancel", f"--user={self.layout.user}")
-        self._wait(lambda: not self.run("squeue", "--noheader"), what="an empty queue")
+        self.wait_until(lambda: not self.run("squeue", "--noheader"), what="an empty queue")
 
     # Inside
 
@@ -204,10 +226,10 @@ class Cluster:
         script = layout.database / "start.sql"
         script.write_text(f"CREATE DATABASE mysql;\nUSE mysql;\n{tables.read_text()}\nCREATE DATABASE slurm_acct_db;\n")
         self._start("mariadbd", mariadbd_arguments(layout, script))
-        self._wait(layout.database_socket.is_socket, what="mariadbd's socket")
+        self.wait_until(layout.database_socket.is_socket, what="mariadbd's socket")
         self._start("slurmdbd", ["-D"], MYSQL_UNIX_PORT=str(layout.database_socket))
         # Without it, at its very first start, slurmctld gives up ("no TRES").
-        self._wait(lambda: listens(layout.address, layout.ports[1]), what="slurmdbd listening")
+        self.wait_until(lambda: listens(layout.address, layout.ports[1]), what="slurmdbd listening")
 
     def _start_node(self, node: str) -> None:
         self._start(slurmd_name(node), ["-D", "-N", node])
@@ -224,11 +246,8 @@ class Cluster:
         if daemon := self.daemons.pop(name, None):
             stop_daemon(daemon, how=how)
 
-    def _wait(self, ready: Callable[[], bool], *, what: str, seconds: float = 60) -> None:
-        wait_until(ready, what=what, daemons=self.daemons.values(), seconds=seconds)
-
-    def _node_logs(self) -> list[Path]:
-        return [self.layout.log(slurmd_name(node)) for node in NODES]
+    def _node_logs(self, nodes: Sequence[str] = NODES) -> list[Path]:
+        return [self.layout.log(slurmd_name(node)) for node in nodes]
 
 
 def slurmd_name(node: str) -> str:

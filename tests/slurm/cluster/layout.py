@@ -9,7 +9,6 @@ import pwd
 import random
 import socket
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from pathlib import Path
 
 NODES = ("n0", "n1")
@@ -96,6 +95,7 @@ def plan_layout(folder: Path, options: Options) -> Layout:
     Raises:
         ClusterError: the folder's name is too long, or this machine's name does not lead to a loopback address.
     """
+    folder = folder.resolve()
     if len(str(folder)) > 60:
         raise ClusterError(f"{folder} is too long a name: sockets lie in it, and 60 characters are the limit")
     host = socket.gethostname()
@@ -111,7 +111,7 @@ def plan_layout(folder: Path, options: Options) -> Layout:
         )
     user = pwd.getpwuid(os.geteuid()).pw_name
     ports = free_ports(2 + len(NODES), address)
-    return Layout(folder=folder, host=host, address=str(IPv4Address(address)), user=user, ports=ports, options=options)
+    return Layout(folder=folder, host=host, address=address, user=user, ports=ports, options=options)
 
 
 def free_ports(count: int, address: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ def find_job_processes(slurm_conf: Path, logs: Iterable[Path]) -> set[int]:
     """
     files = {os.path.realpath(path) for path in logs}
     nodes = {path.stem.removeprefix("slurmd-") for path in logs}
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
+    pids = all_processes()
     steps = {pid for pid in pids if read_name(pid) == "slurmstepd" and files & open_files(pid)}
     found = add_descendants(steps, pids)
     for pid in pids:
@@ -48,9 +48,15 @@ def kill_job_processes(slurm_conf: Path, logs: Iterable[Path], *, seconds: float
         time.sleep(0.05)
 
 
+def all_processes() -> set[int]:
+    """Ids of all processes, of all users; without those that have ended and that nobody has asked about yet."""
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal())
+    return {pid for pid in pids if read_status(pid)[0] not in "ZX"}
+
+
 def add_descendants(roots: set[int], pids: Iterable[int]) -> set[int]:
     """`roots` and all that descends from them, among `pids`."""
-    parents = {pid: read_parent(pid) for pid in pids}
+    parents = {pid: read_status(pid)[1] for pid in pids}
     found = set(roots)
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
@@ -66,13 +72,14 @@ def read_name(pid: int) -> str:
         return ""
 
 
-def read_parent(pid: int) -> int:
-    """The parent's id; 0 when the process is gone."""
+def read_status(pid: int) -> tuple[str, int]:
+    """State, as one letter, and the parent's id; X (dead) and 0 when the process is gone."""
     try:
         # The name, in brackets, may hold spaces and brackets.
-        return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        state, parent = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
-        return 0
+        return "X", 0
+    return state, int(parent)
 
 
 def read_environment(pid: int) -> dict[str, str]:

@@ -36,13 +36,14 @@ def main() -> int:
     if missing := find_missing():
         say(missing)
         return 1
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before it is up, one is kept until it can be taken down
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end it the same way
     try:
         with run_cluster(Options(**arguments), folder=folder) as cluster:
             say(f"export SLURM_CONF={cluster.layout.slurm_conf}")
             say(f"# up, logs in {cluster.layout.folder / 'log'}; Ctrl-C brings it down")
-            signal.sigwait(signals)
+            signal.pause()
+    except KeyboardInterrupt:
+        say("# down")
     except ClusterError as problem:
         say(str(problem))
         return 1

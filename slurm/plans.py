@@ -1,0 +1,103 @@
+"""Sweeps with their runs: what is finished, what is to be sent, and how long it may take."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from slurm.errors import SweepError
+from slurm.files import read_json
+from slurm.folders import SweepFolder
+from slurm.planned import PlannedRun, check_plan, plan_benchmark
+from slurm.states import Standing, find_standings
+from slurm.sweep_files import Sweep, read_sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep with its runs, in the order of their needs."""
+
+    name: str
+    folder: SweepFolder
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def finished(self) -> set[str]:
+        """Ids of the runs that are finished."""
+        return self.folder.find_finished(self.runs)
+
+
+def plan(sweep: Sweep) -> Plan:
+    """What a sweep would run.
+
+    Raises:
+        SweepError: a benchmark is not known, or its part of the sweep is wrong.
+    """
+    places = {"out": str(sweep.out), "root": str(sweep.root)}
+    runs = [run for part in sweep.benchmarks for run in plan_benchmark(str(part["name"]), {**part, **places})]
+    return Plan(name=sweep.name, folder=SweepFolder(sweep.out), runs=tuple(check_plan(runs)))
+
+
+def find_folder(place: Path) -> SweepFolder:
+    """The folder of a sweep that is named by its file or by the folder."""
+    return SweepFolder(place) if place.is_dir() else SweepFolder(read_sweep(place).out)
+
+
+def submitted_plan(place: Path) -> Plan:
+    """The plan as it was last submitted.
+
+    Raises:
+        SweepError: nothing was.
+    """
+    folder = find_folder(place)
+    name, runs = folder.read_plan()
+    return Plan(name=name, folder=folder, runs=tuple(check_plan(runs)))
+
+
+def estimate_hours(planned: Plan) -> dict[str, float]:
+    """Hours of each run by the median of finished runs of the same cost, where there are any."""
+    seconds: dict[str, list[float]] = {}
+    for run in planned.runs:
+        took = read_json(run.folder / "result.json").get("wall_s") if run.cost else None
+        if isinstance(took, int | float):
+            seconds.setdefault(run.cost, []).append(float(took))
+    return {run.id: median(seconds[run.cost]) / 3600 for run in planned.runs if run.cost in seconds}
+
+
+def find_unsent(planned: Plan, *, chosen: Collection[str] | None = None) -> list[PlannedRun]:
+    """The runs to send: those that are missing, stopped or failed; not those that are done, queued or under way.
+
+    Args:
+        planned: the sweep.
+        chosen: only these, what waits for them, and what they need.
+
+    Raises:
+        SweepError: Slurm does not say whether runs that were sent are queued still; sending them could do them twice.
+    """
+    standings = find_standings(planned.folder, planned.runs)
+    wanted = {run.id for run in planned.runs} if chosen is None else find_related(planned.runs, chosen)
+    lost = [one.run.id for one in standings if one.state == "unknown" and one.run.id in wanted]
+    if lost:
+        raise SweepError(
+            f"{len(lost)} runs were sent to Slurm, which does not answer (squeue): {lost[0]} and others may be queued"
+            " still, so nothing is sent; try again when it answers"
+        )
+    return [one.run for one in standings if one.run.id in wanted and is_unsent(one)]
+
+
+def is_unsent(one: Standing) -> bool:
+    """Whether a run is to be sent."""
+    return one.state in ("missing", "stopped", "failed")
+
+
+def find_related(runs: Sequence[PlannedRun], chosen: Iterable[str]) -> set[str]:
+    """Ids of the chosen runs, of all that waits for them, and of all that these need."""
+    related = set(chosen)
+    for run in runs:
+        if related & set(run.needs):
+            related.add(run.id)
+    below = set(chosen)
+    for run in reversed(runs):
+        if run.id in below or (run.id in related and run.after == "done"):
+            below |= set(run.needs)
+    return related | below

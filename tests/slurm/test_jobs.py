@@ -1,0 +1,234 @@
+"""What a job does on its node."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slurm.claims import Owner, find_start
+from slurm.errors import SweepError
+from slurm.files import read_json, write_json
+from slurm.jobs import REQUEUE, JobCall, do_run, find_failed_need, order_of, requeue, wants_requeue
+from slurm.plans import Plan
+from slurm.states import find_standings
+
+JOB = Owner(job="12_3", restart=0, host="node1", pid=1, start=1)
+
+
+def give_orders(planned: Plan) -> None:
+    known = {run.id: planned.folder.proof(run) for run in planned.runs}
+    for run in planned.runs:
+        needs = {need: known[need] for need in run.needs}
+        order = order_of(run.argv, proof=run.proof, needs=needs, after=run.after)
+        write_json(planned.folder.job(run.id).order, order)
+
+
+def do(planned: Plan, run: str, *, asked: list[int] | None = None) -> int:
+    give_orders(planned)
+    argv = next(one.argv for one in planned.runs if one.id == run)
+    return do_run(planned.folder.root, run=run, argv=argv, owner=Owner.local(), asked=[] if asked is None else asked)
+
+
+def test_a_run_that_ends_well(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["make"], []))
+    assert do(planned, "a") == 0
+    folder = planned.folder.job("a")
+    assert folder.log.read_text().startswith("== ")
+    assert [(end["code"], end["message"]) for end in folder.claims.ends()] == [(0, None)]
+    assert not folder.done.exists()  # its result is its proof
+    assert planned.finished == {"a"}
+
+
+def test_failures_keep_their_exit_code_and_output(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["fail", "3"], []))
+    assert do(planned, "a") == 3
+    assert "no luck" in planned.folder.job("a").log.read_text()
+    assert planned.finished == set()
+
+
+def test_a_killed_command_and_one_that_is_not_there(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.jobs.COMMAND", ("/bin/sh", "-c", "kill -9 $$"))
+    assert do(make_plan(a=(["say"], [])), "a") == 128 + 9
+    monkeypatch.setattr("slurm.jobs.COMMAND", (str(tmp_path / "nothing"),))
+    planned = make_plan(b=(["say"], []))
+    assert do(planned, "b") == 127
+    assert "cannot run" in planned.folder.job("b").log.read_text()
+
+
+def test_a_run_whose_parent_failed_says_so_and_does_not_start(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(parent=(["fail", "3"], []), child=(["make"], ["parent"]))
+    assert do(planned, "child") == 1
+    assert do(planned, "parent") == 3
+    assert do(planned, "child") == 1
+    words = [end["message"] for end in planned.folder.job("child").claims.ends()]
+    assert words == ["parent, which it needs, has not run", "parent, which it needs, ended with exit code 3"]
+    assert words[1] in planned.folder.job("child").log.read_text()
+    planned.folder.job("parent").cancelled.touch()
+    needs = {"parent": planned.folder.proof(planned.runs[0])}
+    assert find_failed_need(planned.folder.root, needs) == "parent, which it needs, was cancelled"
+
+
+def test_steps_without_a_result_are_done_anew_when_something_before_them_was(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["make"], []), score=(["say", "1"], ["a"]))
+    assert do(planned, "a") == do(planned, "score") == 0
+    assert planned.finished == {"a", "score"}
+    other = make_plan(a=(["make"], []), score=(["say", "2"], ["a"]))
+    assert other.finished == {"a"}  # the same step by another command
+    result = planned.runs[0].proof
+    assert result is not None
+    os.utime(result, (1, 1))
+    assert planned.finished == {"a"}  # the run was done again since
+    assert do(planned, "score") == 0
+    assert planned.finished == {"a", "score"}
+    result.unlink()
+    assert planned.finished == set()
+
+
+def test_no_second_copy(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["make"], []))
+    planned.folder.job("a").claims.take(Owner.local(), what="a", ask_slurm=lambda job: None)
+    with pytest.raises(SweepError, match="is at work on a already"):
+        do(planned, "a")
+    assert planned.finished == set()
+
+
+@pytest.mark.parametrize("how", ["signal", "cancelled"])
+def test_a_stop_before_the_start(make_plan: Callable[..., Plan], how: str) -> None:
+    planned = make_plan(a=(["make"], []))
+    if how == "cancelled":
+        write_json(planned.folder.job("a").cancelled, {})
+    assert do(planned, "a", asked=[signal.SIGUSR2] if how == "signal" else []) == REQUEUE
+    assert planned.finished == set()
+
+
+def test_a_stop_reaches_the_command_once(
+    make_plan: Callable[..., Plan], eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = make_plan(a=(["hold"], []))
+    proof, asked = planned.folder.proof(planned.runs[0]), list[int]()
+
+    def stop() -> None:
+        eventually(lambda: Path(f"{proof}.pid").exists())
+        asked.extend([signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2])
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert do(planned, "a", asked=asked) == REQUEUE
+    thread.join()
+    assert Path(f"{proof}.told").read_text() == "told\n"
+    Path(f"{proof}.go").touch()
+    assert do(planned, "a") == 0
+
+
+def test_a_run_cancelled_from_another_machine_ends(
+    make_plan: Callable[..., Plan], eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.jobs.BEAT_S", 0.0)
+    planned = make_plan(a=(["hold"], []))
+    proof = planned.folder.proof(planned.runs[0])
+
+    def cancel() -> None:
+        eventually(lambda: Path(f"{proof}.pid").exists())
+        write_json(planned.folder.job("a").cancelled, {})
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    assert do(planned, "a") == REQUEUE
+    thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the child of its parent's death")
+def test_a_job_killed_without_warning(make_plan: Callable[..., Plan], eventually: Callable[..., None]) -> None:
+    planned = make_plan(a=(["hold"], []))
+    give_orders(planned)
+    proof = planned.folder.proof(planned.runs[0])
+    process = subprocess.Popen([sys.executable, "-m", "slurm.local_queue", "--one", str(planned.folder.root), "a"])
+    eventually(lambda: Path(f"{proof}.pid").exists())
+    child = int(Path(f"{proof}.pid").read_text())
+    assert [one.state for one in find_standings(planned.folder, planned.runs)] == ["running"]
+    process.kill()
+    process.wait()
+    eventually(lambda: find_start(child) is None)
+    (one,) = find_standings(planned.folder, planned.runs)
+    assert (one.state, one.message) == ("failed", "its process ended without a word")
+    Path(f"{proof}.go").touch()
+    assert do(planned, "a") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "cancelled", "wanted"),
+    [
+        ([signal.SIGUSR2], False, True),  # before the time limit, or preempted with a warning
+        ([signal.SIGUSR2, signal.SIGTERM], False, True),  # preempted without grace
+        ([], False, True),
+        ([signal.SIGTERM], False, False),  # scancel: asking again would undo it
+        ([signal.SIGUSR2], True, False),
+    ],
+)
+def test_what_asks_to_be_queued_again(
+    make_plan: Callable[..., Plan], asked: list[int], cancelled: bool, wanted: bool
+) -> None:
+    folder = make_plan(a=(["make"], [])).folder.job("a")
+    if cancelled:
+        write_json(folder.cancelled, {})
+    assert wants_requeue(folder, asked) is wanted
+
+
+def test_requeue(fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requeue(JOB, [signal.SIGTERM])
+    monkeypatch.setattr("slurm.jobs.KILL_WAIT_S", 0.0)
+    requeue(JOB, [])
+    assert (fake_slurm / "scontrol.args").read_text() == "requeue 12_3\n" * 2
+    (fake_slurm / "scontrol.err").write_text("Job is pending execution for job 12_3\n")
+    requeue(JOB, [])
+    (fake_slurm / "scontrol.err").write_text("Requested operation is presently disabled for job 12_3\n")
+    with pytest.raises(SweepError, match="cannot queue job 12_3 again: Requested operation is presently disabled"):
+        requeue(JOB, [])
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_requeue_without_scontrol() -> None:
+    with pytest.raises(SweepError, match="scontrol does not answer"):
+        requeue(JOB, [])
+
+
+def test_a_slurm_job_from_its_pickle(
+    make_plan: Callable[..., Plan],
+    fake_slurm: Path,
+    eventually: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned = make_plan(a=(["hold"], []))
+    give_orders(planned)
+    call = JobCall(argv=planned.runs[0].argv, root=str(planned.folder.root), run="a")
+    data = pickle.dumps(call)
+    assert len(data) < 1000
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr("slurm.jobs.KILL_WAIT_S", 0.0)
+    proof = planned.folder.proof(planned.runs[0])
+
+    def stop() -> None:
+        eventually(lambda: Path(f"{proof}.pid").exists())
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.getsignal(signal.SIGUSR2)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SweepError, match=r"a ended with exit code 75: see .*log\.txt"):
+        pickle.loads(data)()
+    thread.join()
+    assert (fake_slurm / "scontrol.args").read_text() == "requeue 77\n"
+    assert signal.getsignal(signal.SIGUSR2) is before
+    assert read_json(planned.folder.job("a").claims.root / "0000.json")["restart"] == 1
+    Path(f"{proof}.go").touch()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert pickle.loads(data)() == 0

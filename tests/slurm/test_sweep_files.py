@@ -1,0 +1,93 @@
+"""Sweeps and profiles as a user writes them."""
+
+from pathlib import Path
+
+import pytest
+
+from slurm.errors import SweepError
+from slurm.sweep_files import EXAMPLES, read_profile, read_sweep
+
+SWEEP = 'name = "n"\nout = "o"\n[[benchmark]]\nname = "toy"\n'
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write(tmp_path / "real" / "s.toml", SWEEP)
+    monkeypatch.chdir(tmp_path)
+    sweep = read_sweep(Path("link/s.toml"))
+    assert (sweep.out, sweep.root) == (tmp_path / "link" / "o", tmp_path / "link")  # links are not followed
+    monkeypatch.chdir("/")
+    assert read_sweep(tmp_path / "link" / "s.toml") == sweep
+    absolute = write(tmp_path / "t.toml", SWEEP.replace('"o"', '"/o"'))
+    assert read_sweep(absolute).out == Path("/o")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name = ", "is no TOML"),
+        (SWEEP.replace("out", "outt"), "'outt' means nothing at the top"),
+        (SWEEP.replace('"o"', "3"), "must have a name and an out folder"),
+        ('name = "n"\nout = "o"\n', r"must have a \[\[benchmark\]\] table"),
+        (SWEEP.replace('name = "toy"', "seeds = [0]"), r"each \[\[benchmark\]\] table must have a name"),
+        (SWEEP + 'out = "x"\n', "'out' stands at the top"),
+    ],
+)
+def test_sweeps_that_are_none(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SweepError, match=words):
+        read_sweep(write(tmp_path / "s.toml", text))
+
+
+def test_a_sweep_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"cannot read .*none\.toml: No such file"):
+        read_sweep(tmp_path / "none.toml")
+
+
+def test_examples_are_sweeps() -> None:
+    found = {path.stem: read_sweep(path) for path in EXAMPLES.glob("*.toml")}
+    assert "smoke" in found
+    assert all(name == sweep.name for name, sweep in found.items())
+
+
+def test_profile(tmp_path: Path) -> None:
+    lines = ['partition = "gpu"', "minutes = 90", "gpus = 1", 'setup = ["module load cuda"]']
+    text = "\n".join(["[profile.gpu]", *lines, "[profile.gpu.additional]", "requeue = false", 'licenses = "x"'])
+    profile = read_profile(write(tmp_path / "p.toml", text), name="gpu")
+    assert (profile.partition, profile.minutes, profile.gpus, profile.cpus) == ("gpu", 90, 1, 4)
+    assert profile.setup == ("module load cuda",)
+    assert profile.additional == {"requeue": False, "licenses": "x"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("minuts = 3", "'minuts', which is not known; known: partition, account"),
+        ('minutes = "3"', "minutes must be a whole number, not '3'"),
+        ("minutes = true", "minutes must be a whole number, not True"),
+        ("minutes = 0", "minutes must be at least 1, not 0"),
+        ("gpus = -1", "gpus must be at least 0, not -1"),
+        ("partition = 3", "partition must be a text, not 3"),
+        ('partition = ""', "partition must be one line of text"),
+        ('account = "a\\n#SBATCH --x"', "account must be one line of text"),
+        ('setup = "x"', "setup must be a list of shell lines"),
+        ("setup = [3]", "setup must be a list of shell lines"),
+        ("additional = 3", "additional must be a table"),
+    ],
+)
+def test_profiles_with_faults(tmp_path: Path, line: str, words: str) -> None:
+    with pytest.raises(SweepError, match=words):
+        read_profile(write(tmp_path / "p.toml", f"[profile.gpu]\n{line}\n"), name="gpu")
+
+
+def test_profiles_that_are_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.toml", "[profile.gpu]\n[profile.cpu]\n")
+    with pytest.raises(SweepError, match=r"no \[profile\.default\]; it has cpu, gpu"):
+        read_profile(path, name="default")
+    with pytest.raises(SweepError, match="it has no profile"):
+        read_profile(write(path, ""), name="gpu")
