@@ -303,7 +303,7 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
         try:
             head.load_state_dict(dict(payload.head))
         except RuntimeError as fault:  # torch's word for a state dict that does not fit
-            raise BadPayload(f"{path} does not fit the head given: {fault}") from None
+            raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
     norm: Literal["trained", "fixed"] = "trained" if payload.norm == "trained" else "fixed"
     state = TaskState(method=payload.method, norm=norm, head=head)
     if set(adapter.own_names(state)) != payload.own.keys():

@@ -8,7 +8,7 @@ from piggyback.errors import BadInput, one_line
 from piggyback.recipes import read_recipe
 from piggyback.runs import Environment, RunFolder, stop_on_signal
 from segmentation.bench import Bench, Job, open_bench
-from segmentation.collection import load_result
+from segmentation.collection import advise, load_result
 from segmentation.confusion import score, show, warn_if_background, write_csv, write_matrix
 from segmentation.options import EvaluateOptions
 from segmentation.packed import PackedSplit, open_split, refuse_overlap
@@ -53,7 +53,8 @@ def predict_run(options: EvaluateOptions, bench: Bench, split: PackedSplit) -> S
     """Load the payload onto the backbone and predict the split."""
     folder = RunFolder(options.run)
     adapter = bench.make_adapter()
-    adapter.load(folder.payload, task="stored", head=bench.make_head(adapter.network))  # type: ignore[arg-type]
+    with advise(folder):
+        adapter.load(folder.payload, task="stored", head=bench.make_head(adapter.network))  # type: ignore[arg-type]
     environment = Environment.here(bench.job.device, update="none")
     source = prediction_source(folder, split, environment=environment)
     with stop_on_signal() as stop, console.progress_bar() as bar:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from piggyback.console import notice
 from piggyback.errors import BadInput, one_line
 from piggyback.files import read_json, write_json
-from segmentation.splits import complete_text, find_split, overlap, published_ids
+from segmentation.splits import ID, complete_text, find_split, overlap, published_ids
 
 VERSION: Final = 1
 INDEX: Final = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
@@ -175,18 +175,21 @@ def read_manifest(root: Path, name: str) -> Manifest | None:
     path = manifest_file(split_folder(root, name))
     if not path.is_file():
         return None
-    value = read_json(path)
     advice = f"delete {one_line(path.parent)} and run `{prepare_command(root, name)}`"
+    try:
+        value = read_json(path)
+    except BadInput as fault:
+        raise BadInput(f"{fault}: {advice}") from None
     if not isinstance(value, dict) or value.get("version") != VERSION or value.get("name") != name:
         raise BadInput(f"{one_line(path)} is not a version {VERSION} description of {name}: {advice}")
     try:
         fields = cast(dict[str, Any], value)
         return Manifest(
             name=name,
-            ids=tuple(str(one) for one in fields["ids"]),
+            ids=_ids(fields["ids"]),
             published=int(fields["published"]),
-            official=bool(fields["official"]),
-            labelled=bool(fields["labelled"]),
+            official=_flag(fields["official"]),
+            labelled=_flag(fields["labelled"]),
             fingerprint=str(fields["fingerprint"]),
             class_pixels=tuple(int(count) for count in fields["class_pixels"]),
             void_pixels=int(fields["void_pixels"]),
@@ -196,6 +199,20 @@ def read_manifest(root: Path, name: str) -> Manifest | None:
         )
     except (KeyError, TypeError, ValueError) as fault:
         raise BadInput(f"{one_line(path)} is damaged ({fault!r}): {advice}") from None
+
+
+def _ids(value: object) -> tuple[str, ...]:
+    """Ids from a file, which become the names of other files."""
+    whole = isinstance(value, list) and all(isinstance(one, str) and ID.fullmatch(one) for one in value)
+    if not whole or len(set(cast(list[str], value))) < len(cast(list[str], value)):
+        raise ValueError("its ids are no ids, or stand there twice")
+    return tuple(cast(list[str], value))
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is neither true nor false")
+    return value
 
 
 def prepare_command(root: Path, name: str) -> str:

@@ -68,8 +68,21 @@ def count_places(bench: Bench, network: nn.Module, split: PackedSplit, places: S
     network.eval()
     matrix = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for place in places:
-        matrix += count_pairs(split.label_map(place), predict_picture(bench, network, split.picture(place)))
+        matrix += count_place(split, place, predict_picture(bench, network, split.picture(place)))
     return matrix
+
+
+def count_place(split: PackedSplit, place: int, labels: NDArray[np.uint8]) -> Matrix:
+    """The pairs of one picture's truth and prediction.
+
+    Raises:
+        BadInput: the split has no label maps, or damaged ones; the message names the picture.
+    """
+    truth = split.label_map(place)
+    try:
+        return count_pairs(truth, labels)
+    except BadInput as fault:
+        raise BadInput(f"{split.name}, {split.ids[place]}: {fault}; its packed files are damaged, make them anew") from None
 
 
 def predict_split(
@@ -101,7 +114,7 @@ def predict_split(
     matrix = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for place, labels in predictions(bench, network, split, folder=folder):
         if split.labelled:
-            matrix += count_pairs(split.label_map(place), labels)
+            matrix += count_place(split, place, labels)
         on_picture(place + 1)
         if stop is not None and stop.requested and place + 1 < len(split):
             raise Requeue

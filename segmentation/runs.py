@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -14,10 +15,11 @@ from piggyback.runs import stop_on_signal
 from piggyback.workers import train_jobs
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, find_runs
-from segmentation.confusion import count_pairs, read_matrix, score, warn_if_background
+from segmentation.confusion import Matrix, read_matrix, score, warn_if_background
 from segmentation.label_files import read_label_file
 from segmentation.options import ReportOptions, RunOptions
 from segmentation.packed import PackedSplit, open_split
+from segmentation.prediction import count_place
 from segmentation.sheets import SheetRow, write_sheet
 from segmentation.summary import as_json, show, summarise
 from segmentation.training import train_task
@@ -81,9 +83,9 @@ def check_jobs(jobs: Sequence[Job]) -> Bench:
 
 def score_background(split: PackedSplit) -> float:
     """Mean IoU of calling every pixel background, the number to be above."""
-    maps = [split.label_map(place) for place in range(len(split))]
-    matrix = sum((count_pairs(truth, np.zeros_like(truth)) for truth in maps), np.zeros((21, 21), dtype=np.int64))
-    return score(matrix, pictures=len(split)).mean_iou
+    sizes = zip(split.heights.tolist(), split.widths.tolist(), strict=True)
+    matrix = sum(count_place(split, place, np.zeros(size, dtype=np.uint8)) for place, size in enumerate(sizes))
+    return score(cast(Matrix, matrix), pictures=len(split)).mean_iou
 
 
 def write_sheets(path: Path, split: PackedSplit, *, predictions: Path, pictures: int) -> None:

@@ -16,8 +16,8 @@ from piggyback.cli import choose, find_commands, parse
 from piggyback.errors import BadInput, UnknownName
 
 GIVEN = {
-    "root": "/home/me",
-    "out": "/home/me/swept",
+    "root": "/srv/me",
+    "out": "/srv/me/swept",
     "data": "data",
     "backbone": "b.safetensors",
     "methods": ["piggyback", "feature"],
@@ -64,13 +64,13 @@ def test_commands_are_the_console_commands() -> None:
     assert (options.task, options.method, options.recipe, options.settings.seed) == ("dtd", "piggyback", "smoke", 0)
     assert (options.settings.epochs, options.settings.lr_grid, options.settings.flip) == (2, (1e-3, 2e-3), False)
     assert (options.settings.norm, options.settings.whole, options.settings.size) == ("trained", (), 32)
-    assert (options.data, options.backbone) == (Path("/home/me/data"), Path("/home/me/b.safetensors"))
+    assert (options.data, options.backbone) == (Path("/srv/me/data"), Path("/srv/me/b.safetensors"))
     assert options.folder == Path(runs[0]["folder"]) == options.out / "runs" / runs[0]["id"]
     assert runs[0]["proof"] == str(options.folder / "result.json")
     report = read(runs[-1]["argv"])
     assert isinstance(report, ReportOptions)
     assert (report.methods, report.tasks, report.seeds) == (("piggyback", "feature"), ("dtd", "svhn"), (0, 1))
-    assert (report.runs, report.labels) == (options.out, Path("/home/me/labels.zip"))
+    assert (report.runs, report.labels) == (options.out, Path("/srv/me/labels.zip"))
 
 
 def test_steps_that_make_data_and_backbone() -> None:

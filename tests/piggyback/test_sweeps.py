@@ -72,9 +72,9 @@ def test_fields() -> None:
 
 
 def test_places_count_from_the_sweeps_file_and_are_told_apart() -> None:
-    spec = {"root": "/home/me", "out": "/home/me/swept", "data": "data", "backbone": "/shared/b"}
+    spec = {"root": "/srv/me", "out": "/srv/me/swept", "data": "data", "backbone": "/shared/b"}
     place = take_place(spec, "data")
-    assert (place.path, place.identity) == (Path("/home/me/data"), "../data")
+    assert (place.path, place.identity) == (Path("/srv/me/data"), "../data")
     assert take_place({**spec, "root": "/other", "out": "/other/swept"}, "data").identity == "../data"  # copied with it
     assert take_place({**spec, "root": "/other"}, "data").identity == "../../../other/data"
     assert take_place(spec, "backbone").identity == "/shared/b"

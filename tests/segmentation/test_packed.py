@@ -83,6 +83,10 @@ def test_what_is_not_packed_says_the_command_that_packs_it(tmp_path: Path) -> No
         open_split(root, "seg11vlid")
 
 
+def change(**fields: object) -> Callable[[Path], object]:
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 def test_damaged_files_are_named(tiny: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare(tiny.write(), out, splits=["seg11valid"])
@@ -93,7 +97,11 @@ def test_damaged_files_are_named(tiny: Any, tmp_path: Path) -> None:
         ("index.npy", lambda path: os.truncate(path, 100), r"cannot read .*index\.npy"),
         ("index.npy", lambda path: np.save(path, np.zeros(4, INDEX)), "offsets that do not follow"),
         ("index.npy", lambda path: np.save(path, np.zeros(3, INDEX)), "is not an index of 4 pictures"),
-        ("split.json", lambda path: path.write_text("{"), r"split\.json is not JSON"),
+        ("split.json", lambda path: path.write_text("{"), r"split\.json is not JSON.*: delete .* and run `piggyback"),
+        ("split.json", change(ids=["../../a", "b", "c", "d"]), r"damaged \(.*its ids are no ids"),
+        ("split.json", change(ids=["a", "b", "c", "a"]), "or stand there twice"),
+        ("split.json", change(ids="abcd"), "its ids are no ids"),
+        ("split.json", change(official="false"), "neither true nor false"),
         ("split.json", lambda path: path.write_text('{"version": 9}'), "is not a version 1 description of seg11valid"),
         ("split.json", lambda path: path.write_text('{"version": 1, "name": "seg11valid"}'), r"damaged.*'ids'"),
     ]:

@@ -14,8 +14,8 @@ from segmentation.options import DrawOptions, PrepareOptions, ReportOptions, Tra
 from segmentation.sweep import plan
 
 GIVEN = {
-    "root": "/home/me",
-    "out": "/home/me/swept",
+    "root": "/srv/me",
+    "out": "/srv/me/swept",
     "data": "data",
     "backbone": "b.safetensors",
     "methods": ["piggyback", "finetune"],
@@ -56,7 +56,7 @@ def test_commands_are_the_console_commands() -> None:
     assert (options.method, options.recipe, options.settings.seed) == ("finetune", "smoke", 1)
     assert (options.settings.epochs, options.settings.lr_grid, options.settings.flip) == (2, (1e-3,), True)
     assert (options.settings.dropout, options.settings.size) == (0.0, 64)
-    assert (options.data, options.backbone) == (Path("/home/me/data"), Path("/home/me/b.safetensors"))
+    assert (options.data, options.backbone) == (Path("/srv/me/data"), Path("/srv/me/b.safetensors"))
     assert options.folder == Path(runs[3]["folder"]) == options.out / "runs" / runs[3]["id"]
     assert runs[3]["proof"] == str(options.folder / "result.json")
     report = read(runs[-1]["argv"])
@@ -76,7 +76,7 @@ def test_steps_that_make_data_and_backbone() -> None:
     assert Path(draw["proof"]) == options.backbone == drawn.out / "backbone.safetensors"
     assert (prepare["needs"], first["needs"]) == ([draw["id"]], [draw["id"], prepare["id"]])
     only_drawn_backbone = plan({**DRAWN, "backbone": "b"})
-    assert read(only_drawn_backbone[2]["argv"]).backbone == Path("/home/me/b")
+    assert read(only_drawn_backbone[2]["argv"]).backbone == Path("/srv/me/b")
 
 
 def test_ids_change_with_all_that_changes_a_number_and_with_nothing_else() -> None:
