@@ -82,7 +82,9 @@ def count_place(split: PackedSplit, place: int, labels: NDArray[np.uint8]) -> Ma
     try:
         return count_pairs(truth, labels)
     except BadInput as fault:
-        raise BadInput(f"{split.name}, {split.ids[place]}: {fault}; its packed files are damaged, make them anew") from None
+        raise BadInput(
+            f"{split.name}, {split.ids[place]}: {fault}; its packed files are damaged, make them anew"
+        ) from None
 
 
 def predict_split(

@@ -128,14 +128,14 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
     status, owner = read_json(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
     node, job = str(owner.get("host", "")), str(owner.get("job", one.slurm_job))
+    alive = one.claim is not None and one.claim.is_alive(answer.is_running)
+    if seconds is None and one.claim is not None:  # the run itself says nothing
+        seconds = find_seconds(one.claim, alive=alive)
     common: dict[str, Any] = {"run": one.run, "node": node, "job": job, "progress": progress, "seconds": seconds}
     if done:
         metric = find_metric(read_json(one.run.folder / "result.json").get("metrics"), METRICS)
         return Standing(**{**common, "progress": 1.0}, state="done", metric=metric)
-    if one.claim is not None and one.claim.is_alive(answer.is_running):
-        begun = number(owner.get("since"))
-        if seconds is None and begun is not None:
-            common["seconds"] = max(0.0, time.time() - begun)
+    if alive:
         metric = find_metric(read_last_line(one.run.folder / "metrics.jsonl"), EPOCH_METRICS)
         return Standing(**common, state="running", metric=metric, left_s=estimate(progress, seconds))
     state, word = answer.of(one.slurm_job) if one.slurm_job else ("ended", "")
@@ -146,6 +146,14 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
         message = "Slurm does not answer" if state == "unknown" else ""
         return Standing(**common, state="queued" if in_queue or state == "ended" else state, message=message)
     return Standing(**common, **find_end(one, word=word))
+
+
+def find_seconds(claim: Claim, *, alive: bool) -> float | None:
+    """Seconds from a claim to its end, to now, or to its last sign of life."""
+    begun, ended = number(claim.owner.get("since")), number((claim.end or {}).get("ended"))
+    if begun is None:
+        return None
+    return max(0.0, (ended or (time.time() if alive else claim.beat)) - begun)
 
 
 def find_end(one: Traces, *, word: str) -> dict[str, Any]:

@@ -601,7 +601,7 @@ def test_label_maps_to_evaluate_on_are_not_read_before_the_result(
     labels = label_file(copied.data / "seg11valid")
     good = labels.read_bytes()
     labels.write_bytes(b"\x77" * len(good))  # of no class: whoever counts with them fails
-    with pytest.raises(BadInput, match="the truth has the label 119"):
+    with pytest.raises(BadInput, match=r"seg11valid, \S+: the truth has the label 119"):
         train_task(job)
     folder = folder_of(job)
     assert folder.trials.read_bytes() == RunFolder(whole.root).trials.read_bytes()

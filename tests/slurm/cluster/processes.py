@@ -24,7 +24,7 @@ def find_job_processes(slurm_conf: Path, logs: Iterable[Path]) -> set[int]:
         variables = read_environment(pid)
         ours = variables.get("SLURM_CONF") == str(slurm_conf) and "SLURM_JOB_ID" in variables
         if ours and variables.get("SLURMD_NODENAME") in nodes:
-            pass
+            found.add(pid)
     return found - {os.getpid()}
 
 
