@@ -15,7 +15,7 @@ from importlib.metadata import entry_points, version
 from itertools import takewhile
 from typing import Any, Final, cast
 
-from piggyback.errors import PiggybackError, Requeue, UnknownName, one_line
+from piggyback.errors import PiggybackError, Requeue, UnknownName, refusal
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -149,8 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as fault:  # a full disk, a folder that may not be written
-        place = f"{one_line(fault.filename)}: " if fault.filename is not None else ""
-        return end(FAILED, f"{place}{fault.strerror or fault}")
+        return end(FAILED, refusal(fault))
     except Exception as fault:
         if not getattr(fault, "for_user", False):  # how a package without the core marks its messages
             raise

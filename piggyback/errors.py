@@ -65,3 +65,9 @@ def one_line(name: object) -> str:
     """A file's name for a message: as it is, or quoted with escapes where a character would break the line."""
     text = str(name)
     return text if text.isprintable() else repr(text)
+
+
+def refusal(fault: OSError) -> str:
+    """What the system refused, on one line: ``folder/file: No space left on device``."""
+    place = f"{one_line(fault.filename)}: " if fault.filename is not None else ""
+    return f"{place}{fault.strerror or one_line(fault)}"

@@ -32,9 +32,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as fault:  # a full disk names no file, and the temporary one means nothing to a user
-        if fault.filename in (None, str(temporary)):
-            fault.filename, fault.filename2 = str(path), None
-        raise
+        if fault.errno is None or fault.filename not in (None, str(temporary)):
+            raise
+        raise OSError(fault.errno, fault.strerror, str(path)) from fault
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -182,7 +182,7 @@ class Checkpoints:
         write_bytes(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
         files = self._files()
         place = files.index(path)
-        for other in files[: max(0, place + 1 - KEPT_CHECKPOINTS)] + files[place + 1 :]:
+        for other in files[: max(0, place + 1 - KEPT_CHECKPOINTS)] + files[place + 1 :] + self._begun():
             other.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
@@ -202,10 +202,14 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all: the run is finished."""
-        for path in self._files():
+        for path in self._files() + self._begun():
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def _begun(self) -> list[Path]:
+        """What a kill in the middle of writing left; one process at a time writes here."""
+        return list(self.folder.glob(".step-*.tmp")) if self.folder.is_dir() else []
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt")) if self.folder.is_dir() else []

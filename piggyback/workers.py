@@ -17,7 +17,7 @@ from rich.progress import Progress, TaskID
 
 from piggyback.cli import DONE, FAILED, REQUEUE
 from piggyback.console import notice, progress_bar
-from piggyback.errors import BadInput, PiggybackError, Requeue
+from piggyback.errors import BadInput, PiggybackError, Requeue, refusal
 from piggyback.runs import RunFolder, StopFlag
 
 POLL_S: Final = 0.2
@@ -114,8 +114,8 @@ def try_job(job: J, *, train: Train[J], stop: StopFlag, on_step: Callable[[float
     """Do one job and say how it ended, for logs that show no progress; whether it ended well."""
     try:
         folder = train(job, stop=stop, on_step=on_step)
-    except PiggybackError as fault:
-        notice(f"failed: {job.title}: {fault}")
+    except (PiggybackError, OSError) as fault:  # the latter of a full disk, for one
+        notice(f"failed: {job.title}: {refusal(fault) if isinstance(fault, OSError) else fault}")
         return False
     notice(f"done: {job.title} ({folder.root.name})")
     return True

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piggyback.console import notice, out, print_json, progress_bar, table
-from piggyback.errors import BadInput, one_line
+from piggyback.errors import BadInput, one_line, refusal
 from piggyback.files import CHUNK, LOCK, hold
 from segmentation.packed import (
     Manifest,
@@ -160,7 +160,7 @@ def prepare(source: Path, out: Path, *, splits: Sequence[str]) -> PrepareReport:
         out.mkdir(parents=True, exist_ok=True)
         return PrepareReport(splits=tuple(prepare_split(place, out, split) for split in asked))
     except OSError as fault:
-        raise BadInput(f"cannot prepare {one_line(out)}: {one_line(fault)}") from None
+        raise BadInput(f"cannot prepare {one_line(out)}: {refusal(fault)}") from None
 
 
 def prepare_split(source: Source, out: Path, split: Split) -> SplitReport:

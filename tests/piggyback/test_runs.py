@@ -219,3 +219,13 @@ def test_the_code_has_a_version_in_a_checkout_alone(tmp_path: Path, monkeypatch:
     code_version.cache_clear()
     assert code_version() == (commit, True)
     code_version.cache_clear()
+
+
+def test_what_a_kill_left_of_a_checkpoint_goes(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for finish in (lambda: checkpoints.save({"epoch": 0}, step=1), checkpoints.clear):
+        checkpoints.folder.mkdir(exist_ok=True)
+        (checkpoints.folder / ".step-000000001.pt.0badcafe.tmp").write_bytes(b"half")
+        finish()
+        assert not list(checkpoints.folder.glob(".*"))
+    assert not checkpoints.folder.exists()

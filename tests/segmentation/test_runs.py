@@ -1,6 +1,7 @@
 """`piggyback segmentation run`: what is checked first, what happens when a run fails, what comes last, and kills."""
 
 import contextlib
+import errno
 import json
 import random
 import signal
@@ -199,19 +200,30 @@ def test_a_folder_with_runs_of_another_recipe_is_refused(
 # -- failures and breaks --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Diverged("the loss is not finite any more"), "the loss is not finite any more"),
+        (OSError(errno.ENOSPC, "No space left on device", "a\nb"), r"'a\nb': No space left on device"),
+    ],
+)
 def test_one_failure_does_not_keep_the_others_from_being_done(
-    options: RunOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: RunOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Exception,
+    text: str,
 ) -> None:
     def train(job: Job, **more: Any) -> RunFolder:
         if job.method == "piggyback":
-            raise Diverged("the loss is not finite any more")
+            raise fault
         return train_task(job, **more)
 
     monkeypatch.setattr(runs, "train_task", train)
     with pytest.raises(BadInput, match="1 of 2 runs failed: piggyback seed 0; the same command tries them again"):
         runs.run(options)
     said = capsys.readouterr()
-    assert "failed: piggyback seed 0: the loss is not finite any more" in said.err
+    assert f"failed: piggyback seed 0: {text}\n" in said.err
     assert "feature" in said.out  # what is there is shown
     assert "piggyback" not in said.out
 
