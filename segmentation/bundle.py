@@ -25,6 +25,7 @@ from piggyback import console
 from piggyback.cli import DONE, FAILED
 from piggyback.errors import BadInput, one_line
 from piggyback.files import CHUNK, atomic_file
+from piggyback.pictures import UNREADABLE
 from segmentation.label_files import LARGEST_FILE, palette_of, read_bounded, read_label_map
 from segmentation.miou import SUFFIX, first_names, list_ids, read_ids
 from segmentation.options import BundleOptions
@@ -185,7 +186,7 @@ def find_faults(one: str, data: bytes, *, pictures: Path) -> list[tuple[str, str
         return [*found, ("have no picture to compare sizes with", str(fault))]
     except UnidentifiedImageError:
         return [*found, ("have no picture to compare sizes with", f"{one_line(path)} is no JPEG")]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
+    except UNREADABLE as fault:
         return [*found, ("have no picture to compare sizes with", f"{one_line(path)}: {one_line(fault)}")]
     if size != labels.shape[::-1]:
         sizes = f"{labels.shape[1]} x {labels.shape[0]}, {path.name} {size[0]} x {size[1]}"

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from piggyback.errors import BadInput, one_line
 from piggyback.files import write_bytes
+from piggyback.pictures import UNREADABLE
 from segmentation.voc import CLASSES, PALETTE, VOID
 
 LARGEST: Final = 1 << 26
@@ -59,7 +60,7 @@ def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
             labels = np.array(picture, dtype=np.uint8)
     except UnidentifiedImageError:  # its text is that of a buffer, not of a file
         raise BadInput(f"{name} has a header that is no PNG's: write or fetch it again") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as fault:
+    except UNREADABLE as fault:
         raise BadInput(f"{name} cannot be decoded ({fault}): write or fetch it again") from None
     used = [value for value, count in enumerate(counts) if count]
     if not _ALLOWED[used].all():

@@ -21,7 +21,7 @@ class FetchOptions:
 
     Attributes:
         out: folder for the archives.
-        archives: which ones, with commas between; voc2012 and sbd when not given.
+        archives: of voc2012, voc2011, sbd, sbd-train-noval, with commas between; voc2012 and sbd when not given.
         url: another place to take them from; the file names are added to it.
         json: print one JSON object instead of a table.
     """
@@ -39,7 +39,8 @@ class PrepareOptions:
     Attributes:
         source: folder with VOCdevkit and benchmark_RELEASE, unpacked or as the official archives.
         out: folder for the packed splits.
-        splits: which ones, with commas between.
+        splits: with commas between: sbd_train, sbd_val, seg11valid, voc2012_train, voc2012_val, voc2012_test,
+            train_aug, voc2012_val_minus_sbd.
         json: print one JSON object instead of a table.
     """
 
@@ -144,7 +145,7 @@ class TrainOptions:
     """Train with one method.  The flags of the recipe override what --recipe names.
 
     Attributes:
-        method: what the task may change about the network.
+        method: what the task may change about the network: piggyback, piggyback-ternary, feature or finetune.
         data: folder that `segmentation prepare` wrote.
         backbone: backbone file.
         out: folder for runs; the same command again continues, or says that it is done.
@@ -178,7 +179,7 @@ class RunOptions:
         data: folder that `segmentation prepare` wrote.
         backbone: backbone file.
         out: folder for runs; the same command again continues.
-        methods: with commas between.
+        methods: with commas between: piggyback, piggyback-ternary, feature, finetune.
         seeds: with commas between; they take the place of the recipe's.
         recipe: name of the recipe: paper, mini or smoke.
         settings: the recipe's fields.
