@@ -5,18 +5,20 @@ parent, Slurm's own "after success" would keep its children waiting for ever, an
 is forgotten (reference: cluster notes, end of section 2).
 """
 
+import contextlib
+import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import FailedJobError, FailedSubmissionError, environment_variables
 from submitit.helpers import clean_env
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
@@ -120,6 +122,17 @@ def log_folder(sweep: SweepFolder) -> Path:
     return sweep.root / "submitit"
 
 
+@contextlib.contextmanager
+def login_environment() -> Iterator[None]:
+    """The environment of a login node, also inside a job, whose variables would change the new one (S21).
+
+    What says where the cluster is stays; submitit's helper takes it away too.
+    """
+    kept = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CLUSTERS") if name in os.environ}
+    with clean_env(), environment_variables(**kept):
+        yield
+
+
 def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]) -> list[str]:
     """Send one stage; gives the job id of each run.
 
@@ -134,7 +147,7 @@ def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]
     executor.update_parameters(**parameters)
     calls = [JobCall(argv=run.argv, root=str(sweep.root), run=run.id) for run in stage.runs]
     try:
-        with clean_env():  # as from a login node, also inside a job, whose variables would change the new one (S21)
+        with login_environment():
             jobs: list[submitit.Job[int]] = (  # an array of one has an id without "_" (S15)
                 executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
             )

@@ -1,5 +1,6 @@
 """From a plan to what sbatch gets."""
 
+import os
 import re
 import subprocess
 import sys
@@ -99,13 +100,16 @@ def test_the_text_of_a_dry_run(planned: Plan, tmp_path: Path) -> None:
 def test_stages_and_their_order(planned: Plan, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # submitted from inside a job
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
+    monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")  # but this says where the cluster is
     assert send(planned) == {"p": "101", "a": "102_0", "b": "102_1", "s": "103"}
     scripts = read_scripts(fake_slurm)
     waits = [re.findall(r"--dependency=(\S+)", script) for script in scripts]
     assert waits == [[], ["afterany:101"], ["afterany:102"]]
     dry = sbatch_texts(planned.folder, planned.runs, name="my sweep", profile=Profile())
     assert [re.sub(r"afterany:\d+", "afterany:JOB_OF_THE_STAGE_BEFORE", script) for script in scripts] == dry
-    assert "SLURM_" not in (fake_slurm / "env-101").read_text()
+    told = [line for line in (fake_slurm / "env-101").read_text().splitlines() if line.startswith(("SLURM", "SBATCH"))]
+    assert told == ["SLURM_CONF=/etc/other/slurm.conf"]
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "64"
     assert read_json(planned.folder.job("b").submitted)["job"] == "102_1"
     pickles = sorted(path.name for path in (planned.folder.root / "submitit").glob("*.pkl"))
     assert pickles == ["101_submitted.pkl", "102_0_submitted.pkl", "102_1_submitted.pkl", "103_submitted.pkl"]
