@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types imports pytest cluster-test benchmarks clean
+.PHONY: demo test lint types imports pytest cluster-test reliability benchmarks clean
 
 demo: $(READY)
 	$(BIN)/piggyback demo
@@ -35,6 +35,10 @@ pytest: $(READY)
 # Brings up a real two-node Slurm below a temporary folder; Debian's packages slurm-wlm slurmdbd munge mariadb-server.
 cluster-test: $(READY)
 	$(BIN)/pytest -m cluster tests/slurm/cluster
+
+# The numbers of docs/reliability.md: every fault case five times on that Slurm; some half an hour.
+reliability: $(READY)
+	$(BIN)/python tests/slurm/cluster/reliability.py --out runs/reliability.md
 
 # The numbers of docs/performance.md; some ten minutes on a quiet machine.
 benchmarks: $(READY)

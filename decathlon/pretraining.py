@@ -122,12 +122,12 @@ def pretrain(
             except (Requeue, Diverged) as end:
                 if place.rank == 0:
                     state: State = "requeue" if isinstance(end, Requeue) else "failed"
-                    RunFolder(folder).write_status(state, epoch=len(training.history), epochs=recipe.epochs)
+                    say(RunFolder(folder), state, epoch=len(training.history), recipe=recipe)
                 raise
             finished = Pretrained(path=goal, history=without_seconds(training.history), trained=True)
             if place.rank == 0:
                 write_result(goal, training)
-                RunFolder(folder).write_status("done", epoch=recipe.epochs, epochs=recipe.epochs)
+                say(RunFolder(folder), "done", epoch=recipe.epochs, recipe=recipe)
         if place.world > 1:
             dist.barrier()
         return finished if place.rank == 0 else None
@@ -210,7 +210,7 @@ def run_epochs(
     run = RunFolder(folder)
     if place.rank == 0:
         write_json(run.key, training.identity)
-        run.write_status("running", epoch=len(training.history), epochs=recipe.epochs)
+        say(run, "running", epoch=len(training.history), recipe=recipe)
     for epoch in range(len(training.history), recipe.epochs):
         began = time.monotonic()
         rate = recipe.rate(epoch)
@@ -232,8 +232,13 @@ def run_epochs(
         }
         Checkpoints(run.checkpoints).save(state, step=epoch + 1)
         run.write_metrics(training.history)
-        run.write_status("running", epoch=epoch + 1, epochs=recipe.epochs)
+        say(run, "running", epoch=epoch + 1, recipe=recipe)
         notice(f"epoch {epoch + 1} of {recipe.epochs}: loss {loss:.4f}, val top-1 {top1:.4f}, {seconds:.0f} s")
+
+
+def say(run: RunFolder, state: State, *, epoch: int, recipe: PretrainRecipe) -> None:
+    """Write ``status.json`` with the epochs that are done, which is what a checkpoint holds."""
+    run.write_status(state, epoch=epoch, epochs=recipe.epochs, progress=epoch / recipe.epochs)
 
 
 def train_epoch(

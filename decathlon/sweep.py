@@ -42,6 +42,7 @@ class Ground:
         backbone: file.
         steps: planned runs that make these.
         needs: ids of those that runs wait for.
+        given: those of data and backbone that no step makes.
         identity: tells data and backbone from others.
     """
 
@@ -49,6 +50,7 @@ class Ground:
     backbone: Path
     steps: tuple[Planned, ...]
     needs: tuple[str, ...]
+    given: tuple[Path, ...]
     identity: tuple[str, ...]
 
 
@@ -64,16 +66,17 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
     flags, recipe = take_run_recipe(spec, recipes=RECIPES)
     methods, seeds, tasks = take_methods(spec), take_seeds(spec), take_tasks(spec)
     ground = plan_ground(spec, label=label, out=out)
+    place = out / f"recipe-{short_id(asdict(replace(recipe, seed=0)), ground.identity)}"  # scored as a whole
     runs = []
     for seed in seeds:
         for task in tasks:
             for method in methods:
                 key = short_id(label, task, method, asdict(replace(recipe, seed=seed)), ground.identity)
                 name = f"{task}-{method}-seed{seed}-{key}"
-                folder = out / "runs" / name
+                folder = place / "runs" / name
                 argv = ["decathlon", "train", "--task", task, "--method", method, *flags]
                 argv += ["--seed", str(seed), "--data", str(ground.data)]
-                argv += ["--backbone", str(ground.backbone), "--out", str(out), "--folder", str(folder)]
+                argv += ["--backbone", str(ground.backbone), "--out", str(place), "--folder", str(folder)]
                 runs.append(
                     planned_run(
                         name,
@@ -83,12 +86,14 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
                         folder=folder,
                         proof=folder / "result.json",
                         needs=ground.needs,
+                        inputs=ground.given,
                         cost=f"decathlon {task} {method} {short_id(asdict(replace(recipe, seed=0)))}",
                     )
                 )
-    score = ["decathlon", "report", "--runs", str(out), "--data", str(ground.data), "--methods", ",".join(methods)]
+    score = ["decathlon", "report", "--runs", str(place), "--data", str(ground.data), "--methods", ",".join(methods)]
     score += ["--tasks", ",".join(tasks), "--seeds", ",".join(map(str, seeds))]
-    score += ["--labels", str(take_place(spec, "labels").path)] if "labels" in spec else []
+    labels = [take_place(spec, "labels").path] if "labels" in spec else []
+    score += [word for path in labels for word in ("--labels", str(path))]
     last = planned_run(
         f"{label}-score",
         title=f"{label} score",
@@ -96,6 +101,7 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
         argv=score,
         folder=out / "score",
         needs=[run["id"] for run in runs],
+        inputs=[*(path for path in ground.given if path == ground.data), *labels],
         after="ended",
     )
     return [*ground.steps, *runs, last]
@@ -116,12 +122,18 @@ def take_tasks(spec: Mapping[str, Any]) -> list[str]:
 def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path) -> Ground:
     """Data and backbone: those that are there, or the steps that make them."""
     data, data_identity, steps = plan_data(spec, label=label, out=out)
-    made = [step["id"] for step in steps][-1:]
+    made, given_data = [step["id"] for step in steps][-1:], () if steps else (data,)
     given = take(spec, "backbone", (str, dict), default=None)
     if isinstance(given, str):
         place = take_place(spec, "backbone")
-        identity = (data_identity, place.identity)
-        return Ground(data=data, backbone=place.path, steps=tuple(steps), needs=tuple(made), identity=identity)
+        return Ground(
+            data=data,
+            backbone=place.path,
+            steps=tuple(steps),
+            needs=tuple(made),
+            given=(*given_data, place.path),
+            identity=(data_identity, place.identity),
+        )
     settings = {"settings": {name: value for name, value in given.items() if name != "recipe"}}
     recipe = {"recipe": given["recipe"]} if "recipe" in given else {}
     flags, preset = take_recipe(settings | recipe, recipes=PRESETS, default="paper", place="the backbone")
@@ -130,9 +142,25 @@ def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path) -> Ground:
     argv = ["decathlon", "backbone", "train", *flags, "--data", str(data), "--out", str(folder)]
     file = folder / "backbone.safetensors"  # written last
     steps.append(
-        planned_run(key, title=f"{label} backbone", kind="backbone", argv=argv, folder=folder, proof=file, needs=made)
+        planned_run(
+            key,
+            title=f"{label} backbone",
+            kind="backbone",
+            argv=argv,
+            folder=folder,
+            proof=file,
+            needs=made,
+            inputs=given_data,
+        )
     )
-    return Ground(data=data, backbone=file, steps=tuple(steps), needs=(key,), identity=(data_identity, key))
+    return Ground(
+        data=data,
+        backbone=file,
+        steps=tuple(steps),
+        needs=(key,),
+        given=given_data,
+        identity=(data_identity, key),
+    )
 
 
 def plan_data(spec: Mapping[str, Any], *, label: str, out: Path) -> tuple[Path, str, list[Planned]]:
@@ -162,6 +190,7 @@ def plan_data(spec: Mapping[str, Any], *, label: str, out: Path) -> tuple[Path, 
             argv=["decathlon", "prepare", "--source", source, "--out", data],
             folder=out / f"prepare-{key}",
             needs=[step["id"] for step in steps],
+            inputs=[] if steps else [source],
         )
     )
     return data, identity, steps

@@ -128,6 +128,11 @@ class Watch:
         """That all processes worked on the run; what a killed one did after its last word is missing."""
         return self.earlier + time.monotonic() - self.begun
 
+    def note(self, progress: float) -> None:
+        """Say how far the training is, so that who starts it again and again sees that it gets further."""
+        self.progress = progress
+        self.say("running", stage="training")
+
     def say(self, state: State, **more: object) -> None:
         """Write the state, with how far the run is and how long it has taken."""
         self.folder.write_status(state, progress=self.progress, seconds=round(self.seconds, 1), **more)
@@ -305,8 +310,14 @@ def close_run(watch: Watch) -> None:
 
 @cache
 def code_version() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this code runs from, and whether it was changed; Nones outside a checkout."""
+    """Commit of the checkout that this code runs from, or was copied from, and whether it was changed; else Nones.
+
+    A copy that a sweep made has them in a file (`slurm.snapshots`).
+    """
     here = Path(__file__).resolve().parents[1]
+    if (here / "code.json").exists():
+        record = cast(dict[str, Any], read_json(here / "code.json"))
+        return record["commit"], record["dirty"]
     if not (here / ".git").exists():
         return None, None
     run = ["git", "-C", str(here)]

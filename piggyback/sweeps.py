@@ -171,6 +171,7 @@ def planned_run(  # noqa: PLR0913 -- the fields of a planned run
     needs: Sequence[str] = (),
     after: str = "done",
     cost: str = "",
+    inputs: Sequence[Path] = (),
 ) -> Planned:
     """One planned run."""
     return {
@@ -183,4 +184,5 @@ def planned_run(  # noqa: PLR0913 -- the fields of a planned run
         "needs": list(needs),
         "after": after,
         "cost": cost,
+        "inputs": [str(path) for path in inputs],
     }

@@ -90,6 +90,7 @@ class Training:
         on_step: told after each step how many are done, of all epochs.
         on_epoch: told after each epoch the records so far; may add to the last one, such as an accuracy on
             val, and may leave the network in evaluation mode.
+        on_save: told after each checkpoint how many steps are in it, of all epochs.
     """
 
     adapter: Adapter
@@ -103,6 +104,7 @@ class Training:
     allow_other_environment: bool = False
     on_step: Callable[[int], None] = lambda step: None
     on_epoch: Callable[[list[Record]], None] = lambda history: None
+    on_save: Callable[[int], None] = lambda step: None
 
     @property
     def device(self) -> torch.device:
@@ -221,8 +223,10 @@ class Training:
             "history": progress.history,
             "environment": dict(vars(self.environment)),
         }
-        self.checkpoints.save(state, step=progress.epoch * self.plan.steps + progress.step)
+        step = progress.epoch * self.plan.steps + progress.step
+        self.checkpoints.save(state, step=step)
         progress.saved = time.monotonic()
+        self.on_save(step)
 
 
 def refuse_non_finite(progress: Progress) -> None:

@@ -35,12 +35,14 @@ class Ground:
         data: packed splits.
         backbone: file.
         steps: planned runs that make these.
+        given: those of data and backbone that no step makes.
         identity: tells data and backbone from others.
     """
 
     data: Path
     backbone: Path
     steps: tuple[Planned, ...]
+    given: tuple[Path, ...]
     identity: tuple[str, ...]
 
 
@@ -56,15 +58,16 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
     flags, recipe = take_run_recipe(spec, recipes=RECIPES)
     methods, seeds = take_methods(spec), take_seeds(spec)
     ground = plan_ground(spec, label=label, out=out, recipe=recipe)
+    place = out / f"recipe-{short_id(asdict(replace(recipe, seed=0)), ground.identity)}"  # scored as a whole
     runs = []
     for seed in seeds:
         for method in methods:
             key = short_id(label, method, asdict(replace(recipe, seed=seed)), ground.identity)
             name = f"{recipe.evaluate}-{method}-seed{seed}-{key}"
-            folder = out / "runs" / name
+            folder = place / "runs" / name
             argv = ["segmentation", "train", "--method", method, *flags]
             argv += ["--seed", str(seed), "--data", str(ground.data), "--backbone", str(ground.backbone)]
-            argv += ["--out", str(out), "--folder", str(folder)]
+            argv += ["--out", str(place), "--folder", str(folder)]
             runs.append(
                 planned_run(
                     name,
@@ -74,10 +77,11 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
                     folder=folder,
                     proof=folder / "result.json",
                     needs=[step["id"] for step in ground.steps],
+                    inputs=ground.given,
                     cost=f"segmentation {method} {short_id(asdict(replace(recipe, seed=0)))}",
                 )
             )
-    score = ["segmentation", "report", "--runs", str(out), "--data", str(ground.data), "--split", recipe.evaluate]
+    score = ["segmentation", "report", "--runs", str(place), "--data", str(ground.data), "--split", recipe.evaluate]
     score += ["--methods", ",".join(methods), "--seeds", ",".join(map(str, seeds))]
     last = planned_run(
         f"{label}-score",
@@ -86,6 +90,7 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
         argv=score,
         folder=out / "score",
         needs=[run["id"] for run in runs],
+        inputs=[path for path in ground.given if path == ground.data],
         after="ended",
     )
     return [*ground.steps, *runs, last]
@@ -97,10 +102,10 @@ def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recip
     drawn = out / "drawn"
     is_drawn = "source" in spec and take(spec, "source", str, default=None) == "drawn"
     if is_drawn and "backbone" not in spec:
-        backbone, backbone_identity = drawn / "backbone.safetensors", "drawn"
+        backbone, backbone_identity, given = drawn / "backbone.safetensors", "drawn", []
     else:
-        given = take_place(spec, "backbone")
-        backbone, backbone_identity = given.path, given.identity
+        place = take_place(spec, "backbone")
+        backbone, backbone_identity, given = place.path, place.identity, [place.path]
     if is_drawn:
         proof = drawn / "backbone.safetensors"  # written last
         argv = ["segmentation", "draw", "--out", drawn]
@@ -108,7 +113,8 @@ def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recip
         steps.append(planned_run(f"{label}-draw", title=title, kind="prepare", argv=argv, folder=drawn, proof=proof))
     if "source" not in spec:
         place = take_place(spec, "data")
-        return Ground(data=place.path, backbone=backbone, steps=(), identity=(place.identity, backbone_identity))
+        identities = (place.identity, backbone_identity)
+        return Ground(data=place.path, backbone=backbone, steps=(), given=(place.path, *given), identity=identities)
     source, identity = drawn / "release", "drawn"
     if not is_drawn:
         place = take_place(spec, "source")
@@ -127,6 +133,13 @@ def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recip
             argv=["segmentation", "prepare", "--source", source, "--out", data, "--splits", splits],
             folder=out / f"prepare-{key}",
             needs=[step["id"] for step in steps],
+            inputs=[] if steps else [source],
         )
     )
-    return Ground(data=data, backbone=backbone, steps=tuple(steps), identity=(identity, backbone_identity))
+    return Ground(
+        data=data,
+        backbone=backbone,
+        steps=tuple(steps),
+        given=tuple(given),
+        identity=(identity, backbone_identity),
+    )

@@ -160,6 +160,7 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
         stop=work.stop,
         on_step=lambda step: work.on_step(step / (plan.epochs * plan.steps)),
         on_epoch=look,
+        on_save=lambda step: work.watch.note(step / (plan.epochs * plan.steps)),
     )
     history = training.run()
     adapter.save(work.folder.payload, task=TASK, recipe=asdict(recipe))

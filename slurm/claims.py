@@ -60,6 +60,7 @@ class Owner:
         restart: how often Slurm has queued the job again.
         host, pid: of the process.
         start: when the process began, see `find_start`.
+        node: Slurm's name of the machine; its own where it has none.
     """
 
     job: str
@@ -67,12 +68,13 @@ class Owner:
     host: str
     pid: int
     start: int | None
+    node: str
 
     @staticmethod
     def local() -> "Owner":
         """This process, whatever started it."""
-        pid = os.getpid()
-        return Owner(job=f"{LOCAL}{pid}", restart=0, host=socket.gethostname(), pid=pid, start=find_start(pid))
+        pid, host = os.getpid(), socket.gethostname()
+        return Owner(job=f"{LOCAL}{pid}", restart=0, host=host, pid=pid, start=find_start(pid), node=host)
 
     @staticmethod
     def of_job(environment: Mapping[str, str] = os.environ) -> "Owner":
@@ -81,7 +83,8 @@ class Owner:
         if environment.get("SLURM_ARRAY_JOB_ID"):
             job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
         restart = int(environment.get("SLURM_RESTART_COUNT", "0") or 0)
-        return Owner(**{**vars(here), "job": job, "restart": restart}) if job else here
+        node = environment.get("SLURMD_NODENAME", here.host)
+        return Owner(**{**vars(here), "job": job, "restart": restart, "node": node}) if job else here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Claim:
 
     Attributes:
         number: from 0.
-        owner: fields of `Owner`, and ``since``; empty while the file is being written.
+        owner: fields of `Owner`, ``since`` and ``progress``; empty while the file is being written.
         beat: time of the last sign of life.
         end: how the work ended; None before that.
     """
@@ -157,17 +160,22 @@ class Claims:
         """The number that the next claim will have, if nobody comes between."""
         return max(self._numbers(), default=-1) + 1
 
+    def since(self, first: int) -> list[Claim]:
+        """The claims from a number on, in order."""
+        return [self._read(number) for number in sorted(self._numbers()) if number >= first]
+
     def ends(self) -> list[Mapping[str, Any]]:
         """How those that ended have ended, in order."""
         return [end for number in sorted(self._numbers()) if (end := read_json(self._end(number)))]
 
-    def take(self, owner: Owner, *, what: str, ask_slurm: AskSlurm) -> int:
+    def take(self, owner: Owner, *, what: str, ask_slurm: AskSlurm, progress: float | None = None) -> int:
         """Claim; gives the number of the claim.
 
         Args:
             owner: this process.
             what: it claims, for the message.
             ask_slurm: is asked about jobs on other machines.
+            progress: share of the work that is done already, in [0, 1].
 
         Raises:
             SweepError: another process is at work.
@@ -180,7 +188,7 @@ class Claims:
             number += 1
             try:  # somebody may have taken the number after it was looked for, or it was not listed here yet
                 with self._file(number).open("x") as file:
-                    json.dump({**vars(owner), "since": time.time()}, file)
+                    json.dump({**vars(owner), "since": time.time(), "progress": progress}, file)
             except FileExistsError:
                 continue
             return number

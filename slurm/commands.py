@@ -5,10 +5,14 @@ from typing import Any, Final
 COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "sweep new",
-        "summary": "write a sweep's file to edit",
+        "summary": "write a sweep's file, or a cluster's profiles, to edit",
         "options": "slurm.options:NewOptions",
         "target": "slurm.verbs:run_new",
-        "examples": "  piggyback sweep new smoke\n  piggyback sweep new decathlon-table8 --out mine.toml",
+        "examples": (
+            "  piggyback sweep new smoke\n"
+            "  piggyback sweep new decathlon-table8 --out mine.toml\n"
+            "  piggyback sweep new profiles"
+        ),
     },
     {
         "name": "sweep plan",
@@ -54,5 +58,15 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
         "options": "slurm.options:CancelOptions",
         "target": "slurm.verbs:run_cancel",
         "examples": "  piggyback sweep cancel smoke.toml\n  piggyback sweep cancel smoke.toml finetune",
+    },
+    {
+        "name": "sweep doctor",
+        "summary": "which promises a cluster keeps, and what to change",
+        "options": "slurm.options:DoctorOptions",
+        "target": "slurm.doctor:run_doctor",
+        "examples": (
+            "  piggyback sweep doctor --folder runs\n"
+            "  piggyback sweep doctor --profile gpu --folder /shared/me/runs --no-node-check"
+        ),
     },
 )

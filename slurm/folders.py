@@ -8,7 +8,7 @@
 <out>/jobs/<id>/submitted.json          where it was last sent
 <out>/jobs/<id>/cancelled.json          while it is there, nothing starts
 <out>/jobs/<id>/attempts/               claims of who was at work, and how that ended
-<out>/jobs/<id>/log.txt                 what all attempts printed
+<out>/jobs/<id>/log.txt                 what all attempts printed; log-1.txt and so on: other processes of the same run
 <out>/jobs/<id>/done.json               the proof of runs that leave no result of their own
 
 Files are written whole or not at all, and each has one writer at a time: no database, no locks, safe on NFS.
@@ -41,7 +41,7 @@ class JobFolder:
 
     @property
     def order(self) -> Path:
-        """What a job is to do: ``argv``, ``command`` before it, ``proof``, ``needs`` (proofs by id), ``after``."""
+        """What a job is to do, see `slurm.jobs.order_of`."""
         return self.root / "order.json"
 
     @property
@@ -63,6 +63,10 @@ class JobFolder:
     def log(self) -> Path:
         """What all attempts printed."""
         return self.root / "log.txt"
+
+    def log_of(self, rank: int) -> Path:
+        """What another process printed of a run that several do together."""
+        return self.root / f"log-{rank}.txt"
 
     @property
     def done(self) -> Path:
@@ -105,7 +109,11 @@ class SweepFolder:
 
     def write_plan(self, name: str, runs: Sequence[PlannedRun]) -> None:
         """Keep the plan, for `status` and the others."""
-        plan = [{**asdict(run), "folder": str(run.folder), "proof": run.proof and str(run.proof)} for run in runs]
+        plan = [
+            {**asdict(run), "folder": str(run.folder), "proof": run.proof and str(run.proof)}
+            | {"inputs": [str(path) for path in run.inputs]}
+            for run in runs
+        ]
         write_json(self.plan, {"name": name, "runs": plan})
 
     def read_plan(self) -> tuple[str, list[PlannedRun]]:

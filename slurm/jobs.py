@@ -5,42 +5,29 @@ flag; the command runs as a child, which leaves a checkpoint at its next step bo
 (reference: cluster notes, S6 to S10).
 """
 
-import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
-from slurm.claims import BEAT_S, Owner
+from slurm.children import POLL_S, REQUEUE, catch_stops, child_environment, run_child
+from slurm.claims import Owner
 from slurm.errors import SweepError
 from slurm.files import read_json
 from slurm.folders import JobFolder, SweepFolder, find_stamp
-from slurm.queries import is_running
+from slurm.planned import PlannedRun
+from slurm.queries import find_states, is_running
 
-REQUEUE: Final = 75  # a command's exit code for "stopped with a checkpoint, to be continued"
-POLL_S: Final = 0.2
 KILL_WAIT_S: Final = 60.0
-STOPS: Final = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STALLS: Final = 5  # attempts in a row that get no further; another would most likely not either
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "piggyback")
 """What comes before a run's arguments; kept in its order."""
-
-
-@contextlib.contextmanager
-def catch_stops() -> Iterator[list[int]]:
-    """The signals that ask for a stop and have come while the block runs."""
-    asked: list[int] = []
-    handlers = {number: signal.signal(number, lambda received, _: asked.append(received)) for number in STOPS}
-    try:
-        yield asked
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -58,19 +45,39 @@ class JobCall:
     run: str
 
     def __call__(self) -> int:
-        """Do the run; the job fails when the command does.
+        """Do the run, or this task's share of it; the job fails when the command does.
 
         Raises:
             SweepError: with the command's exit code and where its log is.
         """
         owner, folder = Owner.of_job(), SweepFolder(Path(self.root)).job(self.run)
         with catch_stops() as asked:  # in the place of submitit's handlers, until the job's end
-            code = do_run(Path(self.root), run=self.run, argv=self.argv, owner=owner, asked=asked)
-            if code == REQUEUE and wants_requeue(folder, asked):
-                requeue(owner, asked)
+            if rank := meet_tasks():
+                code, log = assist_run(folder, argv=self.argv, rank=rank, asked=asked), folder.log_of(rank)
+                code = 0 if code == REQUEUE else code  # the first task asks for the requeue
+            else:
+                code, log = do_run(Path(self.root), run=self.run, argv=self.argv, owner=owner, asked=asked), folder.log
+                if code == REQUEUE and wants_requeue(folder, owner=owner, asked=asked):
+                    requeue(owner, asked)
         if code:
-            raise SweepError(f"{self.run} ended with exit code {code}: see {folder.log}")
+            raise SweepError(f"{self.run} ended with exit code {code}: see {log}")
         return code
+
+
+def meet_tasks() -> int:
+    """Tell this job's tasks of each other in torch.distributed's variables, where there are several; gives the rank.
+
+    Each sees all GPUs of its node and takes the one of its LOCAL_RANK.  A MASTER_ADDR that is set, in a profile's setup
+    lines, stays: a node's name may not lead to the network that its GPUs are to talk over.
+    """
+    if int(os.environ.get("SLURM_NTASKS", "1") or 1) <= 1:
+        return 0
+    from submitit.helpers import TorchDistributedEnvironment
+
+    address = os.environ.get("MASTER_ADDR")
+    together = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    os.environ["MASTER_ADDR"] = address or together.master_addr
+    return int(together.rank)
 
 
 def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: list[int]) -> int:
@@ -90,22 +97,25 @@ def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: 
         SweepError: another process is at work on the run.
     """
     folder = SweepFolder(root).job(run)
-    number = folder.claims.take(owner, what=run, ask_slurm=is_running)
+    progress = find_progress(folder)
+    number = folder.claims.take(owner, what=run, ask_slurm=is_running, progress=progress)
     order, begun, message = read_json(folder.order), time.time(), None
     needs = {str(need): Path(proof) for need, proof in order.get("needs", {}).items()}
     stamps = {need: find_stamp(proof) for need, proof in needs.items()}
     with folder.log.open("ab") as log:
-        log.write(f"== {time.strftime('%F %T')} job {owner.job} restart {owner.restart} on {owner.host}\n".encode())
+        log.write(f"== {time.strftime('%F %T')} job {owner.job} restart {owner.restart} on {owner.node}\n".encode())
         log.flush()
-        if order.get("after") == "done":
+        message = find_stall(folder, number=number, progress=progress)
+        if message is None and order.get("after") == "done":
             message = find_failed_need(root, needs)
         if asked or folder.cancelled.exists():
             code, message = REQUEUE, "stopped before it began"
         elif message is not None:
             code = 1
         else:
-            command = [*order.get("command", COMMAND), *argv]
-            code = run_child(command, log=log, asked=asked, sign=lambda: give_sign(folder, number, asked))
+            command, variables = [*order.get("command", COMMAND), *argv], child_environment(find_code(order))
+            sign = partial(give_sign, folder, number, asked)
+            code = run_child(command, log=log, asked=asked, sign=sign, environment=variables)
         if message is not None:
             log.write(f"not started: {message}\n".encode())
     last = folder.claims.last()
@@ -113,6 +123,48 @@ def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: 
         folder.note_done(argv=argv, needs=stamps)
     folder.claims.end(number, {**vars(owner), "begun": begun, "code": code, "message": message})
     return code
+
+
+def assist_run(folder: JobFolder, *, argv: tuple[str, ...], rank: int, asked: list[int]) -> int:
+    """Start the command as another process of a run that the first task claims.
+
+    Returns:
+        The command's exit code, as of `run_child`.
+    """
+    order = read_json(folder.order)
+    command, variables = [*order.get("command", COMMAND), *argv], child_environment(find_code(order))
+    log = folder.log_of(rank)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return run_child(command, log=file, asked=asked, sign=lambda: None, environment=variables)
+
+
+def find_code(order: Mapping[str, Any]) -> Path | None:
+    """Where an order has the packages imported from; None for where they are installed."""
+    return Path(order["code"]) if order.get("code") else None
+
+
+def find_progress(folder: JobFolder) -> float:
+    """Share of a run that is done, by its own word, in [0, 1]."""
+    place = read_json(folder.order).get("folder")
+    said = read_json(Path(place) / "status.json").get("progress") if isinstance(place, str) else None
+    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said <= 1 else 0.0
+
+
+def find_stall(folder: JobFolder, *, number: int, progress: float) -> str | None:
+    """What is to be said of a run that was begun again and again and got no further; None of any other.
+
+    Only attempts since it was last sent count, so that sending it again is another chance.
+    """
+    first = read_json(folder.submitted).get("attempt", 0)
+    before = folder.claims.since(first if isinstance(first, int) else 0)[-STALLS - 1 : -1]
+    started = [claim.owner.get("progress") for claim in before if claim.number < number]
+    if len(started) < STALLS or not all(isinstance(one, float) and progress <= one for one in started):
+        return None
+    return (
+        f"{STALLS} attempts got no further than {100 * progress:.0f} %: each was stopped or lost before its first"
+        " checkpoint; give it more time or memory in the profile, then `piggyback sweep retry`"
+    )
 
 
 def give_sign(folder: JobFolder, number: int, asked: list[int]) -> None:
@@ -133,62 +185,17 @@ def find_failed_need(root: Path, needs: Mapping[str, Path]) -> str | None:
     return None
 
 
-def run_child(command: list[str], *, log: IO[bytes], asked: list[int], sign: Callable[[], None]) -> int:
-    """Run a command, its output into a log; a stop reaches it once, as USR2, which lets it checkpoint.
-
-    Args:
-        command: with arguments.
-        log: gets what it prints.
-        asked: signals that ask for a stop, growing.
-        sign: called every `BEAT_S` seconds.
-
-    Returns:
-        Its exit code; 128 and its number for a signal; 127 where there is no such command.
-    """
-    in_slurm = "SLURM_JOB_ID" in os.environ  # Slurm follows the tree; a terminal's Ctrl-C must not reach the child
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=not in_slurm,
-            preexec_fn=None if in_slurm else die_with_parent,  # noqa: PLW1509 -- there this process has one thread
-        )
-    except OSError as fault:
-        log.write(f"cannot run {command[0]}: {fault.strerror}\n".encode())
-        return 127
-    told, signed = False, time.monotonic()
-    while True:
-        try:
-            code = child.wait(timeout=POLL_S)
-        except subprocess.TimeoutExpired:
-            if time.monotonic() - signed > BEAT_S:
-                signed = time.monotonic()
-                sign()
-            if asked and not told:
-                child.send_signal(signal.SIGUSR2)
-                told = True
-            continue
-        if code == -signal.SIGUSR2 or (asked and code == -signal.SIGTERM):  # it had not come so far as to listen
-            return REQUEUE
-        return code if code >= 0 else 128 - code
-
-
-def die_with_parent() -> None:
-    """Have the kernel send TERM when the process that started this one is killed; Linux only."""
-    pr_set_pdeathsig = 1  # linux/prctl.h
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def wants_requeue(folder: JobFolder, asked: list[int]) -> bool:
+def wants_requeue(folder: JobFolder, *, owner: Owner, asked: list[int]) -> bool:
     """Whether a stopped job shall ask to be queued again.
 
-    USR2 comes before a time limit and at preemption.  TERM alone comes from scancel, which a requeue would undo, or
-    from a preemption that says nothing before, and then Slurm has queued the job again by itself.
+    USR2 comes before a time limit and at preemption.  TERM alone comes from scancel, which a requeue would undo; from
+    a preemption that says nothing before, and then Slurm has queued the job again by itself; or at the beginning of
+    a preemption's grace time, in a cluster that sends no user signal.  Only in the last the job counts as running
+    (slurm 22.05, src/slurmctld/preempt.c as told in the reference: cluster notes, 4.2; seen on the test cluster).
     """
-    return (not asked or signal.SIGUSR2 in asked) and not folder.cancelled.exists()
+    if folder.cancelled.exists():
+        return False
+    return not asked or signal.SIGUSR2 in asked or find_states([owner.job]).of(owner.job)[1] == "RUNNING"
 
 
 def requeue(owner: Owner, asked: list[int]) -> None:
@@ -212,12 +219,20 @@ def requeue(owner: Owner, asked: list[int]) -> None:
         time.sleep(POLL_S)
 
 
-def order_of(argv: tuple[str, ...], *, proof: Path | None, needs: Mapping[str, Path], after: str) -> dict[str, Any]:
-    """What a job is to do, for its order file."""
+def order_of(run: PlannedRun, *, needs: Mapping[str, Path], code: Path | None = None) -> dict[str, Any]:
+    """What a job is to do, for its order file.
+
+    Args:
+        run: planned.
+        needs: proofs of what it needs.
+        code: see `child_environment`.
+    """
     return {
-        "argv": list(argv),
+        "argv": list(run.argv),
         "command": list(COMMAND),
-        "proof": None if proof is None else str(proof),
+        "folder": str(run.folder),
+        "proof": None if run.proof is None else str(run.proof),
         "needs": {need: str(path) for need, path in needs.items()},
-        "after": after,
+        "after": run.after,
+        "code": None if code is None else str(code),
     }

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from slurm.children import REQUEUE, catch_stops
 from slurm.claims import BEAT_S, Owner
 from slurm.errors import SweepError
 from slurm.files import read_json
 from slurm.folders import SweepFolder
-from slurm.jobs import REQUEUE, catch_stops, do_run
+from slurm.jobs import do_run
 from slurm.planned import PlannedRun
 
 POLL_S: Final = 0.2

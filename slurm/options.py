@@ -11,10 +11,10 @@ AnyCluster = Literal["auto", "slurm", "local", "debug"]
 
 @dataclass(frozen=True, kw_only=True)
 class NewOptions:
-    """Write a sweep to edit.
+    """Write a sweep's file to edit, or the profiles file, which says how your cluster is asked for resources.
 
     Attributes:
-        name: one of the examples: smoke, decathlon-table8, segmentation or full.
+        name: one of smoke, decathlon-table8, segmentation and full, which are sweeps, and profiles.
         out: the file to write; NAME.toml here when not given.
         force: overwrite a file that is there.
     """
@@ -30,10 +30,16 @@ class PlanOptions:
 
     Attributes:
         file: the sweep.
+        profile: count the hours in GPUs or processors as this [profile.NAME] asks for them.
+        profiles: file of profiles.
+        records: another sweep's folder, whose finished runs tell how long such runs take.
         json: print one JSON object instead of a table.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
+    profile: str | None = None
+    profiles: Path = Path("profiles.toml")
+    records: Path | None = None
     json: bool = False
 
 
@@ -48,6 +54,7 @@ class SubmitOptions:
         profile: name of the [profile.NAME] in the profiles file; "default" when not given and there is such a file.
         profiles: file of profiles.
         max_parallel: runs at the same time on this machine; 0 is one per GPU, or one.
+        snapshot: run from a copy of the code made now, in the sweep's folder, whatever is edited later.
         wait: stay until all has ended, and show how.
         dry_run: print what would be sent: on slurm the text that sbatch gets.
         json: print one JSON object instead of tables.
@@ -58,6 +65,7 @@ class SubmitOptions:
     profile: str | None = None
     profiles: Path = Path("profiles.toml")
     max_parallel: int = 0
+    snapshot: bool = False
     wait: bool = False
     dry_run: bool = False
     json: bool = False
@@ -74,6 +82,7 @@ class RetryOptions:
         profile: as for `sweep submit`.
         profiles: as for `sweep submit`.
         max_parallel: as for `sweep submit`.
+        snapshot: as for `sweep submit`.
         wait: stay until all has ended, and show how.
         dry_run: print what would be sent.
         json: print one JSON object instead of tables.
@@ -85,6 +94,7 @@ class RetryOptions:
     profile: str | None = None
     profiles: Path = Path("profiles.toml")
     max_parallel: int = 0
+    snapshot: bool = False
     wait: bool = False
     dry_run: bool = False
     json: bool = False
@@ -134,4 +144,23 @@ class CancelOptions:
 
     sweep: Annotated[Path, tyro.conf.Positional]
     runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Check what this cluster promises to sweeps.
+
+    Attributes:
+        profile: as for `sweep submit`.
+        profiles: as for `sweep submit`.
+        folder: where a sweep's files will be, its `out`; the current folder when not given.
+        node_check: whether to look at a node too, by a small job, cancelled when it has not begun in 2 minutes.
+        json: print one JSON object instead of a table.
+    """
+
+    profile: str | None = None
+    profiles: Path = Path("profiles.toml")
+    folder: Path = Path()
+    node_check: bool = True
     json: bool = False

@@ -35,6 +35,7 @@ class PlannedRun:
         needs: ids that must have ended before.
         after: whether those must be done, or only ended, in whatever way.
         cost: runs of the same cost take about the same time; for the estimate.
+        inputs: files and folders that must be there before it is sent: those that no run of the plan makes.
     """
 
     id: str
@@ -46,6 +47,7 @@ class PlannedRun:
     needs: tuple[str, ...] = ()
     after: After = "done"
     cost: str = ""
+    inputs: tuple[Path, ...] = ()
 
 
 def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
@@ -73,6 +75,7 @@ def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
         needs=tuple(str(one) for one in value.get("needs", ())),
         after=cast(After, value.get("after", "done")),
         cost=str(value.get("cost", "")),
+        inputs=tuple(Path(one) for one in value.get("inputs", ())),
     )
 
 

@@ -1,6 +1,6 @@
 """Sweeps with their runs: what is finished, what is to be sent, and how long it may take."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -10,7 +10,7 @@ from slurm.files import read_json
 from slurm.folders import SweepFolder
 from slurm.planned import PlannedRun, check_plan, plan_benchmark
 from slurm.states import Standing, find_standings
-from slurm.sweep_files import Sweep, read_sweep
+from slurm.sweep_files import Profile, Sweep, read_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,50 @@ def submitted_plan(place: Path) -> Plan:
     return Plan(name=name, folder=folder, runs=tuple(check_plan(runs)))
 
 
-def estimate_hours(planned: Plan) -> dict[str, float]:
-    """Hours of each run by the median of finished runs of the same cost, where there are any."""
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long runs may take.
+
+    Attributes:
+        hours: by id, wall time; runs without a record of such a run are missing.
+        cost: by id, hours times what a profile asks for; the wall time without a profile.
+        unit: of `cost`: ``GPU-hours`` where the profile has GPUs, else ``CPU-hours``, or ``hours`` without a profile.
+    """
+
+    hours: Mapping[str, float]
+    cost: Mapping[str, float]
+    unit: str
+
+
+def estimate(planned: Plan, *, records: SweepFolder | None = None, profile: Profile | None = None) -> Estimate:
+    """Time of each run by the median of finished runs of the same cost.
+
+    Args:
+        planned: the sweep; its own finished runs count too.
+        records: another sweep that was submitted.
+        profile: how a cluster would be asked for resources.
+
+    Raises:
+        SweepError: nothing was submitted from `records`.
+    """
+    earlier = [*planned.runs, *(records.read_plan()[1] if records is not None else [])]
     seconds: dict[str, list[float]] = {}
-    for run in planned.runs:
+    for run in earlier:
         took = read_json(run.folder / "result.json").get("wall_s") if run.cost else None
         if isinstance(took, int | float):
             seconds.setdefault(run.cost, []).append(float(took))
-    return {run.id: median(seconds[run.cost]) / 3600 for run in planned.runs if run.cost in seconds}
+    hours = {run.id: median(seconds[run.cost]) / 3600 for run in planned.runs if run.cost in seconds}
+    if profile is None:
+        return Estimate(hours=hours, cost=hours, unit="hours")
+    share = {run.id: count_devices(profile, kind=run.kind) for run in planned.runs}
+    unit = "GPU-hours" if profile.gpus else "CPU-hours"
+    return Estimate(hours=hours, cost={run: time * share[run] for run, time in hours.items()}, unit=unit)
+
+
+def count_devices(profile: Profile, *, kind: str) -> int:
+    """GPUs that a job of a kind asks for, or processors with a profile that has no GPUs."""
+    own = profile.of_kind(kind)
+    return own.nodes * (own.gpus if profile.gpus else own.cpus * own.processes(kind))
 
 
 def find_unsent(planned: Plan, *, chosen: Collection[str] | None = None) -> list[PlannedRun]:

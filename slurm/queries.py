@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -21,6 +21,11 @@ STATES: Final[Mapping[str, JobState]] = {
     ),
     **dict.fromkeys(("PREEMPTED", "REVOKED"), "ended"),
 }
+# Ends after which Slurm queues a job again, if it may.
+RETURNING: Final = frozenset(("PREEMPTED", "NODE_FAIL", "BOOT_FAIL"))
+# Reasons that only say that a job's turn has not come: man squeue, JOB REASON CODES; the last was seen, not there.
+TURN: Final = {"", "None", "Priority", "Resources", "Dependency", "BeginTime", "Cleaning", "WaitingForScheduling"}
+ORDINARY: Final = frozenset({*TURN, "JobArrayTaskLimit"})
 TIMEOUT_S: Final = 60
 # Both shorten the list of an array's elements to 64 characters without this (man squeue).
 WHOLE_LISTS: Final = {"SLURM_BITSTR_LEN": "0"}
@@ -33,10 +38,12 @@ class Answer:
     Attributes:
         states: of the jobs that squeue or sacct know.
         whole: squeue has answered, so that a job it does not know is there no more.
+        reasons: what keeps queued jobs back, such as ``JobHeldUser``; without those that only wait for their turn.
     """
 
     states: Mapping[str, Said] = field(default_factory=dict)
     whole: bool = True
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, job: str) -> Said:
         """State of a job."""
@@ -62,19 +69,32 @@ def ask(command: Sequence[str]) -> str | None:
 
 
 def read_states(text: str) -> dict[str, Said]:
-    """Job id to state and Slurm's own word for it, from lines ``id|STATE``; steps and word tails are passed over.
+    """Job id to state and Slurm's own word for it, from lines ``id|STATE``, with or without ``|reason`` behind.
 
-    Array elements that are pending together stand on one line, ``12_[3-5,7%2]``, and are told apart here.
+    Steps and word tails are passed over.  Array elements that are pending together stand on one line,
+    ``12_[3-5,7%2]``, and are told apart here.
     """
     found: dict[str, Said] = {}
-    for line in text.splitlines():
-        name, _, word = line.strip().partition("|")
-        state = word.split()[0].rstrip("+") if word.split() else ""
-        if not name or "." in name or not state:
-            continue
+    for name, word, _ in read_lines(text):
         for job in expand(name):
-            found[job] = (STATES.get(state, "unknown"), state)
+            found[job] = (STATES.get(word, "unknown"), word)
     return found
+
+
+def read_reasons(text: str) -> dict[str, str]:
+    """Job id to what keeps it back in the queue, beyond its turn, from lines ``id|PENDING|reason``."""
+    lines = [(name, reason) for name, word, reason in read_lines(text) if STATES.get(word) == "queued"]
+    return {job: reason for name, reason in lines if reason not in ORDINARY for job in expand(name)}
+
+
+def read_lines(text: str) -> Iterator[tuple[str, str, str]]:
+    """A job's name, its state and the reason for it, from each line that has them; no steps."""
+    for line in text.splitlines():
+        name, _, rest = line.strip().partition("|")
+        word, _, reason = rest.partition("|")
+        state = word.split()[0].rstrip("+") if word.split() else ""  # of "CANCELLED by 0", and of one cut off
+        if name and "." not in name and state:
+            yield name, state, reason.strip("() ")
 
 
 def expand(name: str) -> list[str]:
@@ -95,17 +115,20 @@ def expand(name: str) -> list[str]:
 def find_states(jobs: Iterable[str]) -> Answer:
     """States of these jobs, as far as anything knows them.
 
-    squeue has the last word: what accounting believes to be there and squeue does not know has ended.
+    squeue has the last word: what accounting believes to be there and squeue does not know has ended.  Where squeue
+    does not answer, nobody knows of jobs that Slurm may have queued again, which accounting has by their last end.
     """
     bases = sorted({job.partition("_")[0] for job in jobs})
     if not bases:
         return Answer()
     past = ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(bases)])
-    present = ask(["squeue", "--noheader", "--states=all", "--format=%i|%T", "--jobs", ",".join(bases)])
+    present = ask(["squeue", "--noheader", "--states=all", "--format=%i|%T|%r", "--jobs", ",".join(bases)])
     before, now = read_states(past or ""), read_states(present or "")
     if present is not None:
         before = {job: ("ended", word) for job, (_, word) in before.items()}
-    return Answer(states=before | now, whole=present is not None)
+    else:
+        before = {job: said for job, said in before.items() if said[1] not in RETURNING}
+    return Answer(states=before | now, whole=present is not None, reasons=read_reasons(present or ""))
 
 
 def is_running(job: str) -> bool | None:

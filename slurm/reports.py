@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slurm.planned import PlannedRun
+from slurm.plans import Estimate
 from slurm.states import Standing
 
 out: Final = Console(highlight=False)
@@ -39,14 +40,14 @@ def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]]) -> None:
     (out if out.is_terminal else Console(file=out.file, width=WIDE, highlight=False)).print(shown)
 
 
-def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], hours: dict[str, float]) -> None:
+def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], guess: Estimate) -> None:
     """What a sweep would run, and what is there already.
 
     Args:
         name: of the sweep.
         runs: in order.
         finished: ids.
-        hours: by id, from earlier records; runs without any are missing.
+        guess: how long they may take.
     """
     rows = [
         (
@@ -54,17 +55,17 @@ def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], hour
             run.kind,
             f"{len(run.needs)}" if run.needs else "-",
             "done" if run.id in finished else "to do",
-            f"{hours[run.id]:.2f}" if run.id in hours else "-",
+            f"{guess.cost[run.id]:.2f}" if run.id in guess.cost else "-",
         )
         for run in runs
     ]
-    table(f"plan of {name}", "run", "kind", "needs", "state", "hours", rows=rows)
+    table(f"plan of {name}", "run", "kind", "needs", "state", guess.unit, rows=rows)
     missing = [run for run in runs if run.id not in finished]
-    known = [hours[run.id] for run in missing if run.id in hours]
+    known = [guess.cost[run.id] for run in missing if run.id in guess.cost]
     unknown = len(missing) - len(known)
-    estimate = f"some {sum(known):.1f} hours by earlier records" if known else "no earlier records to estimate by"
+    total = f"some {sum(known):.1f} {guess.unit} by earlier records" if known else "no earlier records to estimate by"
     rest = f", and {unknown} runs without any" if known and unknown else ""
-    say(f"{len(missing)} of {len(runs)} runs to do; {estimate}{rest}")
+    say(f"{len(missing)} of {len(runs)} runs to do; {total}{rest}")
 
 
 def show_standings(name: str, standings: Sequence[Standing]) -> None:

@@ -1,22 +1,23 @@
 """Sending runs to where they are done: to Slurm, to a queue on this machine, or one after the other here."""
 
-import os
-import re
 import signal
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from slurm.cancellation import cancel_jobs
+from slurm.children import REQUEUE, catch_stops
 from slurm.claims import Owner
 from slurm.errors import SweepError
 from slurm.files import write_json
 from slurm.folders import SweepFolder
-from slurm.jobs import REQUEUE, catch_stops, do_run, order_of
+from slurm.jobs import do_run, order_of
 from slurm.local_queue import refuse_second_queue, start_queue, work
 from slurm.planned import PlannedRun
-from slurm.plans import Plan
+from slurm.plans import Plan, find_unsent
+from slurm.snapshots import take_snapshot
 from slurm.states import OPEN, find_standings
 from slurm.sweep_files import Profile
 
@@ -33,12 +34,53 @@ class Target:
         profile: how Slurm is asked for resources.
         parallel: runs at the same time on this machine; 0 is one per GPU, or one.
         stay: whether to stay until all has ended.
+        snapshot: whether runs import the packages from a copy that is made now.
     """
 
     cluster: Cluster
     profile: Profile = field(default_factory=Profile)
     parallel: int = 0
     stay: bool = False
+    snapshot: bool = False
+
+
+def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = None) -> dict[str, str]:
+    """Send what is missing of a sweep: not what is done, queued or under way.
+
+    Args:
+        planned: the sweep.
+        target: where to.
+        chosen: ids; only these, what waits for them, and what they need.
+
+    Returns:
+        Job of each run that was sent.
+
+    Raises:
+        SweepError: somebody else sends this sweep now, Slurm does not answer or refuses, or an input is missing.
+    """
+    sweep = planned.folder
+    if target.cluster == "slurm":
+        from slurm.submission import check_folder
+
+        check_folder(sweep.root)  # before anything is written
+    sweep.root.mkdir(parents=True, exist_ok=True)
+    with sweep.sending.hold(what="sending runs of this sweep"):
+        unsent = find_unsent(planned, chosen=chosen)
+        refuse_missing_inputs(unsent)
+        sweep.write_plan(planned.name, [*planned.runs, *find_left_over(planned)])
+        return send(planned, unsent, target=target) if unsent else {}
+
+
+def find_left_over(planned: Plan) -> list[PlannedRun]:
+    """Runs of the plan submitted before that are no more in the plan, but queued or under way still."""
+    if not planned.folder.plan.exists():
+        return []
+    _, before = planned.folder.read_plan()
+    known = {run.id for run in planned.runs}
+    gone = {run.id for run in before} - known
+    left = [one.run for one in find_standings(planned.folder, before, only=gone) if one.state in OPEN] if gone else []
+    there = known | {run.id for run in left}
+    return [replace(run, needs=tuple(need for need in run.needs if need in there)) for run in left]
 
 
 def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[str, str]:
@@ -52,17 +94,19 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
         refuse_second_queue(sweep)
     if target.cluster == "slurm":
         runs = [*runs, *call_back(planned, runs)]
+    code = take_snapshot(sweep.root / "code") if target.snapshot else None
     known = {run.id: run for run in planned.runs}
     for run in runs:
         folder = sweep.job(run.id)
         needs = {need: sweep.proof(known[need]) for need in run.needs}
-        write_json(folder.order, order_of(run.argv, proof=run.proof, needs=needs, after=run.after))
+        write_json(folder.order, order_of(run, needs=needs, code=code))
         folder.done.unlink(missing_ok=True)
         folder.cancelled.unlink(missing_ok=True)
     if target.cluster == "slurm":
-        from slurm.submission import submit
+        from slurm.submission import submit_stages
 
-        return submit(sweep, runs, name=planned.name, profile=target.profile, before=find_open_jobs(planned))
+        before = find_open_jobs(planned)
+        return submit_stages(sweep, runs, name=planned.name, profile=target.profile, before=before, code=code)
     for run in runs:
         folder = sweep.job(run.id)
         folder.note_sent(cluster=target.cluster, job="", attempt=folder.claims.next())
@@ -70,6 +114,23 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
         return {run.id: target.cluster for run in runs}
     pid = start_queue(sweep, runs, parallel=target.parallel)
     return {run.id: f"local-{pid}" for run in runs}
+
+
+def refuse_missing_inputs(runs: Sequence[PlannedRun]) -> None:
+    """Refuse to send runs whose inputs are not there: they would fail one by one, hours later.
+
+    Looked for from here, the machine that sends, which sees the folders that the nodes share.
+
+    Raises:
+        SweepError: naming all that are missing, and how many runs need each.
+    """
+    needed = Counter(path for run in runs for path in run.inputs)
+    missing = [f"{path}, which {count} of {len(runs)} runs need" for path, count in needed.items() if not path.exists()]
+    if missing:
+        raise SweepError(
+            f"nothing is sent, as it would fail: the sweep's file names what is not there: {'; '.join(missing)}"
+            "  (a relative path counts from the folder of that file)"
+        )
 
 
 def stay(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> None:
@@ -123,46 +184,3 @@ def do_here(sweep: SweepFolder, runs: Sequence[PlannedRun]) -> None:
                 break
     if signal.SIGINT in asked:
         raise KeyboardInterrupt
-
-
-def cancel(planned: Plan, runs: Sequence[PlannedRun]) -> list[str]:
-    """End runs that are queued or under way; those under way leave a checkpoint where they can.
-
-    Returns:
-        Their ids.
-
-    Raises:
-        SweepError: Slurm refuses, or does not answer.
-    """
-    sweep = planned.folder
-    standings = find_standings(sweep, planned.runs, only={run.id for run in runs})
-    ending = [one for one in standings if one.state in OPEN]
-    for one in ending:  # this alone ends what waits in a local queue, or runs on another machine
-        write_json(sweep.job(one.run.id).cancelled, {"when": time.time()})
-    jobs = [one.job for one in ending if one.job[:1].isdigit()]
-    for first in range(0, len(jobs), 500):
-        cancel_jobs(jobs[first : first + 500])
-    for one in ending:
-        claim = sweep.job(one.run.id).claims.last()
-        if claim is not None and claim.end is None and not claim.in_slurm and claim.is_here:
-            stop_process(claim.owner)
-    return [one.run.id for one in ending]
-
-
-def cancel_jobs(jobs: Sequence[str]) -> None:
-    """Have Slurm end jobs; those that have ended meanwhile are no fault."""
-    try:
-        told = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as fault:
-        raise SweepError(f"cannot cancel: scancel does not answer: {fault}") from None
-    words = [line for line in told.stderr.splitlines() if not re.search("Invalid job id|already complet", line)]
-    if told.returncode and words:
-        raise SweepError(f"scancel refuses: {' '.join(words)[:400]}")
-
-
-def stop_process(owner: Mapping[str, object]) -> None:
-    """Ask a process of this machine for a checkpoint; it may have ended meanwhile."""
-    try:
-        os.kill(int(str(owner["pid"])), signal.SIGUSR2)
-    except ProcessLookupError:
-        return

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from slurm.children import REQUEUE
 from slurm.claims import Claim
 from slurm.errors import SweepError
 from slurm.files import read_json
 from slurm.folders import JobFolder, SweepFolder
-from slurm.jobs import REQUEUE
 from slurm.planned import PlannedRun
 from slurm.queries import Answer, find_states
 
@@ -86,6 +87,12 @@ class Traces:
         first = self.sent.get("attempt", 0)
         return self.claim is not None and isinstance(first, int) and self.claim.number >= first
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it came to an end since it was last sent, and not to go on; Slurm may see to its job for minutes."""
+        end = self.claim.end if self.claim is not None else None
+        return self.has_begun and end is not None and end.get("code") != REQUEUE
+
 
 def find_standings(
     sweep: SweepFolder, runs: Sequence[PlannedRun], *, only: Collection[str] | None = None
@@ -97,9 +104,9 @@ def find_standings(
         runs: all of the plan, in the order of their needs.
         only: ids of those to tell of; all when not given.
     """
-    finished = sweep.find_finished(runs)
     chosen = [run for run in runs if only is None or run.id in only]
     traces = [find_traces(sweep, run) for run in chosen]
+    finished = sweep.find_finished(runs)  # after the attempts: one leaves its proof first, and then says that it ended
     open_ones = [one for one in traces if one.run.id not in finished]
     jobs = {one.slurm_job for one in open_ones}
     jobs |= {one.claim.job for one in open_ones if one.claim and one.claim.in_slurm and one.claim.end is None}
@@ -127,7 +134,7 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
     """How one run stands, by its traces and by Slurm's answer."""
     status, owner = read_json(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
-    node, job = str(owner.get("host", "")), str(owner.get("job", one.slurm_job))
+    node, job = str(owner.get("node", "")), str(owner.get("job", one.slurm_job))
     alive = one.claim is not None and one.claim.is_alive(answer.is_running)
     if seconds is None and one.claim is not None:  # the run itself says nothing
         seconds = find_seconds(one.claim, alive=alive)
@@ -139,13 +146,21 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
         metric = find_metric(read_last_line(one.run.folder / "metrics.jsonl"), EPOCH_METRICS)
         return Standing(**common, state="running", metric=metric, left_s=estimate(progress, seconds))
     state, word = answer.of(one.slurm_job) if one.slurm_job else ("ended", "")
+    if state == "running" and one.is_over:
+        state = "ended"
     common["job"] = one.slurm_job or job
     if state == "unknown" and word:  # a word of a newer Slurm: the job is there, and that is what matters
         state = "queued"
     if in_queue or state != "ended":
-        message = "Slurm does not answer" if state == "unknown" else ""
+        message = "Slurm does not answer" if state == "unknown" else find_reason(one, answer)
         return Standing(**common, state="queued" if in_queue or state == "ended" else state, message=message)
     return Standing(**common, **find_end(one, word=word))
+
+
+def find_reason(one: Traces, answer: Answer) -> str:
+    """What keeps a queued run back, beyond its turn; empty if nothing does."""
+    reason = answer.reasons.get(one.slurm_job, "")
+    return f"Slurm says {reason}" if reason else ""
 
 
 def find_seconds(claim: Claim, *, alive: bool) -> float | None:
@@ -172,9 +187,17 @@ def find_end(one: Traces, *, word: str) -> dict[str, Any]:
         return {"state": "failed", "message": f"its process ended without a word{said}"}
     if end.get("code") == REQUEUE:
         return {"state": "stopped", "message": str(end.get("message") or "stopped with a checkpoint")}
-    if end.get("code") == 0:  # it was done once, and is to be done again
-        return {"state": "missing", "message": "to be done anew"}
-    return {"state": "failed", "message": str(end.get("message") or f"exit code {end.get('code')}")}
+    if end.get("code") == 0:  # done, but before something that it needs, or by another command
+        return {"state": "stopped", "message": "to be done again with what it needs"}
+    return {"state": "failed", "message": str(end.get("message") or describe_code(end.get("code")))}
+
+
+def describe_code(code: object) -> str:
+    """An exit code in words; 128 and more are signals, and KILL is what the kernel sends where memory runs out."""
+    if not isinstance(code, int) or code - 128 not in set(signal.Signals):
+        return f"exit code {code}"
+    advice = ": most likely there was not enough memory" if code - 128 == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(code - 128).name}{advice} (exit code {code})"
 
 
 def number(value: object) -> float | None:

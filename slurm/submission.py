@@ -6,6 +6,7 @@ is forgotten (reference: cluster notes, end of section 2).
 """
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -27,10 +28,11 @@ from slurm.folders import SweepFolder
 from slurm.jobs import JobCall
 from slurm.planned import PlannedRun
 from slurm.queries import ask
+from slurm.snapshots import import_variables
 from slurm.sweep_files import Profile
 
+DEAF: Final = 'trap "" USR2; exec "$@"'
 MAX_ARRAY: Final = 1001  # Slurm's default MaxArraySize; indices are below it
-KIND_NODES: Final = ("backbone",)  # kinds that a profile's nodes are for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +43,24 @@ class Stage:
         kind: of the runs.
         depth: how many stages they wait for.
         runs: at most as many as an array may have elements.
+        parts: how many such arrays the stage was split into, and share its limit of elements at the same time.
     """
 
     kind: str
     depth: int
     runs: tuple[PlannedRun, ...]
+    parts: int = 1
 
 
 def find_array_limit(profile: Profile) -> int:
     """Elements of one array at most: the profile's, else the cluster's, else Slurm's default."""
     if profile.array:
         return profile.array
-    said = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "", flags=re.M)
-    return max(1, (int(said[1]) if said else MAX_ARRAY) - 1)
+    config = ask(["scontrol", "show", "config"]) or ""
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, flags=re.M)
+    tasks = re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", config, flags=re.M)
+    below = (int(size[1]) if size else MAX_ARRAY) - 1
+    return max(1, min(below, int(tasks[1])) if tasks else below)
 
 
 def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
@@ -65,37 +72,52 @@ def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
     ordered = sorted(runs, key=lambda run: (depths[run.id], run.kind))
     for (depth, kind), group in groupby(ordered, key=lambda run: (depths[run.id], run.kind)):
         members = list(group)
-        for first in range(0, len(members), limit):
-            stages.append(Stage(kind=kind, depth=depth, runs=tuple(members[first : first + limit])))
+        starts = range(0, len(members), limit)
+        for first in starts:
+            part = tuple(members[first : first + limit])
+            stages.append(Stage(kind=kind, depth=depth, runs=part, parts=len(starts)))
     return stages
 
 
-def slurm_parameters(profile: Profile, *, name: str, kind: str, depends: Sequence[str]) -> dict[str, Any]:
-    """What submitit is told of a stage's jobs."""
-    gres = f"gpu:{profile.gpu_type}:{profile.gpus}" if profile.gpu_type else None
+def slurm_parameters(
+    profile: Profile, *, name: str, stage: Stage, depends: Sequence[str], code: Path | None = None
+) -> dict[str, Any]:
+    """What submitit is told of a stage's jobs.
+
+    Args:
+        profile: how to ask for resources.
+        name: of the jobs.
+        stage: which.
+        depends: jobs to wait for.
+        code: folder that jobs import the packages from, see `slurm.snapshots`.
+    """
+    own, processes = profile.of_kind(stage.kind), profile.of_kind(stage.kind).processes(stage.kind)
+    gres = f"gpu:{own.gpu_type}:{own.gpus}" if own.gpu_type else None
+    # srun of Slurm 22.05 to 23.02 does not read SLURM_CPUS_PER_TASK (S12); one process that fails ends the others
+    srun = ["--cpus-per-task", str(own.cpus)] + (["--kill-on-bad-exit=1"] if processes * own.nodes > 1 else [])
+    setup = [*own.setup, *(f"export {key}={shlex.quote(value)}" for key, value in import_variables(code).items())]
     wanted = {
         "job_name": name,
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "mail_user": profile.mail_user,
-        "mail_type": profile.mail_type,
-        "time": profile.minutes,
-        "mem": f"{profile.memory_gb}GB",
-        "nodes": profile.nodes if kind in KIND_NODES else 1,
-        "ntasks_per_node": 1,
-        "cpus_per_task": profile.cpus,
-        "gpus_per_node": profile.gpus if profile.gpus and not gres else None,
-        "gres": gres if profile.gpus else None,
-        "signal_delay_s": profile.signal_s,
-        "array_parallelism": profile.parallel,
-        "setup": list(profile.setup) or None,
-        # srun of Slurm 22.05 to 23.02 does not read SLURM_CPUS_PER_TASK (S12)
-        "srun_args": ["--cpus-per-task", str(profile.cpus)],
+        "partition": own.partition,
+        "account": own.account,
+        "qos": own.qos,
+        "constraint": own.constraint,
+        "mail_user": own.mail_user,
+        "mail_type": own.mail_type,
+        "time": own.minutes,
+        "mem": f"{own.memory_gb * processes}GB",
+        "nodes": own.nodes,
+        "ntasks_per_node": processes,
+        "cpus_per_task": own.cpus,
+        "gpus_per_node": own.gpus if own.gpus and not gres else None,
+        "gres": gres if own.gpus else None,
+        "signal_delay_s": own.signal_s,
+        "array_parallelism": max(1, own.parallel // stage.parts),
+        "setup": setup or None,
+        "srun_args": srun,
         "dependency": "afterany:" + ":".join(depends) if depends else None,
         "additional_parameters": {
-            key: value for key, value in {"requeue": True, **profile.additional}.items() if value is not False
+            key: value for key, value in {"requeue": True, **own.additional}.items() if value is not False
         },
     }
     return {key: value for key, value in wanted.items() if value is not None}
@@ -133,6 +155,16 @@ def login_environment() -> Iterator[None]:
         yield
 
 
+def python_words() -> str:
+    """Python in a job's shell line, deaf to USR2 until it has a handler.
+
+    A job that is preempted in its first seconds would die of the signal, as FAILED, which Slurm does not queue again
+    (seen on 22.05).  What a shell ignores stays ignored in what it executes (POSIX, trap); Slurm ends and requeues the
+    job after its grace time all the same.
+    """
+    return f"/bin/sh -c {shlex.quote(DEAF)} sh {shlex.quote(sys.executable)}"
+
+
 def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]) -> list[str]:
     """Send one stage; gives the job id of each run.
 
@@ -143,11 +175,11 @@ def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]
         raise SweepError(
             "there is no Slurm here: sbatch and srun are not on PATH; --cluster local runs on this machine"
         )
-    executor = SlurmExecutor(folder=log_folder(sweep))
+    executor = SlurmExecutor(folder=log_folder(sweep), python=python_words())
     executor.update_parameters(**parameters)
     calls = [JobCall(argv=run.argv, root=str(sweep.root), run=run.id) for run in stage.runs]
     try:
-        with login_environment():
+        with login_environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the fault says too
             jobs: list[submitit.Job[int]] = (  # an array of one has an id without "_" (S15)
                 executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
             )
@@ -157,8 +189,14 @@ def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]
     return [str(job.job_id) for job in jobs]
 
 
-def submit(
-    sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile, before: Mapping[str, str]
+def submit_stages(
+    sweep: SweepFolder,
+    runs: Sequence[PlannedRun],
+    *,
+    name: str,
+    profile: Profile,
+    before: Mapping[str, str],
+    code: Path | None = None,
 ) -> dict[str, str]:
     """Send runs to Slurm.
 
@@ -168,6 +206,7 @@ def submit(
         name: of the sweep.
         profile: how to ask for resources.
         before: jobs of runs that were sent earlier and are queued or under way; what needs them waits for them.
+        code: see `slurm_parameters`.
 
     Returns:
         Job id of each run.
@@ -181,7 +220,8 @@ def submit(
         needs = {need for run in stage.runs for need in run.needs}
         known = {**before, **sent}
         depends = sorted({known[need].partition("_")[0] for need in needs if need in known}, key=int)
-        parameters = slurm_parameters(profile, name=job_name(name, stage.kind), kind=stage.kind, depends=depends)
+        own_name = job_name(name, stage.kind)
+        parameters = slurm_parameters(profile, name=own_name, stage=stage, depends=depends, code=code)
         attempts = {run.id: sweep.job(run.id).claims.next() for run in stage.runs}
         for run, job in zip(stage.runs, submit_stage(sweep, stage, parameters=parameters), strict=True):
             sent[run.id] = job
@@ -189,14 +229,17 @@ def submit(
     return sent
 
 
-def sbatch_texts(sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile) -> list[str]:
+def sbatch_texts(
+    sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile, code: Path | None = None
+) -> list[str]:
     """The very texts that sbatch would get, but for the ids of the jobs to wait for; needs no Slurm."""
     check_folder(sweep.root)
     texts, folder = [], log_folder(sweep)
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{python_words()} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     for stage in make_stages(runs, limit=find_array_limit(profile)):
         depends = ["JOB_OF_THE_STAGE_BEFORE"] if stage.depth else []
-        parameters = slurm_parameters(profile, name=job_name(name, stage.kind), kind=stage.kind, depends=depends)
+        own_name = job_name(name, stage.kind)
+        parameters = slurm_parameters(profile, name=own_name, stage=stage, depends=depends, code=code)
         count: dict[str, Any] = {"map_count": len(stage.runs)} if len(stage.runs) > 1 else {}
         # submitit shows the text in no public way, and its executor asks for srun before it shows anything
         texts.append(_make_sbatch_string(command=command, folder=folder, **parameters, **count))

@@ -3,13 +3,17 @@
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from slurm.errors import SweepError
+from slurm.planned import Kind
 
 EXAMPLES: Final = Path(__file__).parent / "examples"
+"""What `sweep new` writes: sweeps and the profiles file; the repository's folder ``sweeps`` has the same files."""
+PROFILES: Final = "profiles"
+"""Name of the one among them that is no sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class Profile:
     Attributes:
         partition, account, qos, constraint, mail_user, mail_type: as sbatch takes them.
         minutes: time limit.
-        memory_gb, cpus, gpus: per job.
+        memory_gb, cpus: of each process.  A job has one; a backbone's training has one per GPU and node.
+        gpus: of each node.
         gpu_type: such as ``a100``; any when empty.
         nodes: of a backbone's training; all other jobs have one.
         parallel: array elements at the same time.
@@ -45,6 +50,8 @@ class Profile:
         signal_s: seconds before the time limit at which a job is told to stop.
         setup: shell lines before the job's command.
         additional: other sbatch options; true is a bare flag, false takes one away that would be there.
+        kinds: what is different for jobs of a kind (`slurm.planned.Kind`); in the file a table within the profile's,
+            such as ``[profile.gpu.backbone]``.
     """
 
     partition: str | None = None
@@ -64,6 +71,16 @@ class Profile:
     signal_s: int = 120
     setup: tuple[str, ...] = ()
     additional: Mapping[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> "Profile":
+        """The profile for jobs of a kind."""
+        own = replace(self, **self.kinds.get(kind, {}), kinds={})
+        return own if kind == "backbone" else replace(own, nodes=1)
+
+    def processes(self, kind: str) -> int:
+        """How many processes a job of a kind has on each of its nodes."""
+        return max(1, self.gpus) if kind == "backbone" else 1
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -118,11 +135,24 @@ def read_profile(path: Path, *, name: str) -> Profile:
     if not isinstance(profiles, dict) or not isinstance(profiles.get(name), dict):
         known = ", ".join(sorted(profiles)) if isinstance(profiles, dict) else "no profile"
         raise SweepError(f"{path} has no [profile.{name}]; it has {known}")
-    value = dict(profiles[name])
-    for key, given in value.items():
-        check_field(key, given, place=f"{path}: [profile.{name}]")
-    value["setup"] = tuple(value.get("setup", ()))
-    return Profile(**value)
+    value, place = dict(profiles[name]), f"{path}: [profile.{name}"
+    kinds = {kind: value.pop(kind) for kind in get_args(Kind) if kind in value}
+    for kind, own in kinds.items():
+        if not isinstance(own, dict):
+            raise SweepError(f"{place}] {kind} must be a table of what is different for such jobs, not {own!r:.60}")
+    checked = {kind: check_fields(own, place=f"{place}.{kind}]") for kind, own in kinds.items()}
+    return Profile(**check_fields(value, place=f"{place}]"), kinds=checked)
+
+
+def check_fields(given: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+    """Fields of a profile as they were read, when they can be.
+
+    Raises:
+        SweepError: one is not known, of another type or out of range.
+    """
+    for key, value in given.items():
+        check_field(key, value, place=place)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
 def check_field(key: str, given: object, *, place: str) -> None:
@@ -131,7 +161,7 @@ def check_field(key: str, given: object, *, place: str) -> None:
     Raises:
         SweepError: with what it must be.
     """
-    names = [entry.name for entry in fields(Profile)]
+    names = [entry.name for entry in fields(Profile) if entry.name != "kinds"]
     if key not in names:
         raise SweepError(f"{place} has {key!r}, which is not known; known: {', '.join(names)}")
     usual = getattr(Profile(), key)

@@ -5,12 +5,12 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from slurm.cancellation import cancel
+from slurm.children import REQUEUE
 from slurm.errors import SweepError
-from slurm.jobs import REQUEUE
 from slurm.options import (
     AnyCluster,
     CancelOptions,
@@ -22,11 +22,11 @@ from slurm.options import (
     SubmitOptions,
 )
 from slurm.planned import PlannedRun
-from slurm.plans import Plan, estimate_hours, find_unsent, plan, submitted_plan
+from slurm.plans import Plan, estimate, find_folder, find_unsent, plan, submitted_plan
 from slurm.reports import out, print_json, say, show_plan, show_standings, standings_as_json
-from slurm.sending import Cluster, Target, cancel, send, stay
+from slurm.sending import Cluster, Target, find_left_over, stay, submit
 from slurm.states import OPEN, choose, find_standings
-from slurm.sweep_files import EXAMPLES, Profile, read_profile, read_sweep
+from slurm.sweep_files import EXAMPLES, PROFILES, Profile, read_profile, read_sweep
 
 WATCH_S: Final = 5.0
 FOLLOW_S: Final = 0.5
@@ -42,23 +42,28 @@ def run_new(options: NewOptions) -> int:
     if target.exists() and not options.force:
         raise SweepError(f"{target} exists; choose another --out, or --force to overwrite it")
     shutil.copyfile(source, target)
-    say(f"{target}: edit it, then `piggyback sweep plan {target}`")
+    then = f"doctor --profiles {target}" if options.name == PROFILES else f"plan {target}"
+    say(f"{target}: edit it, then `piggyback sweep {then}`")
     return 0
 
 
 def run_plan(options: PlanOptions) -> int:
     """``piggyback sweep plan``."""
     planned = plan(read_sweep(options.file))
-    finished, hours = planned.finished, estimate_hours(planned)
+    finished, profile = planned.finished, None
+    if options.profile is not None:
+        profile = read_profile(options.profiles, name=options.profile)
+    records = None if options.records is None else find_folder(options.records)
+    guess = estimate(planned, records=records, profile=profile)
     if options.json:
         runs = [
             {"id": run.id, "title": run.title, "kind": run.kind, "needs": list(run.needs), "argv": list(run.argv)}
-            | {"done": run.id in finished, "hours": hours.get(run.id)}
+            | {"done": run.id in finished, "hours": guess.hours.get(run.id), "cost": guess.cost.get(run.id)}
             for run in planned.runs
         ]
-        print_json({"name": planned.name, "runs": runs})
+        print_json({"name": planned.name, "unit": guess.unit, "runs": runs})
     else:
-        show_plan(planned.name, planned.runs, finished=finished, hours=hours)
+        show_plan(planned.name, planned.runs, finished=finished, guess=guess)
     return 0
 
 
@@ -86,14 +91,12 @@ def send_missing(
     target = find_target(options)
     if options.dry_run:
         return show_submission(planned, find_unsent(planned, chosen=chosen), target=target, json=options.json)
-    stays = target.stay or target.cluster == "debug"
-    planned.folder.root.mkdir(parents=True, exist_ok=True)
-    with planned.folder.sending.hold(what="sending runs of this sweep"):
-        unsent = find_unsent(planned, chosen=chosen)
-        planned.folder.write_plan(planned.name, [*planned.runs, *find_left_over(planned)])
-        jobs = send(planned, unsent, target=target) if unsent else {}
+    stays, known = target.stay or target.cluster == "debug", {run.id: run for run in planned.runs}
+    jobs = submit(planned, target=target, chosen=chosen)
+    if left := find_left_over(planned):
+        say(f"note: {len(left)} runs that are no more in the sweep are queued or under way; `sweep cancel` ends them")
     if stays:
-        stay(planned, unsent, target=target)
+        stay(planned, [known[run] for run in jobs], target=target)
     standings = find_standings(planned.folder, planned.runs)
     if options.json:
         print_json({"sent": jobs, **standings_as_json(planned.name, standings)})
@@ -119,7 +122,9 @@ def find_target(options: SubmitOptions | RetryOptions) -> Target:
     profile = Profile()
     if cluster == "slurm" and (options.profile is not None or options.profiles.exists()):
         profile = read_profile(options.profiles, name=options.profile or "default")
-    return Target(cluster=cluster, profile=profile, parallel=options.max_parallel, stay=options.wait)
+    return Target(
+        cluster=cluster, profile=profile, parallel=options.max_parallel, stay=options.wait, snapshot=options.snapshot
+    )
 
 
 def name_cluster(chosen: AnyCluster) -> Cluster:
@@ -127,20 +132,6 @@ def name_cluster(chosen: AnyCluster) -> Cluster:
     if chosen == "auto":
         return "slurm" if shutil.which("sbatch") else "local"
     return chosen
-
-
-def find_left_over(planned: Plan) -> list[PlannedRun]:
-    """Runs of the plan submitted before that are no more in the plan, but queued or under way still."""
-    if not planned.folder.plan.exists():
-        return []
-    _, before = planned.folder.read_plan()
-    known = {run.id for run in planned.runs}
-    gone = {run.id for run in before} - known
-    left = [one.run for one in find_standings(planned.folder, before, only=gone) if one.state in OPEN] if gone else []
-    if left:
-        say(f"note: {len(left)} runs that are no more in the sweep are queued or under way; `sweep cancel` ends them")
-    there = known | {run.id for run in left}
-    return [replace(run, needs=tuple(need for need in run.needs if need in there)) for run in left]
 
 
 def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Target, json: bool) -> int:

@@ -279,6 +279,7 @@ def test_a_signal_stops_the_run_and_the_same_command_continues(
             run_train(options)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["epoch"], status["epochs"]) == ("requeue", 1, 3)
+    assert status["progress"] == pytest.approx(1 / 3)
     assert run_train(options) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["epochs"] == 3

@@ -93,6 +93,34 @@ def test_steps_that_make_data_and_backbone() -> None:
     assert prepare["proof"] is None
 
 
+def inputs(**changes: Any) -> dict[str, list[str]]:
+    """What must be there, by the kind of run."""
+    spec = {**GIVEN, **changes}
+    found = plan({key: value for key, value in spec.items() if value is not None})
+    return {run["kind"]: run["inputs"] for run in found}
+
+
+def test_inputs_are_what_no_step_makes() -> None:
+    data, file = "/srv/me/data", "/srv/me/b.safetensors"
+    assert inputs() == {"run": [data, file], "score": [data]}
+    assert inputs(labels="l.zip")["score"] == [data, "/srv/me/l.zip"]
+    assert inputs(source="a") == {"prepare": ["/srv/me/a"], "run": [file], "score": []}
+    assert inputs(backbone={}) == {"backbone": [data], "run": [data], "score": [data]}
+    assert [run["inputs"] for run in plan(DRAWN)] == [[]] * 12
+
+
+def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_together() -> None:
+    def places(**changes: Any) -> set[Path]:
+        options = [read(run["argv"]) for run in plan({**GIVEN, **changes})]
+        return {one.runs if isinstance(one, ReportOptions) else one.out for one in options}
+
+    first = places()
+    assert len(first) == 1
+    assert first == places(seeds=[0, 1, 2], methods=["piggyback", "feature", "finetune"])
+    for change in ({"settings": {"epochs": 3}}, {"backbone": "c"}, {"data": "data2"}):
+        assert len(first | places(**change)) == 2, change
+
+
 def test_ids_change_with_all_that_changes_a_number_and_with_nothing_else() -> None:
     base = ids()
     assert base == ids()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_stops_after_every_step_change_no_bit(
         with pytest.raises(Requeue):
             train_task(again, stop=stop_after(1))
         status = json.loads(folder.status.read_text())
-        assert (status["state"], status["progress"] < 1) == ("requeue", True), number
+        assert (status["state"], status["progress"] <= 1) == ("requeue", True), number
         assert not folder.result.exists()
         assert checkpoint_files(folder)
     resumed, steps = count_steps(again)
@@ -256,6 +257,18 @@ def test_damaged_checkpoints_cost_time_and_no_bits(
     assert more == steps
     assert capsys.readouterr().err.count("is damaged") == damaged
     assert outcome(resumed) == outcome(train_task(job))
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch_counts_as_progress(
+    job: Job, kill_at: Kill, stop_after: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Requeue):
+        train_task(job, stop=stop_after(2))
+    status = RunFolder(open_bench(job).root).status
+    assert json.loads(status.read_text())["progress"] == pytest.approx(2 / 6)
+    monkeypatch.setattr(training, "Plan", partial(training.Plan, checkpoint_s=-1.0))
+    kill_at(job, 3)  # after the fifth step, whose checkpoint was not written yet
+    assert json.loads(status.read_text())["progress"] == pytest.approx(4 / 6)
 
 
 def test_no_epoch_is_recorded_twice(job: Job, kill_at: Kill, stop_after: Any) -> None:

@@ -79,6 +79,29 @@ def test_steps_that_make_data_and_backbone() -> None:
     assert read(only_drawn_backbone[2]["argv"]).backbone == Path("/srv/me/b")
 
 
+def test_inputs_are_what_no_step_makes() -> None:
+    def inputs(spec: dict[str, Any]) -> dict[str, list[str]]:
+        return {run["kind"]: run["inputs"] for run in plan(spec)}
+
+    data, file = "/srv/me/data", "/srv/me/b.safetensors"
+    assert inputs(GIVEN) == {"run": [data, file], "score": [data]}
+    assert inputs({**GIVEN, "source": "a"}) == {"prepare": ["/srv/me/a"], "run": [file], "score": []}
+    assert inputs(DRAWN) == {"prepare": [], "run": [], "score": []}
+    assert inputs({**DRAWN, "backbone": "b.safetensors"})["run"] == [file]
+
+
+def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_together() -> None:
+    def places(**changes: Any) -> set[Path]:
+        options = [read(run["argv"]) for run in plan({**GIVEN, **changes})]
+        return {one.runs if isinstance(one, ReportOptions) else one.out for one in options}
+
+    first = places()
+    assert len(first) == 1
+    assert first == places(seeds=[0, 1, 2], methods=["piggyback", "feature", "finetune"])
+    for change in ({"settings": {"epochs": 3}}, {"backbone": "c"}, {"data": "data2"}):
+        assert len(first | places(**change)) == 2, change
+
+
 def test_ids_change_with_all_that_changes_a_number_and_with_nothing_else() -> None:
     base = ids()
     assert base == ids()

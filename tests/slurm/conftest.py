@@ -20,6 +20,8 @@ CHILD = """
 case "$1" in
 make) mkdir -p "${2%/*}"; echo "now $2" >> "$LOG"
     echo '{"metrics": {"accuracy": 0.5}, "wall_s": 36.0}' > "$2" ;;
+span) mkdir -p "${2%/*}"; begun=$(date +%s%N); sleep 0.2
+    printf '{"span": [%s, %s]}' "$begun" "$(date +%s%N)" > "$2" ;;
 say) echo "the score is $2" ;;
 fail) echo "no luck"; exit "$2" ;;
 gpu) mkdir -p "${2%/*}"; echo "gpu=$CUDA_VISIBLE_DEVICES" > "$2" ;;

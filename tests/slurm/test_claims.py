@@ -14,7 +14,7 @@ import pytest
 from slurm.claims import SILENT_S, Claims, Owner, find_start
 from slurm.errors import SweepError
 
-JOB = Owner(job="12_3", restart=0, host="node1", pid=4711, start=99)
+JOB = Owner(job="12_3", restart=0, host="node1", pid=4711, start=99, node="node1")
 
 
 def says(answer: bool | None) -> Callable[[str], bool | None]:

@@ -11,21 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from slurm.children import REQUEUE
 from slurm.claims import Owner, find_start
 from slurm.errors import SweepError
 from slurm.files import read_json, write_json
-from slurm.jobs import REQUEUE, JobCall, do_run, find_failed_need, order_of, requeue, wants_requeue
+from slurm.jobs import (
+    JobCall,
+    do_run,
+    find_failed_need,
+    find_progress,
+    find_stall,
+    order_of,
+    requeue,
+    wants_requeue,
+)
 from slurm.plans import Plan
 from slurm.states import find_standings
 
-JOB = Owner(job="12_3", restart=0, host="node1", pid=1, start=1)
+JOB = Owner(job="12_3", restart=0, host="node1", pid=1, start=1, node="node1")
 
 
 def give_orders(planned: Plan) -> None:
     known = {run.id: planned.folder.proof(run) for run in planned.runs}
     for run in planned.runs:
         needs = {need: known[need] for need in run.needs}
-        order = order_of(run.argv, proof=run.proof, needs=needs, after=run.after)
+        order = order_of(run, needs=needs)
         write_json(planned.folder.job(run.id).order, order)
 
 
@@ -131,7 +141,7 @@ def test_a_stop_reaches_the_command_once(
 def test_a_run_cancelled_from_another_machine_ends(
     make_plan: Callable[..., Plan], eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.jobs.BEAT_S", 0.0)
+    monkeypatch.setattr("slurm.children.BEAT_S", 0.0)
     planned = make_plan(a=(["hold"], []))
     proof = planned.folder.proof(planned.runs[0])
 
@@ -164,22 +174,24 @@ def test_a_job_killed_without_warning(make_plan: Callable[..., Plan], eventually
 
 
 @pytest.mark.parametrize(
-    ("asked", "cancelled", "wanted"),
+    ("asked", "cancelled", "state", "wanted"),
     [
-        ([signal.SIGUSR2], False, True),  # before the time limit, or preempted with a warning
-        ([signal.SIGUSR2, signal.SIGTERM], False, True),  # preempted without grace
-        ([], False, True),
-        ([signal.SIGTERM], False, False),  # scancel: asking again would undo it
-        ([signal.SIGUSR2], True, False),
+        ([signal.SIGUSR2], False, "RUNNING", True),  # before the time limit, or preempted with a warning
+        ([signal.SIGUSR2, signal.SIGTERM], False, "COMPLETING", True),  # preempted without grace
+        ([], False, "RUNNING", True),
+        ([signal.SIGTERM], False, "COMPLETING", False),  # scancel: asking again would undo it
+        ([signal.SIGTERM], False, "RUNNING", True),  # preempted with grace, but without a user signal
+        ([signal.SIGUSR2], True, "RUNNING", False),
     ],
 )
 def test_what_asks_to_be_queued_again(
-    make_plan: Callable[..., Plan], asked: list[int], cancelled: bool, wanted: bool
+    make_plan: Callable[..., Plan], fake_slurm: Path, asked: list[int], cancelled: bool, state: str, wanted: bool
 ) -> None:
     folder = make_plan(a=(["make"], [])).folder.job("a")
+    (fake_slurm / "squeue.txt").write_text(f"{JOB.job}|{state}\n")
     if cancelled:
         write_json(folder.cancelled, {})
-    assert wants_requeue(folder, asked) is wanted
+    assert wants_requeue(folder, owner=JOB, asked=asked) is wanted
 
 
 def test_requeue(fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +244,70 @@ def test_a_slurm_job_from_its_pickle(
     Path(f"{proof}.go").touch()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert pickle.loads(data)() == 0
+
+
+def stall(planned: Plan, *, starts: list[float], now: float, first: int = 0) -> str | None:
+    folder = planned.folder.job("a")
+    give_orders(planned)
+    folder.note_sent(cluster="local", job="", attempt=first)
+    for number, progress in enumerate([*starts, now]):
+        write_json(folder.claims.root / f"{number:04}.json", {**vars(JOB), "progress": progress})
+    return find_stall(folder, number=len(starts), progress=now)
+
+
+def test_a_run_that_gets_no_further(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["make"], []))
+    assert "5 attempts got no further than 20 %" in str(stall(planned, starts=[0.1, 0.2, 0.2, 0.2, 0.2, 0.2], now=0.2))
+    assert stall(planned, starts=[0.1, 0.2, 0.2, 0.2, 0.2], now=0.2) is None  # the first of five had less
+    assert stall(planned, starts=[0.2] * 9, now=0.3) is None
+    assert stall(planned, starts=[0.2] * 4, now=0.2) is None
+    assert stall(planned, starts=[0.2] * 9, now=0.2, first=6) is None  # sent again since
+
+
+def test_a_stalled_run_is_not_begun(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["make"], []))
+    for _ in range(5):
+        assert do(planned, "a", asked=[signal.SIGUSR2]) == REQUEUE
+    assert do(planned, "a") == 1
+    assert "5 attempts got no further than 0 %" in str(find_standings(planned.folder, planned.runs)[0].message)
+
+
+def test_progress_is_what_the_run_says(make_plan: Callable[..., Plan]) -> None:
+    planned = make_plan(a=(["make"], []))
+    give_orders(planned)
+    folder = planned.folder.job("a")
+    assert find_progress(folder) == 0.0
+    write_json(planned.runs[0].folder / "status.json", {"progress": 0.25})
+    assert find_progress(folder) == 0.25
+    write_json(planned.runs[0].folder / "status.json", {"progress": "much"})
+    assert find_progress(folder) == 0.0
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process as the second task of a job; variables as srun of Slurm 22.05 sets them."""
+    names = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "9", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
+    names |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_LOCALID": "0", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n0"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is undone
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("second_of_two", "fake_slurm")
+def test_the_second_task_joins_and_claims_nothing(
+    make_plan: Callable[..., Plan], fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fake_slurm / "bin" / "scontrol").write_text("#!/bin/sh\necho n0; echo n1\n")
+    monkeypatch.setattr("slurm.jobs.COMMAND", ("/bin/sh", "-c", 'echo "$RANK of $WORLD_SIZE at $MASTER_ADDR"; exit $1'))
+    planned = make_plan(a=(["say", "0"], []))
+    give_orders(planned)
+    root, folder = str(planned.folder.root), planned.folder.job("a")
+    assert JobCall(argv=("0",), root=root, run="a")() == 0
+    assert folder.log_of(1).read_text() == "1 of 2 at n0\n"
+    assert folder.claims.last() is None
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(SweepError, match=r"a ended with exit code 3: see .*log-1\.txt"):
+        JobCall(argv=("", "3"), root=root, run="a")()
+    assert folder.log_of(1).read_text().endswith("1 of 2 at 127.0.0.1\n")

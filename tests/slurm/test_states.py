@@ -11,9 +11,10 @@ from slurm.claims import Owner
 from slurm.errors import SweepError
 from slurm.files import write_json
 from slurm.folders import SweepFolder
+from slurm.planned import PlannedRun
 from slurm.plans import Plan, find_related, find_unsent
 from slurm.reports import clock, count_states, measure, show_standings
-from slurm.states import Standing, choose, find_standings
+from slurm.states import Standing, Traces, choose, find_standings, find_traces
 
 DEAD = replace(Owner.local(), start=1)
 
@@ -48,9 +49,11 @@ def test_never_sent_and_done(planned: Plan) -> None:
     [
         (75, None, ("stopped", "stopped with a checkpoint")),
         (3, None, ("failed", "exit code 3")),
+        (137, None, ("failed", "killed by SIGKILL: most likely there was not enough memory (exit code 137)")),
+        (143, None, ("failed", "killed by SIGTERM (exit code 143)")),
         (1, "p, which it needs, has not run", ("failed", "p, which it needs, has not run")),
         (None, None, ("failed", "its process ended without a word")),
-        (0, None, ("missing", "to be done anew")),
+        (0, None, ("stopped", "to be done again with what it needs")),
     ],
 )
 def test_ends(planned: Plan, code: int | None, message: str | None, expected: tuple[str, str]) -> None:
@@ -62,7 +65,9 @@ def test_ends(planned: Plan, code: int | None, message: str | None, expected: tu
     ("squeue", "sacct", "expected"),
     [
         ("12_[0-3]|PENDING\n", "", ("queued", "")),
-        ("12_0|RUNNING\n", "", ("running", "")),
+        ("12_0|RUNNING|None\n", "", ("running", "")),
+        ("12_0|PENDING|Priority\n", "", ("queued", "")),
+        ("12_0|PENDING|JobHeldUser\n", "", ("queued", "Slurm says JobHeldUser")),
         ("12_0|NEW_WORD\n", "", ("queued", "")),  # it is there: never sent a second time
         ("", "12_0|CANCELLED by 0\n", ("failed", "its job ended before it began (CANCELLED)")),
         ("", "", ("failed", "its job ended before it began")),
@@ -89,10 +94,42 @@ def test_sent_to_slurm(
         assert [run.id for run in find_unsent(planned)] == (["a"] if expected[0] == "failed" else [])
 
 
+@pytest.mark.parametrize(
+    ("code", "word", "expected"),
+    [
+        (3, "COMPLETING", "failed"),  # Slurm cleans up behind it
+        (3, "RUNNING", "failed"),
+        (75, "RUNNING", "running"),  # about to ask for being queued again
+        (75, "COMPLETING", "running"),
+        (3, "PENDING", "queued"),  # somebody has it done again
+    ],
+)
+def test_an_end_that_slurm_has_not_seen_yet(
+    planned: Plan, fake_slurm: Path, code: int, word: str, expected: str
+) -> None:
+    planned.folder.job("a").note_sent(cluster="slurm", job="12", attempt=0)
+    attempt(planned, code=code)
+    (fake_slurm / "squeue.txt").write_text(f"12|{word}|None\n")
+    assert look(planned).state == expected
+    assert [run.id for run in find_unsent(planned)] == (["a"] if expected == "failed" else [])
+
+
+def test_a_run_that_ends_while_it_is_looked_at(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = find_traces
+
+    def end_now(sweep: SweepFolder, run: PlannedRun) -> Traces:
+        write_json(planned.folder.proof(run), {})
+        attempt(planned, code=0)
+        return seen(sweep, run)
+
+    monkeypatch.setattr("slurm.states.find_traces", end_now)
+    assert look(planned).state == "done"  # not to be done again
+
+
 def test_a_node_is_lost_and_slurm_queues_the_job_again(planned: Plan, fake_slurm: Path) -> None:
     folder = planned.folder.job("a")
     folder.note_sent(cluster="slurm", job="12", attempt=0)
-    owner = Owner(job="12", restart=0, host="node1", pid=1, start=1)
+    owner = Owner(job="12", restart=0, host="node1", pid=1, start=1, node="node1")
     folder.claims.take(owner, what="a", ask_slurm=lambda job: None)
     (fake_slurm / "squeue.txt").write_text("12|RUNNING\n")
     assert (look(planned).state, look(planned).node) == ("running", "node1")

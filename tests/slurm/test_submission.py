@@ -14,7 +14,7 @@ from slurm.errors import SweepError
 from slurm.files import read_json
 from slurm.folders import SweepFolder
 from slurm.plans import Plan
-from slurm.submission import job_name, make_stages, sbatch_texts, submit
+from slurm.submission import find_array_limit, job_name, make_stages, sbatch_texts, submit_stages
 from slurm.sweep_files import Profile
 
 GPU = Profile(
@@ -66,7 +66,7 @@ module load cuda
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output 'FOLDER/submitit/%A_%a_%t_log.out' --error 'FOLDER/submitit/%A_%a_%t_log.err' \
---cpus-per-task 8 PYTHON -u -m submitit.core._submit 'FOLDER/submitit'
+--cpus-per-task 8 /bin/sh -c 'trap "" USR2; exec "$@"' sh PYTHON -u -m submitit.core._submit 'FOLDER/submitit'
 """
 
 
@@ -76,7 +76,7 @@ def planned(make_plan: Callable[..., Plan]) -> Plan:
 
 
 def send(planned: Plan, **more: object) -> dict[str, str]:
-    return submit(planned.folder, planned.runs, name="my sweep", profile=Profile(), before={}, **more)  # type: ignore[arg-type]
+    return submit_stages(planned.folder, planned.runs, name="my sweep", profile=Profile(), before={}, **more)  # type: ignore[arg-type]
 
 
 def read_scripts(fake_slurm: Path) -> list[str]:
@@ -117,24 +117,56 @@ def test_stages_and_their_order(planned: Plan, fake_slurm: Path, monkeypatch: py
 
 def test_runs_wait_for_what_was_sent_before(planned: Plan, fake_slurm: Path) -> None:
     before = {"p": "55", "other": "56"}
-    submit(planned.folder, planned.runs[1:], name="n", profile=Profile(), before=before)
+    submit_stages(planned.folder, planned.runs[1:], name="n", profile=Profile(), before=before)
     assert "--dependency=afterany:55\n" in read_scripts(fake_slurm)[0]
 
 
 def test_arrays_are_split_at_the_clusters_limit(planned: Plan, fake_slurm: Path) -> None:
     (fake_slurm / "max_array").write_text("3")
     runs = [replace(planned.runs[0], id=f"r{number}") for number in range(5)]
-    jobs = submit(planned.folder, runs, name="n", profile=Profile(), before={})
+    jobs = submit_stages(planned.folder, runs, name="n", profile=Profile(parallel=6), before={})
     assert jobs == {"r0": "101_0", "r1": "101_1", "r2": "102_0", "r3": "102_1", "r4": "103"}  # one is no array
+    assert "#SBATCH --array=0-1%2\n" in read_scripts(fake_slurm)[0]  # three arrays share what may run at a time
     assert "--array" not in read_scripts(fake_slurm)[2]
     assert [len(stage.runs) for stage in make_stages(runs, limit=4)] == [4, 1]
 
 
-def test_sbatch_refuses(planned: Plan, fake_slurm: Path) -> None:
+def test_a_schedulers_own_limit_of_an_array(fake_slurm: Path) -> None:
+    (fake_slurm / "max_array").write_text("1001\nSchedulerParameters = bf_interval=2,max_array_tasks=40")
+    assert find_array_limit(Profile()) == 40
+    assert find_array_limit(Profile(array=7)) == 7
+
+
+def test_a_backbone_has_a_process_per_gpu_and_node_and_other_jobs_have_one(planned: Plan) -> None:
+    own = {"backbone": {"nodes": 2, "gpus": 4, "minutes": 99}, "score": {"gpus": 0, "partition": "cpu"}}
+    profile = Profile(cpus=3, memory_gb=5, gpus=1, nodes=3, kinds=own)
+    texts = {}
+    for kind in ("backbone", "run", "score"):
+        run = replace(planned.runs[0], kind=kind)  # type: ignore[arg-type]
+        texts[kind] = sbatch_texts(planned.folder, [run], name="n", profile=profile)[0]
+    backbone = ["--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--mem=20GB", "--cpus-per-task=3", "--time=99"]
+    assert all(f"#SBATCH {option}\n" in texts["backbone"] for option in backbone)
+    assert "--kill-on-bad-exit=1" in texts["backbone"]
+    one = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--mem=5GB", "--time=240"]
+    assert all(f"#SBATCH {option}\n" in texts["run"] for option in one)
+    assert "kill-on" not in texts["run"]
+    assert "gpus" not in texts["score"]
+    assert "#SBATCH --partition=cpu\n" in texts["score"]
+
+
+def test_a_snapshot_comes_first_on_a_jobs_path(planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"/mine{os.pathsep}")
+    code = tmp_path / "the code"
+    text = sbatch_texts(planned.folder, planned.runs[:1], name="n", profile=Profile(setup=("module",)), code=code)[0]
+    assert f"# setup\nmodule\nexport PYTHONPATH='{code}:/mine'\nexport PYTHONSAFEPATH=1\n" in text
+
+
+def test_sbatch_refuses(planned: Plan, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (fake_slurm / "refuse").write_text("sbatch: error: invalid partition specified: gpu\n")
     with pytest.raises(SweepError, match=r"sbatch refuses the run jobs: .*invalid partition specified: gpu"):
         send(planned)
     assert not planned.folder.job("p").submitted.exists()
+    assert capsys.readouterr().err == ""  # it is said once, by the error
 
 
 @pytest.mark.usefixtures("no_slurm")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slurm.errors import SweepError
-from slurm.sweep_files import EXAMPLES, read_profile, read_sweep
+from slurm.sweep_files import read_profile, read_sweep
 
 SWEEP = 'name = "n"\nout = "o"\n[[benchmark]]\nname = "toy"\n'
 
@@ -49,12 +49,6 @@ def test_a_sweep_that_is_not_there(tmp_path: Path) -> None:
         read_sweep(tmp_path / "none.toml")
 
 
-def test_examples_are_sweeps() -> None:
-    found = {path.stem: read_sweep(path) for path in EXAMPLES.glob("*.toml")}
-    assert "smoke" in found
-    assert all(name == sweep.name for name, sweep in found.items())
-
-
 def test_profile(tmp_path: Path) -> None:
     lines = ['partition = "gpu"', "minutes = 90", "gpus = 1", 'setup = ["module load cuda"]']
     text = "\n".join(["[profile.gpu]", *lines, "[profile.gpu.additional]", "requeue = false", 'licenses = "x"'])
@@ -62,6 +56,16 @@ def test_profile(tmp_path: Path) -> None:
     assert (profile.partition, profile.minutes, profile.gpus, profile.cpus) == ("gpu", 90, 1, 4)
     assert profile.setup == ("module load cuda",)
     assert profile.additional == {"requeue": False, "licenses": "x"}
+
+
+def test_what_is_different_for_jobs_of_a_kind(tmp_path: Path) -> None:
+    text = "[profile.gpu]\ngpus = 1\nnodes = 2\n[profile.gpu.backbone]\ngpus = 4\nminutes = 9\n"
+    profile = read_profile(write(tmp_path / "p.toml", text), name="gpu")
+    shapes = {kind: profile.of_kind(kind) for kind in ("backbone", "run")}
+    assert {kind: (one.nodes, one.gpus, one.minutes) for kind, one in shapes.items()} == {
+        "backbone": (2, 4, 9),
+        "run": (1, 1, 240),
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,9 @@ def test_profile(tmp_path: Path) -> None:
         ('setup = "x"', "setup must be a list of shell lines"),
         ("setup = [3]", "setup must be a list of shell lines"),
         ("additional = 3", "additional must be a table"),
+        ("kinds = {}", "'kinds', which is not known"),
+        ("score = 3", "score must be a table of what is different for such jobs, not 3"),
+        ("[profile.gpu.score]\nminuts = 3", r"\[profile\.gpu\.score\] has 'minuts'"),
     ],
 )
 def test_profiles_with_faults(tmp_path: Path, line: str, words: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import slurm
 from piggyback.cli import Command, load, parse
 from slurm.commands import COMMANDS
 from slurm.errors import SweepError
@@ -46,16 +47,21 @@ def states(file: Path) -> dict[str, str]:
 
 def test_help_and_json_of_every_verb() -> None:
     assert {one["name"] for one in COMMANDS} == {
-        f"sweep {verb}" for verb in ("new", "plan", "submit", "retry", "status", "logs", "cancel")
+        f"sweep {verb}" for verb in ("new", "plan", "submit", "retry", "status", "logs", "cancel", "doctor")
     }
     for one in COMMANDS:
         assert callable(load(one["target"]))
 
 
-def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert sweep("new", "smoke") == 0
     assert (tmp_path / "smoke.toml").exists()
+    assert sweep("new", "profiles", "--out", "mine.toml") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "smoke.toml: edit it, then `piggyback sweep plan smoke.toml`",
+        "mine.toml: edit it, then `piggyback sweep doctor --profiles mine.toml`",
+    ]
     with pytest.raises(SweepError, match=r"smoke\.toml exists"):
         sweep("new", "smoke")
     with pytest.raises(SweepError, match=r"no example is called 'smok'; known: .*smoke"):
@@ -76,6 +82,13 @@ def test_from_plan_to_score_and_again(
     assert (code, set(report["sent"])) == (0, {"prep", "a", "b", "score"})
     assert {run["state"] for run in report["runs"]} == {"done"}
     assert [run["hours"] for run in answer("plan", file)[1]["runs"]] == [None, 0.01, 0.01, None]
+    profiles = tmp_path / "p.toml"
+    profiles.write_text("[profile.big]\ngpus = 1\n[profile.big.run]\ngpus = 4\n[profile.small]\ncpus = 3\n")
+    other = toy(GOOD, folder="elsewhere")  # has no records of its own
+    for profile, unit, cost in (("big", "GPU-hours", 0.04), ("small", "CPU-hours", 0.03)):
+        flags = ["--profiles", profiles, "--profile", profile, "--records", file]
+        guess = answer("plan", other, *flags)[1]
+        assert (guess["unit"], [run["cost"] for run in guess["runs"]]) == (unit, [None, cost, cost, None])
     assert answer("submit", file, "--wait")[1]["sent"] == {}
     monkeypatch.chdir(tmp_path / "it's a folder")
     assert (
@@ -99,7 +112,7 @@ def test_failures_and_retry(
     shown = capsys.readouterr().out
     assert "exit code 3" in shown
     assert "the score is 42" in shown
-    assert states(file) == {"prep": "done", "a": "done", "bad": "failed", "worse": "failed", "score": "missing"}
+    assert states(file) == {"prep": "done", "a": "done", "bad": "failed", "worse": "failed", "score": "stopped"}
     toy({"a": ["make"], "bad": ["make"], "worse": ["make"]})
     code, report = answer("retry", file, "bad", "--cluster", cluster, "--wait")
     assert (code, set(report["sent"])) == (1, {"bad", "score"})  # as submitted: it fails again
@@ -135,7 +148,7 @@ def test_in_the_background(
     assert answer("submit", file)[1]["sent"] == {}  # queued and running ones are not sent twice
     eventually(lambda: Path(f"{proof}.pid").exists())
     assert answer("cancel", file, "a")[1] == {"cancelled": ["a"]}
-    eventually(lambda: states(file) == {"prep": "done", "a": "stopped", "b": "done", "score": "missing"})
+    eventually(lambda: states(file) == {"prep": "done", "a": "stopped", "b": "done", "score": "stopped"})
     Path(f"{proof}.go").touch()
     eventually(lambda: SweepFolder(file.parent / "swept").queue.last().end is not None)  # type: ignore[union-attr]
     code, report = answer("submit", file, "--wait")
@@ -252,3 +265,21 @@ def test_the_console_command_tells_users_what_is_wrong(tmp_path: Path) -> None:
     code = "import sys, slurm.verbs, slurm.submission, slurm.local_queue; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_from_python(toy: Callable[..., Path]) -> None:
+    planned = slurm.plan(slurm.read_sweep(toy({"a": ["make"]})))
+    target = slurm.Target(cluster="local", stay=True)
+    jobs = slurm.submit(planned, target=target)
+    assert list(jobs) == ["prep", "a", "score"]
+    slurm.stay(planned, [run for run in planned.runs if run.id in jobs], target=target)
+    assert {one.state for one in slurm.find_standings(planned.folder, planned.runs)} == {"done"}
+    assert slurm.submit(planned, target=target) == {}
+    assert slurm.cancel(planned, planned.runs) == []
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(callable(getattr(slurm, name)) for name in slurm.__all__)
+    with pytest.raises(AttributeError, match="'plam'"):
+        slurm.plam  # noqa: B018

@@ -14,6 +14,7 @@ sys.path.insert(0, str(HERE))  # up.py, a script, imports the same modules by th
 
 from cluster import Cluster, find_missing, run_cluster  # noqa: E402
 from layout import Options  # noqa: E402
+from training_runs import Ground, make_ground  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,6 +50,12 @@ def cluster(session_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterat
     lead_to(session_cluster, monkeypatch)
     yield session_cluster
     session_cluster.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """Drawn data, a small backbone and a training that was never interrupted."""
+    return make_ground(tmp_path_factory.mktemp("ground"))
 
 
 @pytest.fixture

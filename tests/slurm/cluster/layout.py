@@ -30,6 +30,9 @@ class Options:
         requeue: ``JobRequeue``, whether jobs may be requeued when they do not say so themselves.
         max_array_size: ``MaxArraySize``, one more than the largest index of an array.
         node_timeout: seconds without an answer after which a node is DOWN (``SlurmdTimeout``).
+        min_job_age: seconds after which slurmctld forgets a job that has ended, and squeue too (``MinJobAge``).
+        cpus: of each node; more than this machine has are no fault (``config_overrides``).
+        memory_mb: of each node, likewise.
     """
 
     accounting: bool = True
@@ -38,6 +41,9 @@ class Options:
     requeue: bool = True
     max_array_size: int = 1001
     node_timeout: int = 10
+    min_job_age: int = 300
+    cpus: int = 2
+    memory_mb: int = 8000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,15 +175,16 @@ def slurm_text(layout: Layout) -> str:
         f"JobRequeue={int(options.requeue)}",
         f"MaxArraySize={options.max_array_size}",
         f"SlurmdTimeout={options.node_timeout}",
+        f"MinJobAge={options.min_job_age}",
         "KillWait=5",  # seconds from TERM to KILL, 30 by default
-        # A job that did not start at once is looked at again every 2 s, not every 30 to 60.
-        "SchedulerParameters=sched_interval=2,bf_interval=2",
+        # A job is looked at when it comes, not within 3 s, and again every second, not every 30 to 60.
+        "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",
         *(["SlurmctldParameters=preempt_send_user_signal"] if options.warning else []),
         *storage,
         f"NodeName={node_range()} NodeAddr={layout.address} NodeHostname={layout.host} Port=[{node_ports}] "
-        "CPUs=2 RealMemory=8000",
+        f"CPUs={options.cpus} RealMemory={options.memory_mb}",
         f"PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={options.grace}",
         "PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF",
     ]

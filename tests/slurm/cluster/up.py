@@ -36,7 +36,9 @@ def main() -> int:
     if missing := find_missing():
         say(missing)
         return 1
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # both end it the same way
+    # Both end it the same way, also where a script's & has had SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with run_cluster(Options(**arguments), folder=folder) as cluster:
             say(f"export SLURM_CONF={cluster.layout.slurm_conf}")
