@@ -116,20 +116,33 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
     return found
 
 
-def predict_backbone_task(runs: Path, setup: Setup, *, device: torch.device | None = None) -> Predictions | None:
+@dataclass(frozen=True, kw_only=True)
+class BackboneRun:
+    """The backbone's own answers on its own task.
+
+    Attributes:
+        folder: where they are kept.
+        backbone: the backbone file's sha256.
+        predictions: for the test part.
+    """
+
+    folder: RunFolder
+    backbone: str
+    predictions: Predictions
+
+
+def predict_backbone_task(runs: Path, setup: Setup, *, device: torch.device | None = None) -> BackboneRun | None:
     """The backbone's own answers on imagenet12, kept in the folder; None when the data lacks that task."""
     if read_manifest(setup.data, BACKBONE_TASK) is None:
         return None
     split = open_split(setup.data, BACKBONE_TASK, "test")
     backbone = cached_backbone(setup.backbone)
     named = hashlib.sha256(f"{backbone.sha256} {split.fingerprint} {setup.size}".encode()).hexdigest()[:10]
-    path = runs / f"{BACKBONE_TASK}-backbone-{named}.npz"
-    if path.exists():
-        return Predictions.load(path)
-    categories = predict(backbone, split, size=setup.size, device=device)
-    chosen = Predictions(task=BACKBONE_TASK, image_ids=split.image_ids, category_ids=categories)
-    chosen.save(path)
-    return chosen
+    folder = RunFolder(runs / f"{BACKBONE_TASK}-backbone-{named}")
+    if not folder.predictions.exists():
+        categories = predict(backbone, split, size=setup.size, device=device)
+        Predictions(task=BACKBONE_TASK, image_ids=split.image_ids, category_ids=categories).save(folder.predictions)
+    return BackboneRun(folder=folder, backbone=backbone.sha256, predictions=Predictions.load(folder.predictions))
 
 
 def collect(runs: Path, *, method: str, seed: int, device: torch.device | None = None) -> dict[str, Predictions]:
@@ -152,7 +165,7 @@ def collect(runs: Path, *, method: str, seed: int, device: torch.device | None =
     }
     own = predict_backbone_task(runs, setup, device=device)
     if own is not None:
-        found[BACKBONE_TASK] = own
+        found[BACKBONE_TASK] = own.predictions
     return found
 
 

@@ -10,6 +10,7 @@ from decathlon.collection import Setup, collect, find_runs, write_setup
 from decathlon.labels import Labels, find_labels, read_labels
 from decathlon.options import ReportOptions, RunOptions
 from decathlon.packed import read_manifest
+from decathlon.records import write_test_records
 from decathlon.scoring import ScoreReport, score_file
 from decathlon.submission import submission_entries, write_submission
 from decathlon.summary import MethodSummary, print_summaries, summaries_as_json, summarise
@@ -78,7 +79,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 def score_methods(
     out: Path, methods: Sequence[str], *, seed: int, labels: Labels, device: torch.device
 ) -> dict[str, ScoreReport]:
-    """Write every method's submission and score it; a method without a labelled task is left out."""
+    """Write, score and record every method's submission; a method without a labelled task is left out."""
     reports = {}
     for method in dict.fromkeys(methods):
         predictions = collect(out, method=method, seed=seed, device=device)
@@ -89,6 +90,7 @@ def score_methods(
         file = out / "submissions" / f"{method}-seed{seed}.json"
         write_submission(file, submission_entries(labelled))
         reports[method] = score_file(file, labels=labels)
+        write_test_records(out, method=method, seed=seed, report=reports[method], device=device)
     return reports
 
 

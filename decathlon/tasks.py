@@ -15,6 +15,8 @@ from piggyback.errors import UnknownName
 Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
 BACKBONE_TASK: Final = "imagenet12"
+TASK_VERSION: Final = 1
+"""Of the tasks as results record it; another number says that results cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

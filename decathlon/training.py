@@ -16,10 +16,11 @@ from decathlon.collection import Setup, load_result, note_setup
 from decathlon.options import TrainOptions
 from decathlon.packed import PackedSplit, join
 from decathlon.submission import Predictions
+from decathlon.tasks import TASK_VERSION
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
 from piggyback.adapter import Adapter
-from piggyback.budget import measure_sparsity, parameter_ratio
+from piggyback.budget import parameter_ratio, write_sparsity
 from piggyback.device import autocast, describe_device, pick_device
 from piggyback.errors import Diverged
 from piggyback.files import sha256_of
@@ -28,7 +29,6 @@ from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch, code_version
 from piggyback.training import Batches, Plan, Record, Training
 from piggyback.trials import choose_rate, cut_batches
 
-TASK_VERSION: Final = 1
 EVALUATION_BATCH: Final = 100
 TASKS_ADDED: Final = 9  # the parameter ratio counts nine tasks beside the backbone's own
 
@@ -235,8 +235,9 @@ def finish(work: Work, trained: Trained) -> None:
     payload = read_payload(folder.payload)
     weights = [adapter.frozen[name].numel() for name in adapter.anatomy.weights]
     metrics = {"accuracy": accuracy, "error": 1 - accuracy, "train_loss": trained.history[-1]["loss"]}
-    if payload.masks:
-        metrics["zeros"] = measure_sparsity(adapter, cast(str, adapter.current)).total
+    zeros = write_sparsity(folder.sparsity, adapter, cast(str, adapter.current))
+    if zeros is not None:
+        metrics["zeros"] = zeros
     commit, dirty = code_version()
     result = Result(
         benchmark="decathlon",

@@ -6,8 +6,10 @@ Source: paper section 6.  With n backbone weights of 32 bits and T tasks of b bi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from piggyback.files import write_json
 from piggyback.methods import Method
 from piggyback.payload import Payload
 
@@ -83,3 +85,19 @@ def measure_sparsity(adapter: "Adapter", task: str) -> Sparsity:
             zeros[name] = mask.numel() - int(mask.sum())
     layers = {name: zeros[name] / sizes[name] for name in sizes}
     return Sparsity(layers=layers, total=sum(zeros.values()) / max(1, sum(sizes.values())))
+
+
+def write_sparsity(path: Path, adapter: "Adapter", task: str) -> float | None:
+    """Write `measure_sparsity` by layer, in the order of the network, for pages and plots; nothing without masks.
+
+    Returns:
+        The share over all mask values; None where the task has no masks.
+    """
+    found = measure_sparsity(adapter, task)
+    if not found.layers:
+        return None
+    layers = [
+        {"name": name, "zeros": zeros, "weights": adapter.frozen[name].numel()} for name, zeros in found.layers.items()
+    ]
+    write_json(path, {"layers": layers})
+    return found.total

@@ -71,6 +71,11 @@ class RunFolder:
         return self.root / "predictions.npz"
 
     @property
+    def sparsity(self) -> Path:
+        """Share of every layer's weights that the task masks out; not there for methods without masks."""
+        return self.root / "sparsity.json"
+
+    @property
     def result(self) -> Path:
         """The measured result."""
         return self.root / "result.json"

@@ -14,7 +14,7 @@ from segmentation.options import EvaluateOptions
 from segmentation.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.prediction import Scored, predict_split
 from segmentation.recipes import Recipe
-from segmentation.runs import write_sheets
+from segmentation.split_sheets import write_sheets
 from segmentation.training import prediction_source
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -16,11 +15,10 @@ from piggyback.workers import train_jobs
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, find_runs
 from segmentation.confusion import Matrix, read_matrix, score, warn_if_background
-from segmentation.label_files import read_label_file
 from segmentation.options import ReportOptions, RunOptions
 from segmentation.packed import PackedSplit, open_split
 from segmentation.prediction import count_place
-from segmentation.sheets import SheetRow, write_sheet
+from segmentation.split_sheets import write_sheets
 from segmentation.summary import as_json, show, summarise
 from segmentation.training import train_task
 
@@ -86,21 +84,6 @@ def score_background(split: PackedSplit) -> float:
     sizes = zip(split.heights.tolist(), split.widths.tolist(), strict=True)
     matrix = sum(count_place(split, place, np.zeros(size, dtype=np.uint8)) for place, size in enumerate(sizes))
     return score(cast(Matrix, matrix), pictures=len(split)).mean_iou
-
-
-def write_sheets(path: Path, split: PackedSplit, *, predictions: Path, pictures: int) -> None:
-    """An overlay sheet of pictures spread evenly over a split."""
-    places = np.unique(np.linspace(0, len(split) - 1, num=min(pictures, len(split))).round().astype(int)).tolist()
-    rows = [
-        SheetRow(
-            picture=split.picture(place),
-            truth=split.label_map(place) if split.labelled else None,
-            prediction=read_label_file(predictions / f"{split.ids[place]}.png"),
-            title=split.ids[place],
-        )
-        for place in places
-    ]
-    write_sheet(path, rows)
 
 
 def run(options: RunOptions) -> int:

@@ -10,7 +10,7 @@ import torch
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
 from piggyback.adapter import Adapter
-from piggyback.budget import measure_sparsity, parameter_ratio
+from piggyback.budget import parameter_ratio, write_sparsity
 from piggyback.device import describe_device, pick_device
 from piggyback.errors import Diverged, one_line
 from piggyback.files import sha256_of
@@ -34,8 +34,10 @@ from segmentation.confusion import read_matrix, score, show, warn_if_background,
 from segmentation.options import TrainOptions
 from segmentation.packed import PackedSplit
 from segmentation.prediction import Scored, count_places, predict_split
+from segmentation.split_sheets import write_sheets
 
 TASK_VERSION: Final = 1
+SHEET_PICTURES: Final = 4  # on the overlay sheet that lies beside a result
 METRIC: Final = "held_out_mean_iou"
 
 
@@ -213,6 +215,7 @@ def finish(work: Work, trained: Trained) -> None:
     )
     write_matrix(folder.root / "confusion.json", scored.matrix)
     write_csv(folder.root / "scores.csv", score(scored.matrix, pictures=scored.pictures))
+    write_sheets(folder.root / "sheet.png", split, predictions=scored.folder, pictures=SHEET_PICTURES)
     write_result(folder.result, make_result(work, trained, scored))
 
 
@@ -230,8 +233,9 @@ def make_result(work: Work, trained: Trained, scored: Scored) -> Result:
         "classes": float(len(scores.iou) - len(scores.absent)),
         "train_loss": trained.history[-1]["loss"],
     }
-    if payload.masks:
-        metrics["zeros"] = measure_sparsity(adapter, cast(str, adapter.current)).total
+    zeros = write_sparsity(folder.sparsity, adapter, cast(str, adapter.current))
+    if zeros is not None:
+        metrics["zeros"] = zeros
     weights = [adapter.frozen[name].numel() for name in adapter.anatomy.weights]
     commit, dirty = code_version()
     used = {

@@ -17,6 +17,7 @@ from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.cli import main
 from piggyback.errors import BadInput, Diverged, Requeue, UnknownName
+from piggyback.files import sha256_of
 from piggyback.runs import RunFolder
 
 
@@ -81,6 +82,21 @@ def test_a_whole_run(options: RunOptions, labels: Path, trained: list[str], caps
             assert line["val_accuracy"] == result.metrics["accuracy"]
             assert [trial["lr"] for trial in line["lr_trials"]] == [1e-3, 2e-3]
             assert line["lr"] in (1e-3, 2e-3)
+            record = read_result(next((options.out / "runs").glob(f"{task}-{method}-*/test-result.json")))
+            assert (record.split, record.metrics["accuracy"]) == ("test", line["test_accuracy"])
+            assert (
+                record.model_copy(update={"split": "val", "metrics": result.metrics, "counts": result.counts}) == result
+            )
+            masks = next((options.out / "runs").glob(f"{task}-{method}-*/")) / "sparsity.json"
+            assert masks.exists() == (method == "piggyback") == ("zeros" in record.metrics)
+    (own,) = options.out.glob("imagenet12-backbone-*/result.json")
+    backbone = read_result(own)
+    scored = score.tasks["imagenet12"]
+    assert (backbone.method, backbone.split, backbone.metrics["accuracy"]) == ("backbone", "test", scored.accuracy)
+    assert backbone.counts is not None
+    assert backbone.counts.correct == scored.correct
+    assert backbone.fingerprints is not None
+    assert backbone.fingerprints.predictions == sha256_of(own.parent / "predictions.npz")
 
 
 def test_without_labels_val_is_shown(

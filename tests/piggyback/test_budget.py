@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from torch import nn
 
 import piggyback
 from piggyback import METHODS, Payload, parameter_ratio
-from piggyback.budget import ratio_with
+from piggyback.budget import ratio_with, write_sparsity
 
 
 @pytest.mark.parametrize("weights", [[1000], [5_839_280], [1, 7, 32]])
@@ -75,7 +76,7 @@ def test_true_bytes_of_a_file(make_network: Callable, make_head: Callable, tmp_p
 
 
 @pytest.mark.parametrize("method", [piggyback.Binary(), piggyback.Ternary()], ids=lambda method: method.name)
-def test_sparsity_counted_by_hand(method: piggyback.Method) -> None:
+def test_sparsity_counted_by_hand(method: piggyback.Method, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 4), nn.Linear(4, 2))
     adapter = piggyback.attach(network, method=method, head="2")
     adapter.add_task("task", head=nn.Linear(4, 3))
@@ -86,14 +87,23 @@ def test_sparsity_counted_by_hand(method: piggyback.Method) -> None:
     assert found.layers == {"0.weight": 3 / 6, "1.weight": 1 / 8}
     assert list(found.layers) == ["0.weight", "1.weight"]
     assert found.total == 4 / 14
+    assert write_sparsity(tmp_path / "sparsity.json", adapter, "task") == found.total
+    assert json.loads((tmp_path / "sparsity.json").read_text()) == {
+        "layers": [
+            {"name": "0.weight", "zeros": 3 / 6, "weights": 6},
+            {"name": "1.weight", "zeros": 1 / 8, "weights": 8},
+        ]
+    }
     trained["0.weight"]["mask_real"].neg_()  # below zero is not masked out where there are three values
     turned = piggyback.measure_sparsity(adapter, "task").layers["0.weight"]
     assert turned == (1.0 if isinstance(method, piggyback.Binary) else 3 / 6)
 
 
-def test_methods_without_masks_have_no_sparsity(make_network: Callable, make_head: Callable) -> None:
+def test_methods_without_masks_have_no_sparsity(make_network: Callable, make_head: Callable, tmp_path: Path) -> None:
     adapter = piggyback.attach(make_network(), method=piggyback.Finetune(), head="head")
     adapter.add_task("task", head=make_head(0))
     found = piggyback.measure_sparsity(adapter, "task")
     assert found.layers == {}
     assert found.total == 0.0
+    assert write_sparsity(tmp_path / "sparsity.json", adapter, "task") is None
+    assert not (tmp_path / "sparsity.json").exists()

@@ -28,6 +28,7 @@ from segmentation.label_files import write_label_map
 from segmentation.options import ReportOptions, RunOptions
 from segmentation.packed import open_split
 from segmentation.recipes import Recipe
+from segmentation.split_sheets import write_sheets
 from segmentation.training import train_task
 
 THREE = ("piggyback", "feature", "finetune")
@@ -107,9 +108,11 @@ def test_the_sheet_shows_pictures_spread_over_the_split(
     for one in split.ids:
         write_label_map(tmp_path / f"{one}.png", np.ones((3, 3), dtype=np.uint8))
     shown: list[list[str]] = []
-    monkeypatch.setattr(runs, "write_sheet", lambda path, rows: shown.append([row.title for row in rows]))
+    monkeypatch.setattr(
+        "segmentation.split_sheets.write_sheet", lambda path, rows: shown.append([row.title for row in rows])
+    )
     for pictures in (1, 2, 3, 9):
-        runs.write_sheets(tmp_path / "sheet.png", split, predictions=tmp_path, pictures=pictures)
+        write_sheets(tmp_path / "sheet.png", split, predictions=tmp_path, pictures=pictures)
     places = [[split.ids.index(one) for one in row] for row in shown]
     assert places == [[0], [0, 4], [0, 2, 4], [0, 1, 2, 3, 4]]
 
