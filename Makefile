@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types imports pytest cluster-test reliability benchmarks clean
+.PHONY: demo test lint types imports pytest cluster-test browser-test reliability benchmarks clean
 
 demo: $(READY)
 	$(BIN)/piggyback demo
@@ -36,6 +36,10 @@ pytest: $(READY)
 cluster-test: $(READY)
 	$(BIN)/pytest -m cluster tests/slurm/cluster
 
+# Looks at the leaderboard's page in a real browser; Debian's package chromium.
+browser-test: $(READY)
+	$(BIN)/pytest -m browser tests/leaderboard/browser
+
 # The numbers of docs/reliability.md: every fault case five times on that Slurm; some half an hour.
 reliability: $(READY)
 	$(BIN)/python tests/slurm/cluster/reliability.py --out runs/reliability.md
@@ -47,6 +51,7 @@ benchmarks: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchmetrics
 	$(BIN)/python benchmarks/miou.py
 	$(BIN)/python benchmarks/help.py
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,14 +1,29 @@
-"""The result record: one measured or published number with its evidence, as a JSON file."""
+"""The result record: one measured or published number with its evidence, as a JSON file.
+
+``docs/result.schema.json`` is `schema_text`; a test says how to write it anew.
+"""
 
 import json
-import os
-import uuid
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-SCHEMA_VERSION: Final = 1
+from leaderboard.faults import Fault
+from leaderboard.files import write_file
+from leaderboard.strict_json import parse
+
+SCHEMA_VERSION: Final = 2
 MAX_BYTES: Final = 16 << 20
 
 Word = Annotated[str, Field(min_length=1)]
@@ -20,11 +35,26 @@ _EVIDENCE: Final = (
     *("recipe", "seed", "counts", "selected_on", "trained_on", "official_data"),
     *("code", "versions", "device", "wall_s", "fingerprints"),
 )
+_TRAINING: Final = ("seed", "selected_on", "trained_on", "wall_s")
+BACKBONE_METHOD: Final = "backbone"
+"""What the frozen network itself does on its own task; how it was trained is seldom known."""
 _TOLERANCE: Final = 1e-6  # between a stored fraction and the same one from counts
+_NEW_IN_2: Final = ("label", "link", "note")
+_LINK: Final = re.compile(r"""https?://[A-Za-z0-9][^\s<>"'`\\{}|^]{0,500}""")
 
 
 class ResultError(ValueError):
-    """A result file is missing, damaged, or says what cannot be; the message is one line."""
+    """A result file is missing, damaged, or says what cannot be; the message is one line.
+
+    Attributes:
+        kind: a word for the kind of fault, as in `leaderboard.store.Finding`.
+    """
+
+    for_user = True  # the console command prints the message, without a traceback
+
+    def __init__(self, message: str, *, kind: str = "schema") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Counts(BaseModel):
@@ -65,7 +95,7 @@ class Result(BaseModel):
     """One number with its evidence.
 
     Attributes:
-        schema_version: of this format.
+        schema_version: of this format; files of version 1, without `label`, `link` and `note`, are read as well.
         benchmark, task, task_version, split: what was measured on.
         method: its name, the same everywhere.
         recipe: the whole recipe, as JSON; tuples become lists.
@@ -76,13 +106,16 @@ class Result(BaseModel):
         selected_on: what the model was chosen by; never the test part.
         trained_on: the parts trained on.
         origin: `measured` needs all evidence; `published` needs citation and table, and may lack the rest.
+        label: the method's name for people, such as a published table's; the method's own where there is none.
+        link: to the source, http or https.
+        note: what a reader must know, such as a rounding.
         official_data: whether the task is the official release.
         device, wall_s: where it ran, and for how many seconds.
     """
 
     model_config = _CONFIG
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     benchmark: Word
     task: Word
     task_version: Annotated[int, Field(ge=1)]
@@ -99,6 +132,9 @@ class Result(BaseModel):
     origin: Literal["measured", "published"]
     citation: Word | None = None
     table: Word | None = None
+    label: Word | None = None
+    link: Word | None = None
+    note: Word | None = None
     official_data: bool | None = None
     code: Code | None = None
     versions: dict[Word, str] | None = None
@@ -108,10 +144,11 @@ class Result(BaseModel):
 
     @field_validator("recipe", mode="before")
     @classmethod
-    def _plain_json(cls, value: object) -> object:
+    def _plain_json(cls, value: object, told: ValidationInfo) -> object:
         # A recipe is a dataclass as a dict: its tuples become lists here, so that reading gives back an equal result.
         try:
-            return json.loads(json.dumps(value, allow_nan=False))
+            text = json.dumps(value, allow_nan=False)
+            return value if told.mode == "json" else json.loads(text)
         except (TypeError, ValueError, RecursionError) as fault:
             raise ValueError(f"cannot be written as JSON ({fault})") from None
 
@@ -122,6 +159,13 @@ class Result(BaseModel):
             if name.endswith(_FRACTIONS) and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}; it must be a fraction in [0, 1], not a percentage")
         return metrics
+
+    @field_validator("link")
+    @classmethod
+    def _to_the_web(cls, link: str | None) -> str | None:
+        if link is not None and not _LINK.fullmatch(link):
+            raise ValueError("a link begins with http:// or https:// and has no spaces, quotes or brackets")
+        return link
 
     @model_validator(mode="after")
     def _metrics_agree(self) -> Self:
@@ -137,7 +181,9 @@ class Result(BaseModel):
 
     @model_validator(mode="after")
     def _has_evidence(self) -> Self:
-        needed = _EVIDENCE if self.origin == "measured" else ("citation", "table")
+        needed: tuple[str, ...] = _EVIDENCE if self.origin == "measured" else ("citation", "table")
+        if self.origin == "measured" and self.method == BACKBONE_METHOD:
+            needed = tuple(name for name in needed if name not in _TRAINING)
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.origin} result needs {', '.join(missing)}")
@@ -156,17 +202,9 @@ def write_result(path: Path, result: Result) -> None:
         text = json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
     except ValueError as fault:
         raise ResultError(f"cannot write {path}: {fault}") from None
-    _validated(text.encode(), name=str(path))
+    parse_result(text.encode(), name=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, text.encode())
 
 
 def read_result(path: Path) -> Result:
@@ -182,23 +220,31 @@ def read_result(path: Path) -> Result:
         raise ResultError(f"cannot read {path}: {fault.strerror}") from None
     if len(data) > MAX_BYTES:
         raise ResultError(f"{path} is larger than {MAX_BYTES >> 20} MiB and so is no result")
-    return _validated(data, name=str(path))
+    return parse_result(data, name=str(path))
 
 
-def _validated(data: bytes, *, name: str) -> Result:
-    """The result that some JSON text holds; raises `ResultError`."""
+def parse_result(data: bytes, *, name: str) -> Result:
+    """The result that some JSON text holds.
+
+    Args:
+        data: UTF-8 text.
+        name: of the file, for messages.
+
+    Raises:
+        ResultError: as `read_result`; its `kind` says which kind of fault.
+    """
     try:
-        document = json.loads(data, object_pairs_hook=_without_duplicates)
-    except RecursionError:
-        raise ResultError(f"{name} is nested too deeply to be a result") from None
-    except ValueError as fault:  # not JSON, not UTF-8, a key twice, thousands of digits
-        raise ResultError(f"{name} is not JSON: {fault}") from None
+        document = parse(data)
+    except Fault as fault:
+        raise ResultError(f"{name} {fault}", kind=fault.kind) from None
     if not isinstance(document, dict):
         raise ResultError(f"{name} holds no JSON object, so it is no result")
     version = document.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
         found = f"schema_version {version!r:.40}" if "schema_version" in document else "no schema_version"
-        raise ResultError(f"{name} has {found}; this program reads {SCHEMA_VERSION}")
+        raise ResultError(f"{name} has {found}; this program reads 1 and {SCHEMA_VERSION}", kind="schema-version")
+    if version == 1:
+        data = _upgraded(document, name=name)
     try:
         return Result.model_validate_json(data)
     except ValidationError as fault:
@@ -209,10 +255,14 @@ def _validated(data: bytes, *, name: str) -> Result:
         raise ResultError(f"{name}: {place + ': ' if place else ''}{said}{others}") from None
 
 
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key[:80]!r} stands twice in one object")
-        found[key] = value
-    return found
+def _upgraded(document: dict[str, object], *, name: str) -> bytes:
+    """A document of version 1 as one of version 2, which has three texts more, all of them optional."""
+    early = [key for key in _NEW_IN_2 if key in document]
+    if early:
+        raise ResultError(f"{name} has {', '.join(early)}, which schema_version 1 does not know")
+    return json.dumps(document | {"schema_version": SCHEMA_VERSION}).encode()
+
+
+def schema_text() -> str:
+    """The JSON schema of a result, as ``docs/result.schema.json`` holds it."""
+    return json.dumps(Result.model_json_schema(), indent=1) + "\n"

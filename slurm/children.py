@@ -16,6 +16,8 @@ from slurm.snapshots import import_variables
 
 REQUEUE: Final = 75  # a command's exit code for "stopped with a checkpoint, to be continued"
 POLL_S: Final = 0.2
+HEAR_S: Final = 2.0
+"""Seconds that a signal may come later to this process than to its child."""
 STOPS: Final = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -91,9 +93,18 @@ def run_child(
                 child.send_signal(signal.SIGUSR2)
                 told = True
             continue
+        if in_slurm and code == -signal.SIGTERM:  # which Slurm sends to the whole tree (S10), in no certain order
+            wait_to_hear(asked)
         if code == -signal.SIGUSR2 or (asked and code == -signal.SIGTERM):  # it had not come so far as to listen
             return REQUEUE
         return code if code >= 0 else 128 - code
+
+
+def wait_to_hear(asked: list[int]) -> None:
+    """Return when a stop has been asked for, or is most unlikely to come."""
+    patience = time.monotonic() + HEAR_S
+    while not asked and time.monotonic() < patience:
+        time.sleep(POLL_S / 10)
 
 
 def die_with_parent() -> None:

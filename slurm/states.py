@@ -23,6 +23,7 @@ State = Literal["done", "running", "queued", "unknown", "stopped", "failed", "mi
 OPEN: Final[tuple[State, ...]] = ("running", "queued", "unknown")
 METRICS: Final = ("mean_iou", "accuracy")  # the number to show of a result, the first that it has
 EPOCH_METRICS: Final = (*METRICS, "val_mean_iou", "val_accuracy", "val_top1", "loss")
+KILLED: Final = 128  # exit codes from here on are signals
 TAIL: Final = 65536  # bytes in which the last epoch's line is looked for
 
 
@@ -89,9 +90,12 @@ class Traces:
 
     @property
     def is_over(self) -> bool:
-        """Whether it came to an end since it was last sent, and not to go on; Slurm may see to its job for minutes."""
-        end = self.claim.end if self.claim is not None else None
-        return self.has_begun and end is not None and end.get("code") != REQUEUE
+        """Whether it ended by itself since it was last sent; Slurm may have its job in sight for minutes still.
+
+        Not where it is to go on, or was killed: that may be Slurm's doing, which queues the job again next.
+        """
+        code = self.claim.end.get("code") if self.claim is not None and self.claim.end is not None else None
+        return self.has_begun and isinstance(code, int) and code != REQUEUE and code < KILLED
 
 
 def find_standings(
@@ -111,6 +115,9 @@ def find_standings(
     jobs = {one.slurm_job for one in open_ones}
     jobs |= {one.claim.job for one in open_ones if one.claim and one.claim.in_slurm and one.claim.end is None}
     answer = find_states(jobs - {""})
+    if jobs - {""}:  # what ended while Slurm was asked has left word of it by now
+        traces = [one if one.run.id in finished else look_again(sweep, one) for one in traces]
+        finished = sweep.find_finished(runs)
     queue = sweep.queue.last() if any(one.sent.get("cluster") == "local" for one in open_ones) else None
     has_queue = queue is not None and queue.is_alive(lambda job: None)
     return [
@@ -123,6 +130,12 @@ def find_traces(sweep: SweepFolder, run: PlannedRun) -> Traces:
     """What a run's job folder tells."""
     folder = sweep.job(run.id)
     return Traces(run=run, folder=folder, sent=read_json(folder.submitted), claim=folder.claims.last())
+
+
+def look_again(sweep: SweepFolder, one: Traces) -> Traces:
+    """What a run's job folder tells now; as before where it was sent anew, since Slurm was asked of the job before."""
+    now = find_traces(sweep, one.run)
+    return now if now.sent == one.sent else one
 
 
 def is_waiting(one: Traces) -> bool:

@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from leaderboard.result import Code, Counts, Fingerprints, Result, ResultError, read_result, write_result
+from leaderboard.result import (
+    Code,
+    Counts,
+    Fingerprints,
+    Result,
+    ResultError,
+    read_result,
+    schema_text,
+    write_result,
+)
+
+HERE = Path(__file__).resolve().parent
+SCHEMA = HERE.parents[1] / "docs" / "result.schema.json"
 
 
 def measured(**changes: Any) -> Result:
@@ -94,7 +106,7 @@ def test_more_right_than_there_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "has schema_version 2; this program reads 1"),
+        ({"schema_version": 3}, "has schema_version 3; this program reads 1 and 2"),
         ({"schema_version": True}, "has schema_version True"),
         ({"counts": {"n": 400, "correct": 300, "wrong": 100}}, "counts.wrong: Extra inputs"),
         ({"metrics": {"accuracy": "0.75"}}, "metrics.accuracy: Input should be a valid number"),
@@ -117,7 +129,8 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, changes: dict[str, 
         ('"seed": 0', '"seed": 0, "seed": 1', "the key 'seed' stands twice"),
         ('"seed": 0', '"seed": ' + "9" * 5000, "is not JSON"),
         ('"recipe": {', '"recipe": ' + '{"a":' * 100_000, "nested too deeply|not JSON"),
-        ('"schema_version": 1,', "", "no schema_version"),
+        ('"schema_version": 2,', "", "no schema_version"),
+        ('"device": "2 cores"', '"device": "\\ud800"', "surrogate|UTF-8|JSON"),
         ("{", "[", "not JSON"),
     ],
 )
@@ -151,3 +164,45 @@ def test_a_result_spoilt_after_making_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(ResultError):
             write_result(tmp_path / "r.json", result)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_version_1_is_read() -> None:
+    old = HERE / "result-v1.json"  # as `piggyback decathlon train` wrote it
+    result = read_result(old)
+    assert json.loads(old.read_text())["schema_version"] == 1
+    assert result.schema_version == 2
+    assert (result.label, result.link, result.note) == (None, None, None)
+    assert result.model_dump(mode="json", exclude={"schema_version", "label", "link", "note"}) == {
+        key: value for key, value in json.loads(old.read_text()).items() if key != "schema_version"
+    }
+
+
+def test_a_file_of_version_1_has_no_fields_of_version_2(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(json.loads((HERE / "result-v1.json").read_text()) | {"note": "early"}))
+    with pytest.raises(ResultError, match="has note, which schema_version 1 does not know"):
+        read_result(path)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "javascript:alert(1)",
+        "ftp://x.org/a",
+        "//x.org",
+        "https://",
+        "http://x.org/a b",
+        'https://x.org/"onload="a',
+        " http://x",
+    ],
+)
+def test_links_lead_to_the_web_only(link: str) -> None:
+    with pytest.raises(ValidationError, match="a link begins with http"):
+        measured(link=link)
+    assert measured(link="https://arxiv.org/abs/1801.06519").link is not None
+
+
+def test_the_schema_in_docs_is_the_models() -> None:
+    write = "from pathlib import Path; from leaderboard.result import schema_text"
+    again = f"python -c \"{write}; Path('docs/result.schema.json').write_text(schema_text())\""
+    assert json.loads(SCHEMA.read_text()) == json.loads(schema_text()), f"write it anew: {again}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.children import REQUEUE
+from slurm.children import REQUEUE, run_child
 from slurm.claims import Owner, find_start
 from slurm.errors import SweepError
 from slurm.files import read_json, write_json
@@ -136,6 +136,21 @@ def test_a_stop_reaches_the_command_once(
     assert Path(f"{proof}.told").read_text() == "told\n"
     Path(f"{proof}.go").touch()
     assert do(planned, "a") == 0
+
+
+@pytest.mark.parametrize(("in_slurm", "asks", "code"), [("1", True, REQUEUE), ("1", False, 143), ("", False, 143)])
+def test_the_command_dies_of_a_stop_before_this_process_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_slurm: str, asks: bool, code: int
+) -> None:
+    monkeypatch.setattr("slurm.children.HEAR_S", 20.0 if asks else 0.1)
+    if in_slurm:
+        monkeypatch.setenv("SLURM_JOB_ID", in_slurm)
+    asked: list[int] = []
+    timer = threading.Timer(0.5, asked.append, (signal.SIGTERM,))
+    if asks:
+        timer.start()
+    with (tmp_path / "log").open("wb") as log:
+        assert run_child(["/bin/sh", "-c", "kill -TERM $$"], log=log, asked=asked, sign=lambda: None) == code
 
 
 def test_a_run_cancelled_from_another_machine_ends(

@@ -1,7 +1,7 @@
 """How runs stand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from slurm.files import write_json
 from slurm.folders import SweepFolder
 from slurm.planned import PlannedRun
 from slurm.plans import Plan, find_related, find_unsent
+from slurm.queries import Answer, find_states
 from slurm.reports import clock, count_states, measure, show_standings
 from slurm.states import Standing, Traces, choose, find_standings, find_traces
 
@@ -101,6 +102,7 @@ def test_sent_to_slurm(
         (3, "RUNNING", "failed"),
         (75, "RUNNING", "running"),  # about to ask for being queued again
         (75, "COMPLETING", "running"),
+        (143, "COMPLETING", "running"),  # killed, most likely by Slurm
         (3, "PENDING", "queued"),  # somebody has it done again
     ],
 )
@@ -124,6 +126,31 @@ def test_a_run_that_ends_while_it_is_looked_at(planned: Plan, monkeypatch: pytes
 
     monkeypatch.setattr("slurm.states.find_traces", end_now)
     assert look(planned).state == "done"  # not to be done again
+
+
+def test_a_job_that_comes_and_goes_while_slurm_is_asked(
+    planned: Plan, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = planned.folder.job("a")
+    folder.note_sent(cluster="slurm", job="12", attempt=0)
+    (fake_slurm / "squeue.txt").write_text("12|COMPLETED|None\n")
+
+    def ask(jobs: Iterable[str]) -> Answer:
+        attempt(planned, code=3)
+        return find_states(jobs)
+
+    monkeypatch.setattr("slurm.states.find_states", ask)
+    assert look(planned).message == "exit code 3"  # not: it ended before it began
+    folder.note_sent(cluster="slurm", job="12", attempt=1)
+
+    def ask_and_send(jobs: Iterable[str]) -> Answer:
+        folder.note_sent(cluster="slurm", job="13", attempt=1)
+        return find_states(jobs)
+
+    monkeypatch.setattr("slurm.states.find_states", ask_and_send)
+    (fake_slurm / "squeue.txt").write_text("12|PENDING|None\n")
+    one = look(planned)
+    assert (one.state, one.job) == ("queued", "12")
 
 
 def test_a_node_is_lost_and_slurm_queues_the_job_again(planned: Plan, fake_slurm: Path) -> None:

@@ -34,7 +34,7 @@ UNHARMED = {"queued", "running", "done"}
 """States that a run may be seen in while Slurm takes it through a fault by itself."""
 LOST = STEPS // 3
 """Steps that may be done again after a kill: with a checkpoint a second, more would be a checkpoint missed."""
-SLOW_S = 0.45
+SLOW_S = 0.55
 """Pace of trainings that a time limit is to end."""
 
 
@@ -100,11 +100,11 @@ def preempt(
 def send_slow(ground: Ground, cluster: Cluster, folder: Path) -> tuple[Trainings, dict[str, str], float]:
     """A training that is sent with a limit too short for it.
 
-    Slurm looks at time limits every 30 s, and sends the signal when less than that and the 20 s asked for are left of
-    the minute (slurmctld's job_time_limit): some 10 to 40 s after the job's start.  Any limit below ten minutes makes
-    submitit's own handler count every signal as a timeout, and give up (S1).
+    The signal is asked for 40 s before the end of two minutes, and comes up to 60 s earlier (man sbatch, --signal): 20
+    to 80 s after the start, by what was seen before 50.  With any limit below ten minutes submitit's own handler would
+    count each signal as a timeout, and give up (S1).
     """
-    trainings = make_trainings(cluster, ground, folder, minutes=1, signal_s=20)
+    trainings = make_trainings(cluster, ground, folder, minutes=2, signal_s=40)
     begun = time.monotonic()
     return trainings, trainings.send(pace=SLOW_S), begun
 

@@ -6,6 +6,7 @@ Writes a table of counts as Markdown, and all reports as JSON beside it.  Takes 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cluster import OURS, Cluster, find_missing, run_cluster
-from faults import Report, interrupt, lose_node, preempt, time_out
+from faults import HOWS, Report, interrupt, lose_node, preempt, time_out
 from layout import ClusterError, Options
 from training_runs import STEPS, Ground, make_ground
 
@@ -29,10 +30,10 @@ Fault = Callable[[Ground, Cluster, Path, Random], list[Report]]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One kind of fault.
+    """One kind of fault, or several that trainings meet at the same time.
 
     Attributes:
-        name: of the case, as in its reports.
+        name: of the case.
         fault: does it once.
         options: of the cluster that it needs.
     """
@@ -57,9 +58,7 @@ CASES = (
     Case(name="time limit", fault=time_out),
     Case(name="node lost, away for long", fault=lambda *a: lose_node(*a, at_once=False)),
     Case(name="node lost, back at once", fault=lambda *a: lose_node(*a, at_once=True)),
-    Case(name="scancel", fault=lambda *a: interrupt(*a, hows=["scancel"])),
-    Case(name="sweep cancel", fault=lambda *a: interrupt(*a, hows=["sweep cancel"])),
-    Case(name="child killed", fault=lambda *a: interrupt(*a, hows=["child killed"])),
+    Case(name="stops from outside", fault=lambda *a: interrupt(*a, hows=HOWS)),
 )
 
 
@@ -124,16 +123,16 @@ def show(trial: Trial) -> None:
         say(f"    steps {spans}; codes {one.codes}; {one.lost} again; {one.seconds:.0f} s {'; '.join(one.problems)}")
 
 
-def write_table(trials: Sequence[Trial], cases: Sequence[Case]) -> str:
-    """Counts per case, as Markdown."""
+def write_table(trials: Sequence[Trial]) -> str:
+    """Counts per kind of fault, as Markdown."""
     lines = [
-        "| fault | repetitions | trainings | same bits and all else well | fault came after step (median) |"
-        " requeued by Slurm | attempts | steps done again (median) |",
+        "| fault | times | trainings | same bits, and all else well | came after step (median) |"
+        " queued again by Slurm | attempts | steps done again (median) |",
         "|---|---:|---:|---:|---|---|---|---|",
     ]
-    for case in cases:
-        own = [trial for trial in trials if trial.case == case.name]
-        reports = [one for trial in own for one in trial.reports]
+    for name in dict.fromkeys(one.case for trial in trials for one in trial.reports):
+        own = [trial for trial in trials if any(one.case == name for one in trial.reports)]
+        reports = [one for trial in own for one in trial.reports if one.case == name]
         well = sum(not one.problems for one in reports)
         columns = (
             spread([one.moment for one in reports]),
@@ -141,10 +140,9 @@ def write_table(trials: Sequence[Trial], cases: Sequence[Case]) -> str:
             spread([len(one.codes) for one in reports], middle=False),
             spread([one.lost for one in reports]),
         )
-        broken = sum(bool(trial.fault) for trial in own)
-        lost = f" and {broken} broken off" if broken else ""
-        lines.append(f"| {case.name} | {len(own)} | {len(reports)} | {well}{lost} | {' | '.join(columns)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {name} | {len(own)} | {len(reports)} | {well} | {' | '.join(columns)} |")
+    broken = [f"{trial.case}, {trial.number + 1}, broke off: {trial.fault}" for trial in trials if trial.fault]
+    return "\n".join([*lines, *broken]) + "\n"
 
 
 def spread(values: Sequence[int], *, middle: bool = True) -> str:
@@ -179,13 +177,22 @@ def main() -> int:
     if missing := find_missing():
         say(missing)
         return 1
+    for number in (signal.SIGINT, signal.SIGTERM):  # both bring the cluster down, also where a script's & ignores one
+        signal.signal(number, signal.default_int_handler)
     seed = SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     cases = [case for case in CASES if arguments.case is None or case.name in arguments.case]
     say(f"moments are drawn with seed {seed}; where Slurm takes its time, the same seed gives other moments")
-    with tempfile.TemporaryDirectory(prefix="reliability-") as root:
-        trials = do_all(cases, root=Path(root), count=arguments.count, random=Random(seed))
+    try:
+        with tempfile.TemporaryDirectory(prefix="reliability-") as root:
+            trials = do_all(cases, root=Path(root), count=arguments.count, random=Random(seed))
+    except KeyboardInterrupt:
+        say("interrupted; nothing is written")
+        return 130
+    except ClusterError as problem:
+        say(str(problem))
+        return 1
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(write_table(trials, cases))
+    arguments.out.write_text(write_table(trials))
     arguments.out.with_suffix(".json").write_text(json.dumps(as_json(trials, seed=seed), indent=1) + "\n")
     wrong = sum(not trial.is_well for trial in trials)
     say(f"{arguments.out.read_text()}\n{len(trials)} repetitions, {wrong} went wrong; written to {arguments.out}")

@@ -21,7 +21,7 @@ from layout import Options
 from slurm.files import read_json
 from slurm.sweep_files import EXAMPLES
 
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 SAME = ("metrics", "counts", "fingerprints", "bits", "parameter_ratio", "recipe", "versions", "device")
 """What results must have in common; the rest says when, in what time and by which commit."""
 
@@ -87,13 +87,11 @@ def run_smoke(cluster: Cluster, folder: Path) -> Iterator[Smoke]:
 
 
 def read_results(out: Path) -> dict[str, dict[str, Any]]:
-    """Of each finished run what must be the same wherever it is done; of each backbone the bytes."""
-    found = {
-        str(path.parent.relative_to(out)): {name: read_json(path)[name] for name in SAME}
-        | {"payload": digest(path.with_name("payload.safetensors"))}
-        for path in out.rglob("result.json")
-    }
-    return found | {str(path.relative_to(out)): {"file": digest(path)} for path in out.rglob("backbone.safetensors")}
+    """What must be the same wherever it is done: values of each result, bytes of each payload and backbone."""
+    results = {path: read_json(path) for path in out.rglob("result.json")}
+    found = {path: {name: value.get(name) for name in SAME} for path, value in results.items()}
+    found |= {path: {"sha256": digest(path)} for path in out.rglob("*.safetensors")}
+    return {str(path.relative_to(out)): value for path, value in found.items()}
 
 
 def digest(path: Path) -> str:
@@ -103,7 +101,10 @@ def digest(path: Path) -> str:
 
 def redo_here(smoke: Smoke) -> tuple[int, str]:
     """Throw the Decathlon's backbone and the runs of one task away, and have the same file do them on this machine."""
-    for path in [*smoke.out.glob("decathlon/decathlon-backbone-*"), *smoke.out.glob("decathlon/recipe-*/runs/dtd-*")]:
+    runs = [path.parent for path in smoke.out.rglob("payload.safetensors") if path.parent.name.startswith("dtd-")]
+    gone = [*smoke.out.glob("decathlon/decathlon-backbone-*"), *runs]
+    assert len(gone) == 3
+    for path in gone:
         shutil.rmtree(path)
     return smoke.type("submit", "--cluster", "local", "--wait", "--max-parallel", "2")
 
@@ -122,7 +123,9 @@ def main() -> int:
             sys.stdout.write(f"--cluster {more[0]}: exit code {code}\n{printed}\n")
         one, other = read_results(there / "sweeps-smoke"), read_results(here / "sweeps-smoke")
     differing = [name for name in sorted(one | other) if one.get(name) != other.get(name)]
-    sys.stdout.write(f"{len(one)} results and backbones, {len(differing)} differ: {', '.join(differing) or '-'}\n")
+    sys.stdout.write(
+        f"{len(one)} results, payloads and backbones, {len(differing)} differ: {', '.join(differing) or '-'}\n"
+    )
     return 1 if differing or not one else 0
 
 

@@ -219,7 +219,7 @@ def test_the_smoke_sweep(smoke: Smoke) -> None:
     assert smoke.jobs() == before
 
     there = read_results(smoke.out)
-    assert len(there) == 8
+    assert len([name for name in there if name.endswith(".safetensors")]) == 8  # six payloads, two backbones
     assert {one["device"].rpartition(", ")[2] for one in there.values() if "device" in one} == {"1 threads"}
     code, printed = redo_here(smoke)
     assert code == 0, printed

@@ -21,7 +21,7 @@ from slurm.folders import SweepFolder
 from slurm.planned import PlannedRun
 from slurm.plans import Plan, find_unsent
 from slurm.sending import Target, send
-from slurm.states import Standing, find_standings
+from slurm.states import OPEN, Standing, find_standings
 from slurm.sweep_files import Profile
 
 PLAIN = (sys.executable, "-m", "piggyback")
@@ -32,6 +32,7 @@ STEPS = 100
 RECIPE = ["--recipe", "smoke", "--min-steps", str(STEPS), "--lr", "5e-4", "--head-lr-factor", "20", "--norm", "trained"]
 """Masks, norm layers with their running statistics, and a head, on five epochs: all that a checkpoint has to keep."""
 PATIENCE_S = 400.0
+REST_S = 30.0  # so long without anything queued or running, and nothing more will come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +150,22 @@ class Trainings:
         )
 
     def wait_for_states(self, *states: str, runs: Sequence[PlannedRun] | None = None) -> set[str]:
-        """Return when all are in one of `states`; gives every state that was seen on the way."""
+        """Return when all are in one of `states`; gives every state that was seen on the way.
+
+        Raises:
+            ClusterError: they do not come there in time, or have come to rest elsewhere.
+        """
         watched = {run.id for run in (self.runs if runs is None else runs)}
         seen: set[str] = set()
-        end = time.monotonic() + PATIENCE_S
+        begun = moving = time.monotonic()
         while True:
-            now = {one.run.id: one.state for one in self.standings() if one.run.id in watched}
-            seen |= set(now.values())
-            if set(now.values()) <= set(states):
+            now = {one.state for one in self.standings() if one.run.id in watched}
+            seen |= now
+            if now <= set(states):
                 return seen
-            if time.monotonic() > end:
-                raise ClusterError(f"not {' or '.join(states)} within {PATIENCE_S:.0f} s: {self.describe()}")
+            moving = time.monotonic() if now & set(OPEN) else moving
+            if time.monotonic() - begun > PATIENCE_S or time.monotonic() - moving > REST_S:
+                raise ClusterError(f"not {' or '.join(states)}: {self.describe()}")
             time.sleep(0.5)
 
     def describe(self) -> str:

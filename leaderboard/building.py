@@ -1,0 +1,53 @@
+"""``piggyback leaderboard build``: a store's results and published ones as a static page."""
+
+from leaderboard.aggregation import make_entries
+from leaderboard.faults import shown
+from leaderboard.options import BuildOptions
+from leaderboard.page import Built, build_page
+from leaderboard.pictures import with_intervals
+from leaderboard.reports import print_json, say
+from leaderboard.reproduction import reproduced_view
+from leaderboard.showing import count_left_out, held_backbones
+from leaderboard.site_folder import check_target
+from leaderboard.store import read_store
+from leaderboard.view_builders import decathlon_view, points_view, segmentation_view
+
+
+def run_build(options: BuildOptions) -> int:
+    """``piggyback leaderboard build``; findings are told and counted, and do not stop the page."""
+    built = build_from_store(options)
+    if options.json:
+        told = {"pages": built.pages, "results": built.results, "rows": built.rows}
+        print_json({"site": str(built.path.parent), "index": str(built.path), **told, "left_out": built.left_out})
+        return 0
+    if built.left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in built.left_out.items())
+        say(f"left out for faults: {kinds}; `piggyback leaderboard check {shown(options.store)}` names each")
+    say(f"{shown(built.path)}: {built.rows} rows, {built.results} results with a page of their own")
+    return 0
+
+
+def build_from_store(options: BuildOptions) -> Built:
+    """Read a store, make the tables and write the page.
+
+    Raises:
+        ResultError: there is no such store, or no place for the page.
+    """
+    held = held_backbones(options.same_backbone)
+    check_target(options.out, store=options.store)  # before the long work
+    results, findings = read_store(options.store)
+    entries = with_intervals(make_entries(results, unverified=options.unverified))
+    views = (
+        decathlon_view(entries),
+        points_view(entries),
+        segmentation_view(entries),
+        reproduced_view(entries, held=held),
+    )
+    return build_page(
+        options.out,
+        store=options.store,
+        views=views,
+        results=results,
+        findings=findings,
+        left_out=count_left_out(results, findings),
+    )

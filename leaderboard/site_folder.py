@@ -1,0 +1,89 @@
+"""The site's folder: made beside its place and put there by renaming, so that nobody sees half of one."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from leaderboard.files import sync_folder, write_file
+from leaderboard.result import ResultError
+
+MARKER: Final = "piggyback-site.txt"
+MARK: Final = "piggyback-bench leaderboard, format 1\nMade by a program; built anew as a whole.\n"
+_TRIES: Final = 5
+
+
+def check_target(out: Path, *, store: Path) -> None:
+    """Refuse to overwrite what is not ours.
+
+    Args:
+        out: where the site is to lie.
+        store: where its results lie.
+
+    Raises:
+        ResultError: `out` is a link, a file, a folder that no build has made, or lies in the store or around it.
+    """
+    if out.is_symlink():
+        raise ResultError(f"{out} is a link; give --out the folder itself")
+    if out.exists():
+        if not out.is_dir():
+            raise ResultError(f"{out} is not a folder; choose another --out")
+        if any(out.iterdir()) and not _is_ours(out):
+            raise ResultError(f"{out} holds files and is not a site of ours (no {MARKER}); choose another --out")
+    inner, outer = out.resolve(), store.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise ResultError(f"{out} and the store {store} lie in each other; choose another --out")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `out` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        ResultError: there is no place for it, or another build keeps taking it.
+    """
+    out = Path(os.path.abspath(out))
+    made = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            made.mkdir(parents=True)
+        except OSError as fault:
+            raise ResultError(f"cannot make a folder beside {out}: {fault.strerror}") from None
+        yield made
+        write_file(made / MARKER, MARK.encode())
+        _put(made, out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _put(made: Path, out: Path) -> None:
+    """Rename; an older site steps aside first, and back again when the new one cannot take its place."""
+    aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}.old")
+    for _ in range(_TRIES):
+        try:
+            with suppress(FileNotFoundError):
+                out.rename(aside)
+            made.rename(out)
+        except OSError as fault:
+            if fault.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another build was faster: its site steps aside now
+                shutil.rmtree(aside, ignore_errors=True)
+                continue
+            if aside.exists():
+                aside.rename(out)
+            raise ResultError(f"cannot put the site at {out}: {fault.strerror}") from None
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    raise ResultError(f"other builds keep writing {out}; wait for them, or choose another --out")
+
+
+def _is_ours(folder: Path) -> bool:
+    marker = folder / MARKER
+    try:
+        return marker.is_file() and not marker.is_symlink() and marker.read_bytes().startswith(b"piggyback-bench")
+    except OSError:
+        return False
