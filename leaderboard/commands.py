@@ -47,6 +47,7 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
         "target": "leaderboard.building:run_build",
         "examples": (
             "  piggyback leaderboard build board --out site\n"
+            "  piggyback leaderboard build board --runs runs/decathlon runs/segmentation --out site\n"
             "  piggyback leaderboard build board --out site --unverified"
         ),
     },

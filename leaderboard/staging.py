@@ -12,6 +12,7 @@ from leaderboard.faults import Fault, shown
 from leaderboard.files import read_file, sync_folder
 from leaderboard.folders import STAGED
 from leaderboard.result import ResultError
+from leaderboard.site_folder import MARKER
 
 TEST_RECORD: Final = "test-result.json"
 LOG: Final = "log.txt"
@@ -47,6 +48,8 @@ def find_runs(folder: Path, *, without: Path | None = None) -> list[Path]:
                 entries = sorted(listed, key=lambda entry: entry.name, reverse=True)
         except OSError as fault:
             raise ResultError(f"cannot read {shown(place)}: {fault.strerror}") from None
+        if any(entry.name == MARKER for entry in entries):  # a page, with copies of what is to be found
+            continue
         if any(entry.name == RECORD for entry in entries):
             found.append(place)
         elif depth < DEPTH:

@@ -1,5 +1,7 @@
 """The verbs that fill and test a store: ``piggyback leaderboard add`` and ``check``."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from leaderboard.faults import shown
@@ -11,8 +13,42 @@ from leaderboard.store import put_run, read_store
 from leaderboard.truth import read_labels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What came of adding runs: places in the store, and why runs were refused, by their folder."""
+
+    added: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def add_runs(store: Path, runs: Sequence[Path]) -> Added:
+    """Put runs into a store; one that is refused keeps none of the others out.
+
+    Args:
+        store: the folder, made where it is not there.
+        runs: their folders.
+    """
+    done = Added()
+    for run in runs:
+        try:
+            for stored, new in put_run(store, run, log=find_log(run)):
+                (done.added if new else done.there).append(stored.place)
+        except ResultError as fault:
+            done.refused[shown(run)] = str(fault)
+    return done
+
+
+def show_added(store: Path, done: Added) -> None:
+    """Tell what came of it."""
+    for message in done.refused.values():
+        say(message)
+    counts = f"{len(done.added)} results added, {len(done.there)} were there, {len(done.refused)} runs refused"
+    say(f"{shown(store)}: {counts}")
+
+
 def run_add(options: AddOptions) -> int:
-    """``piggyback leaderboard add``; 1 where a run was refused, which keeps none of the others out."""
+    """``piggyback leaderboard add``; 1 where a run was refused."""
     if not options.runs:
         raise ResultError("nothing to add: give run folders, or folders that hold some")
     runs: list[Path] = []
@@ -21,22 +57,12 @@ def run_add(options: AddOptions) -> int:
         if not found:
             raise ResultError(f"{shown(folder)} holds no finished run: there is no result.json, five levels deep")
         runs += [one for one in found if one not in runs]
-    added: list[str] = []
-    there: list[str] = []
-    refused: dict[str, str] = {}
-    for run in runs:
-        try:
-            for stored, new in put_run(options.store, run, log=find_log(run)):
-                (added if new else there).append(stored.place)
-        except ResultError as fault:
-            refused[shown(run)] = str(fault)
+    done = add_runs(options.store, runs)
     if options.json:
-        print_json({"store": str(options.store), "added": added, "there": there, "refused": refused})
+        print_json({"store": str(options.store), **vars(done)})
     else:
-        for message in refused.values():
-            say(message)
-        say(f"{shown(options.store)}: {len(added)} results added, {len(there)} were there, {len(refused)} runs refused")
-    return 1 if refused else 0
+        show_added(options.store, done)
+    return 1 if done.refused else 0
 
 
 def run_check(options: CheckOptions) -> int:

@@ -32,6 +32,9 @@ def run(options: DemoOptions) -> int:
     for point in points:
         step = cast(Callable[[Path], None], point.load())
         step(options.out / point.name)
+    board, site = options.out / "board", options.out / "site"
+    show_page = ["leaderboard", "build", str(board), "--runs", str(options.out), "--out", str(site)]
+    take_step("a page of all results", show_page, root=options.out)
     minutes, seconds = divmod(round(time.monotonic() - begun), 60)
     out.print(f"demo done in {minutes} min {seconds} s; everything it made is in {options.out.resolve()}", markup=False)
     return 0

@@ -35,7 +35,28 @@ def plan(sweep: Sweep) -> Plan:
     """
     places = {"out": str(sweep.out), "root": str(sweep.root)}
     runs = [run for part in sweep.benchmarks for run in plan_benchmark(str(part["name"]), {**part, **places})]
+    if sweep.page:
+        runs.append(plan_page(sweep.out, runs))
     return Plan(name=sweep.name, folder=SweepFolder(sweep.out), runs=tuple(check_plan(runs)))
+
+
+def plan_page(out: Path, runs: Sequence[PlannedRun]) -> PlannedRun:
+    """The last step, after any ending of the others: what is finished, in a store of results and as a page.
+
+    The leaderboard is asked by its command line, as the benchmarks are.
+    """
+    needed = {need for run in runs for need in run.needs}
+    argv = ("leaderboard", "build", str(out / "board"), "--runs", str(out), "--out", str(out / "site"))
+    return PlannedRun(
+        id="page",
+        title="page",
+        kind="page",
+        argv=argv,
+        folder=out / "site",
+        proof=None,
+        needs=tuple(dict.fromkeys(run.id for run in runs if run.id not in needed)),
+        after="ended",
+    )
 
 
 def find_folder(place: Path) -> SweepFolder:

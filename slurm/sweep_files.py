@@ -24,6 +24,7 @@ class Sweep:
         name: of the sweep; names its jobs.
         out: folder for everything that it makes; absolute.
         root: folder from which relative paths count, that of the sweep's file; absolute.
+        page: whether to end with a page of the results.
         benchmarks: one mapping each: ``name`` (the benchmark's), ``methods``, ``seeds``, ``recipe``, ``settings`` and
             what else the benchmark knows, such as ``tasks``, ``data`` and ``backbone``.
     """
@@ -32,6 +33,7 @@ class Sweep:
     out: Path
     root: Path
     benchmarks: tuple[Mapping[str, Any], ...]
+    page: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +110,17 @@ def read_sweep(path: Path) -> Sweep:
         SweepError: it is missing, damaged, or lacks what a sweep must have.
     """
     value = read_toml(path)
-    unknown = sorted(value.keys() - {"name", "out", "benchmark"})
+    unknown = sorted(value.keys() - {"name", "out", "page", "benchmark"})
     if unknown:
-        raise SweepError(f"{path}: {unknown[0]!r} means nothing at the top; known: name, out and [[benchmark]] tables")
+        raise SweepError(
+            f"{path}: {unknown[0]!r} means nothing at the top; known: name, out, page and [[benchmark]] tables"
+        )
     name, out, parts = value.get("name"), value.get("out"), value.get("benchmark")
     if not isinstance(name, str) or not isinstance(out, str) or not name or not out:
         raise SweepError(f"{path} must have a name and an out folder, both texts")
+    page = value.get("page", True)
+    if not isinstance(page, bool):
+        raise SweepError(f"{path}: page must be true or false, not {page!r:.60}")
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise SweepError(f"{path} must have a [[benchmark]] table for each benchmark")
     for part in parts:
@@ -122,7 +129,7 @@ def read_sweep(path: Path) -> Sweep:
         if own := sorted(part.keys() & {"out", "root"}):
             raise SweepError(f"{path}: {own[0]!r} stands at the top, not in a [[benchmark]] table")
     root = Path(os.path.abspath(path)).parent
-    return Sweep(name=name, out=Path(os.path.abspath(root / out)), root=root, benchmarks=tuple(parts))
+    return Sweep(name=name, out=Path(os.path.abspath(root / out)), root=root, benchmarks=tuple(parts), page=page)
 
 
 def read_profile(path: Path, *, name: str) -> Profile:

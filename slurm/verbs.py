@@ -154,10 +154,10 @@ def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Targ
 
 
 def show_scores(planned: Plan) -> None:
-    """What the score steps printed in their last attempt."""
+    """What the score steps and the page's step printed in their last attempt."""
     for run in planned.runs:
         log = planned.folder.job(run.id).log
-        if run.kind == "score" and log.exists():
+        if run.kind in ("score", "page") and log.exists():
             say(("\n" + log.read_text(errors="replace")).rpartition("\n== ")[2].partition("\n")[2])
 
 

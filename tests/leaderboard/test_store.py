@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from leaderboard import staging
-from leaderboard.options import AddOptions, CheckOptions
+from leaderboard.building import run_build
+from leaderboard.options import AddOptions, BuildOptions, CheckOptions
 from leaderboard.result import ResultError, parse_result
 from leaderboard.staging import find_runs, plain
 from leaderboard.store import add_run, attempt_key, read_store, run_key
@@ -250,3 +251,26 @@ def test_a_store_that_is_none_and_an_empty_one(tmp_path: Path, capsys: pytest.Ca
     assert caught.value.for_user
     assert run_check(CheckOptions(store=tmp_path)) == 0
     assert capsys.readouterr().out == f"{tmp_path}: 0 results without a finding, 0 findings\n"
+
+
+def test_a_page_of_a_folder_of_runs_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a sweep ends with: store and page lie within the folder that is looked through."""
+    out = tmp_path / "swept"
+    make_run(out / "decathlon" / "runs" / "dtd-x")
+    options = BuildOptions(store=out / "board", runs=(out,), out=out / "site")
+    for added, there in ((2, 0), (0, 2)):  # the second time, copies in store and page are passed over
+        assert run_build(options) == 0
+        said = capsys.readouterr().out
+        assert f"{added} results added, {there} were there, 0 runs refused" in said
+        assert f"{out / 'site' / 'index.html'}: " in said
+    make_run(out / "decathlon" / "runs" / "dtd-y", metrics={"accuracy": 0.9, "error": 0.1})  # which its counts deny
+    assert run_build(options) == 1
+    assert "1 runs refused" in capsys.readouterr().out
+    assert (out / "site" / "index.html").exists()
+
+
+def test_a_sweep_without_a_finished_run_has_a_page_too(tmp_path: Path) -> None:
+    (tmp_path / "swept").mkdir()
+    out = tmp_path / "swept"
+    assert run_build(BuildOptions(store=out / "board", runs=(out,), out=out / "site")) == 0
+    assert (out / "site" / "index.html").exists()

@@ -97,7 +97,14 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     def write(runs: Mapping[str, list[str]], *, prep: tuple[str, ...] = ("say", "prep"), folder: str = "work") -> Path:
         path = tmp_path / folder / "toy.toml"
         path.parent.mkdir(exist_ok=True)
-        lines = ['name = "toy"', 'out = "swept"', "[[benchmark]]", 'name = "toy"', f"prep = {json.dumps(prep)}"]
+        lines = [
+            'name = "toy"',
+            'out = "swept"',
+            "page = false",
+            "[[benchmark]]",
+            'name = "toy"',
+            f"prep = {json.dumps(prep)}",
+        ]
         lines += ["[benchmark.runs]", *(f"{name} = {json.dumps(words)}" for name, words in runs.items())]
         path.write_text("\n".join(lines))
         return path

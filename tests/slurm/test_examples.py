@@ -17,7 +17,7 @@ from slurm.sweep_files import EXAMPLES, PROFILES, read_profile, read_sweep
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted(path.stem for path in EXAMPLES.glob("*.toml") if path.stem != PROFILES)
-RUNS = {"smoke": 13, "decathlon-table8": 110, "segmentation": 14, "full": 124}
+RUNS = {"smoke": 14, "decathlon-table8": 111, "segmentation": 15, "full": 125}
 PLACES = {
     "smoke": set(),
     "decathlon-table8": {"archives", "wrn28_4.safetensors"},
@@ -64,7 +64,7 @@ def test_plans_are_what_the_comments_say(name: str, tmp_path: Path) -> None:
 def test_table_8_is_nine_tasks_with_every_method_and_three_seeds(tmp_path: Path) -> None:
     runs = read_example("decathlon-table8", tmp_path).runs
     kinds = Counter(run.kind for run in runs)
-    assert kinds == {"prepare": 1, "run": 9 * len(METHOD_NAMES) * 3, "score": 1}
+    assert kinds == {"prepare": 1, "run": 9 * len(METHOD_NAMES) * 3, "score": 1, "page": 1}
     assert all("--recipe paper" in " ".join(run.argv) for run in runs if run.kind == "run")
     words = {word for run in runs if run.kind == "run" for word in run.title.split()}
     assert words >= {*METHOD_NAMES, "0", "1", "2", "omniglot"}
@@ -100,7 +100,7 @@ def test_nothing_is_sent_while_archives_and_backbones_are_missing(tmp_path: Path
     with pytest.raises(SweepError) as caught:
         submit(planned, target=Target(cluster="local"))
     said = str(caught.value)
-    assert [f"{tmp_path / name}, which {count} of 124 runs need" in said for name, count in
+    assert [f"{tmp_path / name}, which {count} of 125 runs need" in said for name, count in
             (("archives", 2), ("wrn28_4.safetensors", 108), ("vgg16.safetensors", 12))] == [True] * 3  # fmt: skip
     assert not planned.folder.plan.exists()
     assert not (planned.folder.root / "jobs").exists()

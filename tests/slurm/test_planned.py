@@ -9,6 +9,8 @@ import pytest
 from slurm import planned
 from slurm.errors import SweepError
 from slurm.planned import PlannedRun, check_plan, plan_benchmark, read_planned
+from slurm.plans import plan
+from slurm.sweep_files import read_sweep
 
 GOOD = {"id": "a", "title": "t", "kind": "run", "argv": ["x"], "folder": "f", "proof": None}
 
@@ -71,3 +73,14 @@ def test_benchmarks_that_are_not_there_or_refuse(monkeypatch: pytest.MonkeyPatch
         plan_benchmark("toy", {"x": 1})
     with pytest.raises(ValueError, match="a fault in the program"):
         plan_benchmark("toy", {})
+
+
+def test_a_sweep_ends_with_a_page(toy: Callable[..., Path]) -> None:
+    file = toy({"a": ["make"], "b": ["make"]})
+    assert [run.id for run in plan(read_sweep(file)).runs] == ["prep", "a", "b", "score"]
+    file.write_text(file.read_text().replace("page = false", ""))
+    page = plan(read_sweep(file)).runs[-1]
+    assert (page.id, page.kind, page.needs, page.after) == ("page", "page", ("score",), "ended")
+    out = file.parent / "swept"
+    words = ["leaderboard", "build", out / "board", "--runs", out, "--out", out / "site"]
+    assert page.argv == tuple(map(str, words))

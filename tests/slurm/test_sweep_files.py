@@ -37,6 +37,7 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
         ('name = "n"\nout = "o"\n', r"must have a \[\[benchmark\]\] table"),
         (SWEEP.replace('name = "toy"', "seeds = [0]"), r"each \[\[benchmark\]\] table must have a name"),
         (SWEEP + 'out = "x"\n', "'out' stands at the top"),
+        ("page = 3\n" + SWEEP, "page must be true or false, not 3"),
     ],
 )
 def test_sweeps_that_are_none(tmp_path: Path, text: str, words: str) -> None:
