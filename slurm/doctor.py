@@ -13,14 +13,12 @@ from slurm.node_checks import check_node
 from slurm.options import DoctorOptions
 from slurm.queries import JobState
 from slurm.reports import print_json, say, table
-from slurm.sweep_files import Profile, read_profile
+from slurm.sweep_files import Profile, find_profile
 
 
 def run_doctor(options: DoctorOptions) -> int:
     """``piggyback sweep doctor``; 1 where a promise is broken without which sweeps do not work."""
-    profile = Profile()
-    if options.profile is not None or options.profiles.exists():
-        profile = read_profile(options.profiles, name=options.profile or "default")
+    profile = find_profile(options.profile, file=options.profiles)
     folder = Path(os.path.abspath(options.folder))
     found = list(find_checks(profile, folder=folder, on_node=options.node_check))
     failed = [check.name for check in found if check.state == "fail"]

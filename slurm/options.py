@@ -31,14 +31,14 @@ class PlanOptions:
     Attributes:
         file: the sweep.
         profile: count the hours in GPUs or processors as this [profile.NAME] asks for them.
-        profiles: file of profiles.
+        profiles: file of profiles; profiles.toml here, or beside the sweep's file, when not given.
         records: another sweep's folder, whose finished runs tell how long such runs take.
         json: print one JSON object instead of a table.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
     profile: str | None = None
-    profiles: Path = Path("profiles.toml")
+    profiles: Path | None = None
     records: Path | None = None
     json: bool = False
 
@@ -52,7 +52,7 @@ class SubmitOptions:
         cluster: slurm, local (a queue on this machine), or debug (here, one after the other); auto is slurm where
             there is sbatch.
         profile: name of the [profile.NAME] in the profiles file; "default" when not given and there is such a file.
-        profiles: file of profiles.
+        profiles: file of profiles; profiles.toml here, or beside the sweep's file, when not given.
         max_parallel: runs at the same time on this machine; 0 is one per GPU, or one.
         snapshot: run from a copy of the code made now, in the sweep's folder, whatever is edited later.
         wait: stay until all has ended, and show how.
@@ -63,7 +63,7 @@ class SubmitOptions:
     file: Annotated[Path, tyro.conf.Positional]
     cluster: AnyCluster = "auto"
     profile: str | None = None
-    profiles: Path = Path("profiles.toml")
+    profiles: Path | None = None
     max_parallel: int = 0
     snapshot: bool = False
     wait: bool = False
@@ -92,7 +92,7 @@ class RetryOptions:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     cluster: AnyCluster = "auto"
     profile: str | None = None
-    profiles: Path = Path("profiles.toml")
+    profiles: Path | None = None
     max_parallel: int = 0
     snapshot: bool = False
     wait: bool = False
@@ -160,7 +160,7 @@ class DoctorOptions:
     """
 
     profile: str | None = None
-    profiles: Path = Path("profiles.toml")
+    profiles: Path | None = None
     folder: Path = Path()
     node_check: bool = True
     json: bool = False

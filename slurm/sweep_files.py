@@ -132,6 +132,28 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(name=name, out=Path(os.path.abspath(root / out)), root=root, benchmarks=tuple(parts), page=page)
 
 
+def find_profile(name: str | None, *, file: Path | None, beside: Path | None = None) -> Profile:
+    """The profile that a user means.
+
+    Args:
+        name: of the profile; ``default`` when not given.
+        file: of profiles; without one, ``profiles.toml`` here, or where `beside` lies.
+        beside: the sweep's file or folder.
+
+    Returns:
+        The profile; one of defaults where nothing was named and there is no such file.
+
+    Raises:
+        SweepError: as `read_profile`.
+    """
+    usual = f"{PROFILES}.toml"
+    places = [file] if file is not None else [Path(usual), *([beside.parent / usual] if beside is not None else [])]
+    found = next((place for place in places if place.exists()), None)
+    if found is None and name is None and file is None:
+        return Profile()
+    return read_profile(found or places[0], name=name or "default")
+
+
 def read_profile(path: Path, *, name: str) -> Profile:
     """One ``[profile.NAME]`` of a profiles file.
 

@@ -26,7 +26,7 @@ from slurm.plans import Plan, estimate, find_folder, find_unsent, plan, submitte
 from slurm.reports import out, print_json, say, show_plan, show_standings, standings_as_json
 from slurm.sending import Cluster, Target, find_left_over, stay, submit
 from slurm.states import OPEN, choose, find_standings
-from slurm.sweep_files import EXAMPLES, PROFILES, Profile, read_profile, read_sweep
+from slurm.sweep_files import EXAMPLES, PROFILES, Profile, find_profile, read_sweep
 
 WATCH_S: Final = 5.0
 FOLLOW_S: Final = 0.5
@@ -52,7 +52,7 @@ def run_plan(options: PlanOptions) -> int:
     planned = plan(read_sweep(options.file))
     finished, profile = planned.finished, None
     if options.profile is not None:
-        profile = read_profile(options.profiles, name=options.profile)
+        profile = find_profile(options.profile, file=options.profiles, beside=options.file)
     records = None if options.records is None else find_folder(options.records)
     guess = estimate(planned, records=records, profile=profile)
     if options.json:
@@ -88,7 +88,7 @@ def send_missing(
     planned: Plan, options: SubmitOptions | RetryOptions, *, chosen: Collection[str] | None, place: Path
 ) -> int:
     """Send what is missing, or show it; the exit code."""
-    target = find_target(options)
+    target = find_target(options, place=place)
     if options.dry_run:
         return show_submission(planned, find_unsent(planned, chosen=chosen), target=target, json=options.json)
     stays, known = target.stay or target.cluster == "debug", {run.id: run for run in planned.runs}
@@ -110,7 +110,7 @@ def send_missing(
     return 0 if not stays or not states else REQUEUE if states <= {"stopped", *OPEN} else 1
 
 
-def find_target(options: SubmitOptions | RetryOptions) -> Target:
+def find_target(options: SubmitOptions | RetryOptions, *, place: Path) -> Target:
     """Where the options send runs.
 
     Raises:
@@ -120,8 +120,8 @@ def find_target(options: SubmitOptions | RetryOptions) -> Target:
         raise SweepError(f"--max-parallel must be 0 or more, not {options.max_parallel}")
     cluster = name_cluster(options.cluster)
     profile = Profile()
-    if cluster == "slurm" and (options.profile is not None or options.profiles.exists()):
-        profile = read_profile(options.profiles, name=options.profile or "default")
+    if cluster == "slurm":
+        profile = find_profile(options.profile, file=options.profiles, beside=place)
     return Target(
         cluster=cluster, profile=profile, parallel=options.max_parallel, stay=options.wait, snapshot=options.snapshot
     )

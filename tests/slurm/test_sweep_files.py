@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slurm.errors import SweepError
-from slurm.sweep_files import read_profile, read_sweep
+from slurm.sweep_files import Profile, find_profile, read_profile, read_sweep
 
 SWEEP = 'name = "n"\nout = "o"\n[[benchmark]]\nname = "toy"\n'
 
@@ -99,3 +99,18 @@ def test_profiles_that_are_not_there(tmp_path: Path) -> None:
         read_profile(path, name="default")
     with pytest.raises(SweepError, match="it has no profile"):
         read_profile(write(path, ""), name="gpu")
+
+
+def test_profiles_here_come_before_those_beside_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    sweep = tmp_path / "sweeps" / "s.toml"
+    sweep.parent.mkdir()
+    assert find_profile(None, file=None, beside=sweep) == Profile()
+    write(sweep.parent / "profiles.toml", "[profile.default]\ncpus = 3\n")
+    assert find_profile(None, file=None, beside=sweep).cpus == 3
+    assert find_profile(None, file=None) == Profile()
+    write(tmp_path / "here" / "profiles.toml", "[profile.default]\ncpus = 5\n")
+    assert find_profile(None, file=None, beside=sweep).cpus == 5
+    with pytest.raises(SweepError, match=r"cannot read nothing\.toml"):
+        find_profile(None, file=Path("nothing.toml"), beside=sweep)
