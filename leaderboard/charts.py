@@ -134,9 +134,11 @@ def class_chart(scores: Sequence[tuple[str, Sequence[ClassScore]]]) -> Chart | N
     Args:
         scores: label and classes of each entry; all judge the same classes.
     """
-    chosen = scores[:MOST_BARS]
-    if not chosen:
+    first = scores[:MOST_BARS]
+    judged = {one.name for _, classes in first for one in classes if one.iou is not None}
+    if not judged:
         return None
+    chosen = [(label, [one for one in classes if one.name in judged]) for label, classes in first]
     names = [one.name for one in chosen[0][1]]
     size = (600, 60 + 16 * len(chosen) + len(names) * (10 + 5 * len(chosen)))
 
@@ -151,7 +153,7 @@ def class_chart(scores: Sequence[tuple[str, Sequence[ClassScore]]]) -> Chart | N
         width=size[0],
         height=size[1],
         alt=f"Bars of intersection over union for {len(names)} classes. {said}.",
-        caption=f"Intersection over union per class, mean over seeds; a class without a bar has none.{rest}"
+        caption=f"Intersection over union per class, mean over seeds; classes that no row has are left out.{rest}"
         " The numbers are on the pages of the runs.",
         pictures=_in_both_themes(draw, size=size),
     )

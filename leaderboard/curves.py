@@ -12,6 +12,7 @@ from typing import Final
 from markupsafe import Markup
 
 from leaderboard.page_evidence import Layer
+from leaderboard.templating import escape_all
 
 WIDTH: Final = 340
 HEIGHT: Final = 190
@@ -58,7 +59,7 @@ def ticks(low: float, high: float, *, about: int = 4) -> list[float]:
 
 def training_curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Figure, ...]:
     """A picture for the training loss and for each number measured on val, against epochs."""
-    names = [name for name in dict.fromkeys(name for one in epochs for name in one) if _is_drawn(name)]
+    names = [name for name in {name: 0 for one in epochs for name in one} if _is_drawn(name)]
     figures = []
     for name in names[:MOST_CURVES]:
         found = [(one.get("epoch", place), one[name]) for place, one in enumerate(epochs, 1) if name in one]
@@ -74,7 +75,7 @@ def _is_drawn(name: str) -> bool:
 
 
 def _line_figure(name: str, points: Sequence[tuple[float, float]], *, fraction: bool) -> Figure:
-    title = "Training loss" if name == LOSS else f"{name.removeprefix('val_').replace('_', ' ')} on val"
+    title = "Training loss" if name == LOSS else f"Val {name.removeprefix('val_').replace('_', ' ')}"
     write: Callable[[float], str] = _percent if fraction else _number
     first, last = points[0], points[-1]
     best = (max if fraction else min)(points, key=lambda point: point[1])
@@ -82,7 +83,8 @@ def _line_figure(name: str, points: Sequence[tuple[float, float]], *, fraction: 
         f"From {write(first[1])} to {write(last[1])} over epochs {first[0]:g} to {last[0]:g}; "
         f"{'highest' if fraction else 'lowest'} {write(best[1])} at epoch {best[0]:g}."
     )
-    return Figure(title=title, svg=line_chart(points, write=write, label=f"{title}. {summary}"), summary=summary)
+    mark = _short_percent if fraction else _number
+    return Figure(title=title, svg=line_chart(points, write=mark, label=f"{title}. {summary}"), summary=summary)
 
 
 def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float], str], label: str) -> Markup:
@@ -103,11 +105,11 @@ def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float]
     start = LEFT if scale else LEFT + (WIDTH - LEFT - RIGHT) / 2
     top, drop = marks[-1], (HEIGHT - TOP - BOTTOM) / (marks[-1] - marks[0])
     parts = _rules([(TOP + drop * (top - mark), write(mark)) for mark in marks])
-    drawn = [("%.1f" % (start + scale * (x - x_low)), "%.1f" % (TOP + drop * (top - y))) for x, y in points]
-    line = " ".join([f"{x},{y}" for x, y in drawn])
+    places = [(start + scale * (x - x_low), TOP + drop * (top - y)) for x, y in points]
+    line = " ".join([f"{x:.1f},{y:.1f}" for x, y in places])
     parts.append(f'<polyline class="line" points="{line}"/>')
     if len(points) <= FEW_POINTS:
-        parts += [f'<circle class="dot" cx="{x}" cy="{y}" r="2.5"/>' for x, y in drawn]
+        parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places]
     for x in dict.fromkeys((x_low, x_high)):
         anchor = "middle" if not scale else "start" if x == x_low else "end"
         place = f'x="{start + scale * (x - x_low):.1f}" y="{HEIGHT - 18}" text-anchor="{anchor}"'
@@ -127,16 +129,15 @@ def layer_figure(layers: Sequence[Layer]) -> Figure:
     summary += "."
     marks = ticks(0.0, max(most.zeros, 0.01))
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    parts = _rules([(TOP + height * (1 - mark / marks[-1]), _percent(mark, short=True)) for mark in marks])
-    pitch = width / len(layers)
-    for place, layer in enumerate(layers):
-        tall = height * layer.zeros / marks[-1]
-        parts.append(
-            f'<rect class="bar" x="{LEFT + pitch * (place + 0.1):.1f}" y="{TOP + height - tall:.1f}"'
-            f' width="{0.8 * pitch:.2f}" height="{tall:.1f}"><title>{escape(layer.name)}: {_percent(layer.zeros)}'
-            f"</title></rect>"
-        )
+    parts = _rules([(TOP + height * (1 - mark / marks[-1]), _short_percent(mark)) for mark in marks])
+    pitch, unit, ground = width / len(layers), height / marks[-1], TOP + height
+    wide = f"{0.8 * pitch:.2f}"
+    bars = [
+        f"M{LEFT + pitch * (place + 0.1):.1f} {ground}v-{unit * layer.zeros:.1f}h{wide}V{ground}z"
+        for place, layer in enumerate(layers)
+    ]
     parts += [
+        f'<path class="bar" d="{"".join(bars)}"/>',
         f'<text class="tick" x="{LEFT + pitch * 0.1:.1f}" y="{HEIGHT - 18}">1</text>',
         f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 18}" text-anchor="end">{len(layers)}</text>',
         _under("layer, from input to output"),
@@ -147,13 +148,13 @@ def layer_figure(layers: Sequence[Layer]) -> Figure:
 
 def layer_rows(layers: Sequence[Layer]) -> Markup:
     """The same as rows of a table: name, percent, weights."""
-    return Markup(
-        "".join(
-            f'<tr><th scope="row" class="word head">{escape(name)}</th><td class="percent">{100 * zeros:.2f}</td>'
-            f'<td class="count">{weights:,}</td></tr>\n'
-            for name, zeros, weights in layers
-        )
-    )
+    names = escape_all([layer.name for layer in layers])
+    rows = [
+        f'<tr><th scope="row" class="head">{name}</th><td class="count">{100 * layer.zeros:.2f}</td>'
+        f'<td class="count">{layer.weights:,}</td></tr>\n'
+        for name, layer in zip(names, layers, strict=True)
+    ]
+    return Markup("".join(rows))
 
 
 def bar(share: float | None) -> Markup:
@@ -189,5 +190,9 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _percent(value: float, *, short: bool = False) -> str:
-    return f"{100 * value:.3g} %" if short else f"{100 * value:.1f} %"
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _short_percent(value: float) -> str:
+    return f"{100 * value:.3g} %"

@@ -1,6 +1,7 @@
 """Pages of single results, and of entries that have several: what a number was made from."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ MAIN_METRICS: Final = {"decathlon": "accuracy", "segmentation": "mean_iou"}
 LONGEST_VALUE: Final = 600  # characters of a recipe's value
 
 _FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5", "zeros")
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 _UNKNOWN: Final = "\N{EN DASH}"
 
 Pairs = Sequence[tuple[str, str]]
@@ -57,8 +59,8 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
         site: folder of the site.
     """
     address = links.runs[stored.place]
-    folder = (site / address).parent
-    folder.mkdir(parents=True)
+    folder = os.path.dirname(f"{site}/{address}")
+    os.makedirs(folder)
     files = carry(stored, into=folder)
     drawn, result = _draw(stored, files), stored.result
     heading = f"{result.label or result.method} on {result.task}" + _seed(result)
@@ -82,7 +84,8 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
         place=stored.place,
         faults=drawn.faults,
     )
-    (folder / "index.html").write_bytes(page)
+    with open(f"{folder}/index.html", "xb") as file:
+        file.write(page)
 
 
 def _draw(stored: StoredResult, files: Iterable[EvidenceFile]) -> _Drawn:
@@ -258,7 +261,7 @@ def _metric(name: str, value: float) -> str:
 
 def _plain(value: object) -> str:
     """A recipe's value: texts as they are, the rest as JSON; cut where it is long."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else _ENCODER.encode(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 

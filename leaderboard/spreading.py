@@ -1,5 +1,6 @@
 """Work on many results at once, in as many processes as there are processors."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ def spread(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
 def _begin(work: Callable[[int], Any]) -> None:
     global _work  # noqa: PLW0603 - a worker's own, inherited by the fork, where a task's function would be pickled
     _work = work
+    gc.freeze()  # what the parent made stays; looking through it for garbage, page by page, would copy it all
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends the workers
 
 

@@ -1,7 +1,7 @@
 """Templates: everything that comes from a store is escaped, and what cannot be seen is made visible."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -55,8 +55,15 @@ def render(name: str, **values: object) -> bytes:
 
 def write_facts(pairs: Iterable[tuple[str, str]]) -> Markup:
     """Names and values as a list; written here since a page has some sixty, and a site ten thousand pages."""
-    rows = [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n" for name, value in pairs]
+    texts = iter(escape_all([text for pair in pairs for text in pair]))
+    rows = [f"<div><dt>{name}</dt><dd>{value}</dd></div>\n" for name, value in zip(texts, texts, strict=True)]
     return Markup(f'<dl class="facts">{"".join(rows)}</dl>')
+
+
+def escape_all(texts: Sequence[str]) -> list[str]:
+    """Texts as they may stand in HTML, in elements or attributes; all in one go where none of them holds a NUL."""
+    escaped = escape("\0".join(texts)).split("\0")
+    return escaped if len(escaped) == len(texts) else [escape(text) for text in texts]
 
 
 def _version() -> str:

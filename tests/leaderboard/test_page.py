@@ -14,11 +14,11 @@ from drawn_board import HOSTILE, Board, make_board
 
 from leaderboard import page, page_evidence
 from leaderboard.building import run_build
-from leaderboard.charts import pareto_front, score_chart
-from leaderboard.curves import layer_figure, ticks, training_curves
+from leaderboard.charts import class_chart, pareto_front, score_chart
+from leaderboard.curves import layer_figure, layer_rows, ticks, training_curves
 from leaderboard.options import BuildOptions
 from leaderboard.page import Built, build_page
-from leaderboard.page_evidence import TITLES, Layer
+from leaderboard.page_evidence import TITLES, ClassScore, Layer
 from leaderboard.page_links import safe_link
 from leaderboard.result import ResultError
 from leaderboard.site_folder import MARKER
@@ -108,7 +108,22 @@ def test_strange_texts_stay_texts(hostile_site: Path) -> None:
         "input",
         "label",
     }
-    known |= {"li", "line", "link", "main", "meta", "nav", "ol", "option", "p", "polyline", "pre", "rect", "script"}
+    known |= {
+        "li",
+        "line",
+        "link",
+        "main",
+        "meta",
+        "nav",
+        "ol",
+        "option",
+        "p",
+        "path",
+        "polyline",
+        "pre",
+        "rect",
+        "script",
+    }
     known |= {"section", "select", "small", "span", "strong", "summary", "sup", "svg", "table", "tbody", "td", "text"}
     known |= {"th", "thead", "title", "tr", "ul"}
     for one in read_pages(hostile_site):
@@ -181,6 +196,8 @@ def test_every_number_leads_to_its_evidence(site: Path, board: Board) -> None:
     cells = re.findall(r'<td class="(?:percent|points|ratio)[^"]*" data-value="[^"]+"[^>]*>(.*?)</td>', text)
     assert len(cells) > 300
     assert [cell for cell in cells if "<a href=" not in cell] == []
+    theirs = re.findall(r'<table class="view reproduced".*?</table>', text, re.DOTALL)[0].count('<a href="#source-')
+    assert theirs == len(board.views[3].rows) > 0
     several = re.findall(r'data-value="[^"]+"[^>]*><a href="(entries/[0-9a-f]{16}\.html)#task-svhn">', text)
     assert len(set(several)) == 1
     entry = Page(site / several[0])
@@ -336,6 +353,8 @@ def test_curves_are_drawn_of_any_numbers() -> None:
         [{"epoch": n, "loss": -(1e14**n)} for n in (1, 2)],
         [{"epoch": n, "loss": 1 / n, "val_<b>": n} for n in range(1, 5001)],
         [{"epoch": 1}],
+        [{"epoch": n, "loss": (-1) ** n * 1.7e308} for n in (1, 2)],
+        [{"epoch": n * 1e308, "loss": 1.0} for n in (-1, 1)],
     ):
         for figure in training_curves(epochs):
             drawn = ET.fromstring(figure.svg)
@@ -347,9 +366,12 @@ def test_curves_are_drawn_of_any_numbers() -> None:
 def test_layers_are_bars_with_escaped_names() -> None:
     layers = [Layer("<b>", 0.5, 10), Layer("fc", 0.0, 30)]
     figure = layer_figure(layers)
-    bars = [one for one in ET.fromstring(figure.svg).iter("rect")]
-    assert [bar.find("title").text for bar in bars] == ["<b>: 50.0 %", "fc: 0.0 %"]  # type: ignore[union-attr]
-    assert float(bars[0].attrib["height"]) > float(bars[1].attrib["height"]) == 0
+    bars = ET.fromstring(figure.svg).find("path").attrib["d"]  # type: ignore[union-attr]
+    first, second = (float(tall) for tall in re.findall(r"v-([0-9.]+)", bars))
+    assert first > 100
+    assert second == 0
+    assert "&lt;b&gt;</th>" in layer_rows(layers)
+    assert "50.0 % in <b>" in figure.summary
     assert "12.5 % of all 40 weights" in figure.summary
 
 
@@ -372,3 +394,15 @@ def test_the_scatter_is_safe_and_always_the_same(tmp_path: Path) -> None:
         addresses = [one.attrib[name] for one in drawn.iter() for name in one.attrib if name.endswith("href")]
         assert all(address.startswith("#") for address in addresses)
         assert "'><plaintext>" in {one.text for one in drawn.iter() if one.tag.endswith("}text")}
+
+
+def test_bars_of_classes_are_named_as_they_are_and_leave_out_what_nobody_judged() -> None:
+    scores = [("$\\frac{a}{b}$ <i>", [ClassScore("cat", 0.5), ClassScore("dog", None), ClassScore("cow", 0.25)])]
+    chart = class_chart(scores)
+    assert chart is not None
+    assert "from 25 % for cow to 50 % for cat" in chart.alt
+    texts = {one.text for one in ET.fromstring(chart.pictures["dark"]).iter() if one.tag.endswith("}text")}
+    assert {"cat", "cow", "$\\frac{a}{b}$ <i>"} <= texts
+    assert "dog" not in texts
+    assert class_chart([("nothing", [ClassScore("cat", None)])]) is None
+    assert class_chart([]) is None
