@@ -82,12 +82,14 @@ def test_shell_blocks_lead_from_archives_to_scores(release: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
         said.append(done.stdout)
-    decathlon, segmentation, score = said
+    decathlon, segmentation, score, page = said
     assert "results.json" in decathlon
     assert (release / "results.zip").is_file()
     assert "mean IoU" in segmentation
     assert (release / "fcn" / "sheets" / "piggyback.png").is_file()
     assert '"complete": true' in score
+    assert "0 runs refused" in page
+    assert (release / "site" / "index.html").is_file()
     assert '"official": false' in score
 
 

@@ -83,7 +83,7 @@ def test_a_very_small_demo_goes_to_the_end_and_the_second_time_trains_nothing(
     assert "not a decathlon score" in text
     assert "1.28125" in text
     assert (tmp_path / "results.zip").is_file()
-    results = sorted(tmp_path.rglob("result.json"))
+    results = sorted((tmp_path / "runs" / "runs").rglob("result.json"))
     assert len(results) == 2 * len(MASKED_TASKS)
     times = [path.stat().st_mtime_ns for path in results]
     assert run_scaled(tmp_path, scale=scale) == (masks, heads)

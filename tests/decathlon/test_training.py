@@ -67,7 +67,8 @@ def test_a_run_leaves_what_it_says_and_is_done(job: Job, capsys: pytest.CaptureF
     folder, steps = count_steps(job)
     assert steps == 6
     assert {path.name for path in folder.root.iterdir() if not path.name.startswith(".")} == {
-        *("recipe.json", "status.json", "metrics.jsonl", "payload.safetensors", "predictions.npz", "result.json")
+        *("recipe.json", "status.json", "metrics.jsonl", "payload.safetensors", "predictions.npz", "result.json"),
+        "sparsity.json",
     }
     bench = open_bench(job)
     assert folder.root == job.out / "runs" / bench.key.folder_name == bench.root

@@ -74,6 +74,7 @@ def test_a_run_leaves_what_it_says_and_is_done(job: Job, capsys: pytest.CaptureF
     assert steps == 6
     assert {path.name for path in folder.root.iterdir() if not path.name.startswith(".")} == {
         *("recipe.json", "status.json", "metrics.jsonl", "payload.safetensors", "predictions"),
+        *("sparsity.json", "sheet.png"),
         *("confusion.json", "scores.csv", "result.json"),
     }
     bench = open_bench(job)
@@ -575,6 +576,7 @@ def test_held_out_pictures_are_not_trained_on_in_trials(
     monkeypatch.setattr(PackedSplit, "label_map", note)
     monkeypatch.setattr(training, "count_places", in_stage("choice", "trial", count))
     monkeypatch.setattr(training, "predict_split", in_stage("result", "over", predict))
+    monkeypatch.setattr(training, "write_sheets", in_stage("sheet", "over", training.write_sheets))
     monkeypatch.setattr(training, "train_final", in_stage("final", "trained", training.train_final))
     job = change(job, held_out=3, lr_grid=(1e-3, 2e-3), trial_share=1.0, trained_on=trained_on)
     bench = open_bench(job)
@@ -587,6 +589,7 @@ def test_held_out_pictures_are_not_trained_on_in_trials(
         "choice": held_out,
         "final": others | held_out if trained_on == "train+val" else others,
         "result": {("seg11valid", place) for place in range(5)},
+        "sheet": {("seg11valid", place) for place in (0, 1, 3, 4)},  # four of them, to be looked at
     }
     assert result.trained_on == trained_on
     assert result.recipe is not None

@@ -5,25 +5,22 @@ Writes a table of counts as Markdown, and all reports as JSON beside it.  Takes 
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random, SystemRandom
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
-from cluster import OURS, Cluster, find_missing, run_cluster
+from cluster import Cluster, find_missing, run_cluster
 from faults import HOWS, Report, interrupt, lose_node, preempt, time_out
 from layout import ClusterError, Options
-from training_runs import STEPS, Ground, make_ground
+from training_runs import STEPS, Ground, clients_of, make_ground
 
 Fault = Callable[[Ground, Cluster, Path, Random], list[Report]]
 
@@ -75,14 +72,6 @@ class Trial:
     def is_well(self) -> bool:
         """Whether all went as it must."""
         return not self.fault and not any(one.problems for one in self.reports)
-
-
-@contextmanager
-def clients_of(cluster: Cluster) -> Iterator[None]:
-    """Have sbatch and the like, started by this process, talk to the cluster."""
-    kept = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-    with patch.dict(os.environ, kept | cluster.environment(), clear=True):
-        yield
 
 
 def repeat(case: Case, cluster: Cluster, ground: Ground, *, root: Path, count: int, random: Random) -> Iterator[Trial]:

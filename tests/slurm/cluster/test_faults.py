@@ -3,15 +3,16 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random, SystemRandom
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, run_cluster
 from faults import HOWS, Report, finish_slow, interrupt, lose_node, preempt, send_slow
+from layout import Options
 from processes import PROC, read_name
-from training_runs import Ground
+from training_runs import Ground, Trainings, clients_of
 
 from slurm.folders import SweepFolder
 from slurm.planned import PlannedRun
@@ -20,6 +21,7 @@ from slurm.sending import Target, send
 from slurm.sweep_files import Profile
 
 pytestmark = pytest.mark.cluster
+Slow = tuple[Trainings, dict[str, str], float]
 
 
 @pytest.fixture
@@ -36,12 +38,22 @@ def check(reports: list[Report]) -> None:
     assert [one.problems for one in reports] == [()] * len(reports)
 
 
+@pytest.fixture(scope="module")
+def slow(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
+    """On a cluster of its own, and sent before all others: it takes two minutes, in most of which nothing happens."""
+    with run_cluster(Options(accounting=False)) as cluster:
+        with clients_of(cluster):
+            sent = send_slow(ground, cluster, tmp_path_factory.mktemp("slow"))
+        yield sent
+
+
 def find_starting(cluster: Cluster) -> set[int]:
     """Processes of jobs that are Python on its way to the run's claim; they cannot listen to signals yet."""
     pids = {pid for pid in cluster.job_processes() if read_name(pid).startswith("python")}
     return {pid for pid in pids if b"submitit.core._submit" in (PROC / str(pid) / "cmdline").read_bytes()}
 
 
+@pytest.mark.usefixtures("slow")
 def test_warned_before_it_listens(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a job is preempted in its first second: the signal must not kill it, or it were FAILED for Slurm."""
     monkeypatch.setattr("slurm.jobs.COMMAND", ("/bin/sh",))
@@ -79,7 +91,10 @@ def test_lost_node(ground: Ground, cluster: Cluster, tmp_path: Path, random: Ran
     check(lose_node(ground, cluster, tmp_path, random, at_once=False))
 
 
-def test_time_limit_and_stops_from_outside(ground: Ground, cluster: Cluster, tmp_path: Path, random: Random) -> None:
-    slow = send_slow(ground, cluster, tmp_path / "slow")  # takes a minute, most of which is waiting
-    check(interrupt(ground, cluster, tmp_path / "stopped", random, hows=HOWS))
-    check(finish_slow(*slow))
+def test_stops_from_outside(ground: Ground, cluster: Cluster, tmp_path: Path, random: Random) -> None:
+    check(interrupt(ground, cluster, tmp_path, random, hows=HOWS))
+
+
+def test_time_limit(slow: Slow) -> None:
+    with clients_of(slow[0].cluster):
+        check(finish_slow(*slow))
