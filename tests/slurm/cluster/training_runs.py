@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cluster import Cluster
+from cluster import OURS, Cluster
 from layout import ClusterError
 
 from decathlon.drawn_release import Amounts, write_release
@@ -67,6 +68,14 @@ class Attempt:
     job: str
     restart: int
     code: int | None
+
+
+@contextmanager
+def clients_of(cluster: Cluster) -> Iterator[None]:
+    """Have sbatch and the like, started by this process, talk to the cluster."""
+    kept = {name: value for name, value in os.environ.items() if not OURS.match(name)}
+    with patch.dict(os.environ, kept | cluster.environment(), clear=True):
+        yield
 
 
 def make_ground(folder: Path) -> Ground:
@@ -141,13 +150,17 @@ class Trainings:
         return find_standings(self.plan.folder, self.runs)
 
     def wait_for_step(self, step: int, *, runs: Sequence[PlannedRun] | None = None) -> None:
-        """Return when each has come to a step, and has a checkpoint."""
+        """Return when the first has come to a step, and all have a checkpoint.
+
+        Raises:
+            ClusterError: not in time, or one has done all its steps, so that a fault would come too late for it.
+        """
         watched = self.runs if runs is None else runs
-        self.cluster.wait_until(
-            lambda: all(last_step(run) >= step and has_checkpoint(run) for run in watched),
-            what=f"trainings at step {step}; {self.describe()}",
-            seconds=PATIENCE_S,
-        )
+        end = time.monotonic() + PATIENCE_S
+        while not (any(last_step(run) >= step for run in watched) and all(has_checkpoint(run) for run in watched)):
+            if time.monotonic() > end or any(last_step(run) == STEPS for run in watched):
+                raise ClusterError(f"not all together under way at step {step}: {self.describe()}")
+            time.sleep(0.05)
 
     def wait_for_states(self, *states: str, runs: Sequence[PlannedRun] | None = None) -> set[str]:
         """Return when all are in one of `states`; gives every state that was seen on the way.
