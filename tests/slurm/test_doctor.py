@@ -352,11 +352,13 @@ def test_interrupted(fake_cluster: Path, tmp_path: Path, eventually: Callable[..
         eventually(looked.exists)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's & has had it ignored
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         ask_node(SMALL, folder=tmp_path)
     thread.join()
+    signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.glob(".doctor-*"))
     assert (fake_cluster / "scancel.args").read_text() == "7\n"
 

@@ -34,8 +34,8 @@ UNHARMED = {"queued", "running", "done"}
 """States that a run may be seen in while Slurm takes it through a fault by itself."""
 LOST = STEPS // 3
 """Steps that may be done again after a kill: with a checkpoint a second, more would be a checkpoint missed."""
-SLOW_S = 0.55
-"""Pace of trainings that a time limit is to end: they last longer than the 50 s of `send_slow`."""
+SLOW_S = 0.75
+"""Pace of trainings that a time limit is to end: they last longer than the 65 s of `send_slow`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +100,11 @@ def preempt(
 def send_slow(ground: Ground, cluster: Cluster, folder: Path) -> tuple[Trainings, dict[str, str], float]:
     """A training that is sent with a limit too short for it.
 
-    The signal is asked for 70 s before the end of two minutes, and may come up to 60 s earlier (man sbatch, --signal);
-    what was seen was up to 30 s: 20 to 50 s after the start.  With any limit below ten minutes submitit's own handler
+    The signal is asked for 55 s before the end of two minutes, and may come up to 60 s earlier (man sbatch, --signal);
+    what was seen was up to 30 s: 35 to 65 s after the start.  With any limit below ten minutes submitit's own handler
     would count each signal as a timeout, and give up (S1).
     """
-    trainings = make_trainings(cluster, ground, folder, minutes=2, signal_s=70)
+    trainings = make_trainings(cluster, ground, folder, minutes=2, signal_s=55)
     begun = time.monotonic()
     return trainings, trainings.send(pace=SLOW_S), begun
 
