@@ -1,7 +1,7 @@
-from collections.abc import re
+import re
+from collections.abc import Callable
 from pathlib import Path
 
-import Callable
 import pytest
 
 from piggyback import demo
