@@ -37,9 +37,9 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
 
 def test_two_users_send_the_smoke_sweep_at_the_same_moment(smoke: Smoke) -> None:
     def all_sent() -> bool:
-        return len(smoke.jobs()) >= 13 or (smoke.first.poll() is not None and smoke.second.poll() is not None)
+        return len(smoke.jobs()) >= 14 or (smoke.first.poll() is not None and smoke.second.poll() is not None)
 
-    smoke.cluster.wait_until(all_sent, what="13 jobs sent")
+    smoke.cluster.wait_until(all_sent, what="14 jobs sent")
 
 
 def test_stopped_from_outside(cluster: Cluster, toy: Callable[..., Path], console: Console) -> None:
@@ -209,11 +209,11 @@ def test_the_smoke_sweep(smoke: Smoke) -> None:
     if code:  # the other was first
         code, printed, other_code, other_printed = other_code, other_printed, code, printed
     assert code == 0, printed
-    assert "13 done" in printed
+    assert "14 done" in printed
     assert re.search(r"(?s)FCN-32s on seg11valid.*sum of points", printed)
-    assert ("is at work on sending runs of this sweep already" if other_code else "13 done") in other_printed
+    assert ("is at work on sending runs of this sweep already" if other_code else "14 done") in other_printed
     before = smoke.jobs()
-    assert len(before) == 13  # each once
+    assert len(before) == 14  # each once
     code, printed = smoke.type("submit", "--cluster", "slurm")
     assert (code, "nothing to send" in printed) == (0, True)
     assert smoke.jobs() == before
