@@ -114,10 +114,8 @@ def test_table8_and_segmentation() -> None:
     assert all(row.split == "seg11valid" for row in published_rows() if row.benchmark == "segmentation")
 
 
-def test_numbers_are_those_of_the_paper_beside_the_project() -> None:
-    paper = Path(__file__).resolve().parents[3] / "shared" / "paper" / "003_62392b12afd0ce3d.txt"
-    if not paper.exists():
-        pytest.skip("needs the paper's text beside the project")
+def test_numbers_are_those_of_the_paper_beside_the_project(shared_data: Path) -> None:
+    paper = shared_data.parent / "paper" / "003_62392b12afd0ce3d.txt"
     order = list(TASKS)
     lines = [line.split("\t") for line in paper.read_text(encoding="utf-8").splitlines() if line.count("\t") == 13]
     head = next(place for place, cells in enumerate(lines) if cells[0] == "Method")
