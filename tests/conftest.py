@@ -15,6 +15,7 @@ from PIL import Image
 
 from decathlon.annotations import annotation_file
 from decathlon.tasks import SPLITS, TASKS, find_task
+from piggyback.cli import choose, find_commands, parse
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -31,6 +32,18 @@ def shared_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return SHARED_DATA
+
+
+@pytest.fixture
+def read_command() -> Callable[[list[str]], Any]:
+    """The options of a command, from its words, by the console command's own parser."""
+
+    def read(argv: list[str]) -> Any:
+        command = choose(find_commands(), argv)
+        assert command is not None
+        return parse(command, argv[len(command.words) :])
+
+    return read
 
 
 PICTURES = (8, 4, 5)

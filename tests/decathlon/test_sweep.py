@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from decathlon.backbone_options import TrainOptions as BackboneOptions
 from decathlon.options import DrawOptions, PrepareOptions, ReportOptions, TrainOptions
 from decathlon.sweep import plan
 from decathlon.tasks import MASKED_TASKS
-from piggyback.cli import choose, find_commands, parse
 from piggyback.errors import BadInput, UnknownName
 
 GIVEN = {
@@ -36,13 +36,6 @@ def ids(**changes: Any) -> list[str]:
     return [run["id"] for run in plan({key: value for key, value in spec.items() if value is not None})]
 
 
-def read(argv: list[str]) -> Any:
-    """The options of a planned command, by the console command's own parser."""
-    command = choose(find_commands(), argv)
-    assert command is not None
-    return parse(command, argv[len(command.words) :])
-
-
 def test_every_task_with_every_method_and_seed() -> None:
     runs = plan(GIVEN)
     assert [run["title"] for run in runs] == [
@@ -56,10 +49,10 @@ def test_every_task_with_every_method_and_seed() -> None:
     assert len(plan({**GIVEN, "tasks": []})) == 2 * 2 * len(MASKED_TASKS) + 1
 
 
-def test_commands_are_the_console_commands() -> None:
+def test_commands_are_the_console_commands(read_command: Callable[[list[str]], Any]) -> None:
     settings = {"epochs": 2, "lr_grid": [1e-3, 2e-3], "flip": False, "norm": "trained", "whole": []}
     runs = plan({**GIVEN, "settings": settings, "labels": "labels.zip"})
-    options = read(runs[0]["argv"])
+    options = read_command(runs[0]["argv"])
     assert isinstance(options, TrainOptions)
     assert (options.task, options.method, options.recipe, options.settings.seed) == ("dtd", "piggyback", "smoke", 0)
     assert (options.settings.epochs, options.settings.lr_grid, options.settings.flip) == (2, (1e-3, 2e-3), False)
@@ -67,15 +60,15 @@ def test_commands_are_the_console_commands() -> None:
     assert (options.data, options.backbone) == (Path("/srv/me/data"), Path("/srv/me/b.safetensors"))
     assert options.folder == Path(runs[0]["folder"]) == options.out / "runs" / runs[0]["id"]
     assert runs[0]["proof"] == str(options.folder / "result.json")
-    report = read(runs[-1]["argv"])
+    report = read_command(runs[-1]["argv"])
     assert isinstance(report, ReportOptions)
     assert (report.methods, report.tasks, report.seeds) == (("piggyback", "feature"), ("dtd", "svhn"), (0, 1))
     assert (report.runs, report.labels) == (options.out, Path("/srv/me/labels.zip"))
 
 
-def test_steps_that_make_data_and_backbone() -> None:
+def test_steps_that_make_data_and_backbone(read_command: Callable[[list[str]], Any]) -> None:
     draw, prepare, backbone, first, *_ = plan(DRAWN)
-    drawn, packed, trained, options = (read(run["argv"]) for run in (draw, prepare, backbone, first))
+    drawn, packed, trained, options = (read_command(run["argv"]) for run in (draw, prepare, backbone, first))
     assert isinstance(drawn, DrawOptions)
     assert isinstance(packed, PrepareOptions)
     assert isinstance(trained, BackboneOptions)
@@ -109,9 +102,11 @@ def test_inputs_are_what_no_step_makes() -> None:
     assert [run["inputs"] for run in plan(DRAWN)] == [[]] * 12
 
 
-def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_together() -> None:
+def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_together(
+    read_command: Callable[[list[str]], Any],
+) -> None:
     def places(**changes: Any) -> set[Path]:
-        options = [read(run["argv"]) for run in plan({**GIVEN, **changes})]
+        options = [read_command(run["argv"]) for run in plan({**GIVEN, **changes})]
         return {one.runs if isinstance(one, ReportOptions) else one.out for one in options}
 
     first = places()

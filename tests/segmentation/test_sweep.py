@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from piggyback.cli import choose, find_commands, parse
 from piggyback.errors import BadInput, UnknownName
 from segmentation.options import DrawOptions, PrepareOptions, ReportOptions, TrainOptions
 from segmentation.sweep import plan
@@ -30,13 +30,6 @@ def ids(**changes: Any) -> list[str]:
     return [run["id"] for run in plan({key: value for key, value in spec.items() if value is not None})]
 
 
-def read(argv: list[str]) -> Any:
-    """The options of a planned command, by the console command's own parser."""
-    command = choose(find_commands(), argv)
-    assert command is not None
-    return parse(command, argv[len(command.words) :])
-
-
 def test_every_method_with_every_seed() -> None:
     runs = plan(GIVEN)
     assert [run["title"] for run in runs] == [
@@ -48,10 +41,10 @@ def test_every_method_with_every_seed() -> None:
     assert runs[0]["cost"] == runs[2]["cost"] != runs[1]["cost"]
 
 
-def test_commands_are_the_console_commands() -> None:
+def test_commands_are_the_console_commands(read_command: Callable[[list[str]], Any]) -> None:
     settings = {"epochs": 2, "lr_grid": [1e-3], "held_out": 4, "flip": True, "dropout": 0}
     runs = plan({**GIVEN, "settings": settings})
-    options = read(runs[3]["argv"])
+    options = read_command(runs[3]["argv"])
     assert isinstance(options, TrainOptions)
     assert (options.method, options.recipe, options.settings.seed) == ("finetune", "smoke", 1)
     assert (options.settings.epochs, options.settings.lr_grid, options.settings.flip) == (2, (1e-3,), True)
@@ -59,15 +52,15 @@ def test_commands_are_the_console_commands() -> None:
     assert (options.data, options.backbone) == (Path("/srv/me/data"), Path("/srv/me/b.safetensors"))
     assert options.folder == Path(runs[3]["folder"]) == options.out / "runs" / runs[3]["id"]
     assert runs[3]["proof"] == str(options.folder / "result.json")
-    report = read(runs[-1]["argv"])
+    report = read_command(runs[-1]["argv"])
     assert isinstance(report, ReportOptions)
     assert (report.runs, report.methods, report.seeds) == (options.out, ("piggyback", "finetune"), (0, 1))
     assert report.split == options.settings.evaluate
 
 
-def test_steps_that_make_data_and_backbone() -> None:
+def test_steps_that_make_data_and_backbone(read_command: Callable[[list[str]], Any]) -> None:
     draw, prepare, first, *_ = plan(DRAWN)
-    drawn, packed, options = (read(run["argv"]) for run in (draw, prepare, first))
+    drawn, packed, options = (read_command(run["argv"]) for run in (draw, prepare, first))
     assert isinstance(drawn, DrawOptions)
     assert isinstance(packed, PrepareOptions)
     assert packed.source == drawn.out / "release"
@@ -76,7 +69,7 @@ def test_steps_that_make_data_and_backbone() -> None:
     assert Path(draw["proof"]) == options.backbone == drawn.out / "backbone.safetensors"
     assert (prepare["needs"], first["needs"]) == ([draw["id"]], [draw["id"], prepare["id"]])
     only_drawn_backbone = plan({**DRAWN, "backbone": "b"})
-    assert read(only_drawn_backbone[2]["argv"]).backbone == Path("/srv/me/b")
+    assert read_command(only_drawn_backbone[2]["argv"]).backbone == Path("/srv/me/b")
 
 
 def test_inputs_are_what_no_step_makes() -> None:
@@ -90,9 +83,11 @@ def test_inputs_are_what_no_step_makes() -> None:
     assert inputs({**DRAWN, "backbone": "b.safetensors"})["run"] == [file]
 
 
-def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_together() -> None:
+def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_together(
+    read_command: Callable[[list[str]], Any],
+) -> None:
     def places(**changes: Any) -> set[Path]:
-        options = [read(run["argv"]) for run in plan({**GIVEN, **changes})]
+        options = [read_command(run["argv"]) for run in plan({**GIVEN, **changes})]
         return {one.runs if isinstance(one, ReportOptions) else one.out for one in options}
 
     first = places()
