@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,18 @@ from decathlon.backbone import Backbone, load_backbone
 from decathlon.batches import Augmentation, normalise, training_batches
 from decathlon.channels import Statistics, measure_statistics, official_statistics
 from decathlon.packed import PackedSplit, open_split
-from decathlon.recipes import Recipe, RunKey
-from decathlon.tasks import BACKBONE_TASK, find_task
+from decathlon.recipes import GroundKey, Recipe, RunKey
+from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
+from decathlon.wrn import wide_resnet
 from piggyback.adapter import Adapter, attach
 from piggyback.errors import BadInput
-from piggyback.methods import Method, named_method
+from piggyback.methods import Follows, Method, named_method, set_masks
+from piggyback.methods.packnet import PackNet
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 
 HEAD: Final = "fc"
+GROUNDS: Final = "grounds"  # folder, beside that of the runs, of networks that were changed for a method first
+BACKBONE_FILE: Final = "backbone.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class Job:
         folder: the run's, when somebody else has chosen it, such as a sweep.
         device: to train on.
         allow_other_environment: continue a checkpoint although its bits cannot be kept.
+        after: folder of the run that this one builds on, when somebody else has chosen that.
     """
 
     task: str
@@ -47,11 +52,18 @@ class Job:
     device: torch.device
     allow_other_environment: bool = False
     folder: Path | None = None
+    after: Path | None = None
 
     @property
     def title(self) -> str:
         """What to call it in progress and notices."""
         return f"{self.task} {self.method}"
+
+    @property
+    def waits_for(self) -> str | None:
+        """Title of the job that must be done before this one."""
+        before = previous_task(self)
+        return None if before is None else replace(self, task=before).title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +95,41 @@ class Bench:
     @property
     def method(self) -> Method:
         """The method with the recipe's settings."""
-        method = named_method(self.job.method)
-        if method.adapts != "weights":
-            return method
-        return cast(Method, replace(cast(Any, method), threshold=self.job.recipe.threshold, init=self.job.recipe.init))
+        recipe, method = self.job.recipe, named_method(self.job.method)
+        if isinstance(method, PackNet):
+            return replace(method, tasks=len(recipe.sequence))
+        return set_masks(method, threshold=recipe.threshold, init=recipe.init)
+
+    @property
+    def standing(self) -> Backbone:
+        """The network that the method stands on: the backbone, or a copy that was changed for it first.
+
+        Raises:
+            BadInput: there is no such copy yet.
+        """
+        if self.method.stands_on == "backbone":
+            return self.backbone
+        path = ground_folder(self) / BACKBONE_FILE
+        if not path.exists():
+            raise BadInput(f"{self.job.method} stands on {path}, which is not there: `piggyback decathlon ground`")
+        return cached_backbone(path)
+
+    @property
+    def previous(self) -> Path | None:
+        """Payload of the task that this one builds on.
+
+        Raises:
+            BadInput: its run is not finished.
+        """
+        before = previous_task(self.job)
+        if before is None:
+            return None
+        root = self.job.after
+        if root is None:
+            root = open_bench(replace(self.job, task=before, folder=None)).root
+        if not (root / "result.json").exists():
+            raise BadInput(f"{self.job.task} by {self.job.method} builds on {before}, whose run {root} is not finished")
+        return root / "payload.safetensors"
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -105,25 +148,39 @@ class Bench:
         flip = training and recipe.flip and task.mirrored
         return Augmentation(size=recipe.size, view=recipe.view(task.name), flip=flip)
 
-    def make_adapter(self) -> Adapter:
-        """The frozen backbone with the fresh task on it; the same seed gives the same head for every method."""
-        network = copy.deepcopy(self.backbone.network)
+    def attach_adapter(self) -> Adapter:
+        """The frozen weights that the method stands on, without any task."""
+        network = copy.deepcopy(self.standing.network)
         network.to(device=self.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        recipe = self.job.recipe
+        # "feature" is the head alone by definition, and PackNet's norm layers serve all its tasks
+        free = self.method.adapts in ("weights", "modules") and self.method.stands_on != "pruned"
+        return attach(network, method=self.method, head=HEAD, norm=self.job.recipe.norm if free else "fixed")
+
+    def make_head(self, features: int) -> nn.Linear:
+        """A fresh head; the same seed gives the same one for every method."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            head = nn.Linear(network.fc.in_features, self.train.classes)
-        # "feature" is the head alone by definition; the recipe's choice is about methods that change weights
-        norm = recipe.norm if self.method.adapts == "weights" else "fixed"
-        adapter = attach(network, method=self.method, head=HEAD, norm=norm)
-        adapter.add_task(self.job.task, head=head)
+            torch.manual_seed(self.job.recipe.seed)
+            return nn.Linear(features, self.train.classes)
+
+    def make_adapter(self) -> Adapter:
+        """The frozen weights with the fresh task on them."""
+        adapter = self.attach_adapter()
+        network, recipe = self.standing.network, self.job.recipe
+        begin, after = None, None
+        if self.method.adapts == "anew":
+            drawn = wide_resnet(network.depth, network.widen, classes=1, seed=recipe.seed)
+            begin = drawn.state_dict()
+        if self.previous is not None:
+            after = adapter.load(self.previous)
+        adapter.add_task(self.job.task, head=self.make_head(network.fc.in_features), begin=begin, after=after)
         return adapter
 
     def make_optimizer(self, adapter: Adapter, *, rate: float) -> AdapterOptimizer:
         """The optimizer at a base learning rate."""
         recipe = self.job.recipe
-        rule = AdamRule(weight_decay=recipe.weight_decay)
-        head_rule: Rule = rule if recipe.head_rule == "adam" else SGDRule(weight_decay=recipe.weight_decay)
+        adam, sgd = AdamRule(weight_decay=recipe.weight_decay), SGDRule(weight_decay=recipe.weight_decay)
+        rule: Rule = adam if recipe.rule == "adam" else sgd
+        head_rule: Rule = adam if recipe.head_rule == "adam" else sgd
         return adapter.optimizer(
             mask_lr=rate,
             head_lr=rate * recipe.head_lr_factor,
@@ -156,13 +213,44 @@ def open_bench(job: Job) -> Bench:
         UnknownName: there is no such task or method.
     """
     find_task(job.task)
-    named_method(job.method)
-    if job.task == BACKBONE_TASK:
+    method = named_method(job.method)
+    if job.task == BACKBONE_TASK and not (method.stands_on == "joint" and job.task in job.recipe.order):
         raise BadInput(f"{BACKBONE_TASK} is the backbone's own task: see `piggyback decathlon backbone`")
-    train, val, test = (open_split(job.data, job.task, split) for split in ("train", "val", "test"))
+    if method.stands_on != "backbone" and job.task not in job.recipe.sequence:
+        named = ", ".join(job.recipe.sequence)
+        raise BadInput(f"{job.task} is not among the tasks of {job.method}, which are {named}: see the recipe's order")
+    if method.stands_on == "pruned" and BACKBONE_TASK in job.recipe.order:
+        raise BadInput(f"{BACKBONE_TASK} is PackNet's first task in any case: leave it out of the order")
+    train, val, test = (open_split(job.data, job.task, split) for split in SPLITS)
     if job.recipe.view(job.task) == "crop":
         refuse_small_pictures((train, val, test), size=job.recipe.size)
     return Bench(job=job, backbone=cached_backbone(job.backbone), train=train, val=val, test=test)
+
+
+def previous_task(job: Job) -> str | None:
+    """The task that this one builds on, for methods whose tasks do."""
+    if not isinstance(named_method(job.method), Follows):
+        return None
+    sequence = job.recipe.sequence
+    place = sequence.index(job.task) if job.task in sequence else 0
+    return sequence[place - 1] if place else None
+
+
+def ground_key(bench: Bench) -> GroundKey:
+    """What identifies the network that the bench's method stands on."""
+    job, kind = bench.job, bench.method.stands_on
+    if kind == "pruned":
+        tasks: tuple[str, ...] = (BACKBONE_TASK,)
+        recipe = replace(job.recipe, order=())  # the same network for every order
+    else:
+        tasks, recipe = job.recipe.sequence, job.recipe
+    data = {task: open_split(job.data, task, "train").fingerprint for task in tasks}
+    return GroundKey(method=job.method, recipe=recipe, data=data, backbone=bench.backbone.sha256)
+
+
+def ground_folder(bench: Bench) -> Path:
+    """Where the network that the bench's method stands on is made."""
+    return bench.job.out / GROUNDS / ground_key(bench).folder_name
 
 
 def refuse_small_pictures(splits: tuple[PackedSplit, ...], *, size: int) -> None:

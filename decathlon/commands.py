@@ -67,6 +67,17 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        name="decathlon ground",
+        summary="make the network that packnet, joint or series-joint stands on; train and run do it by themselves",
+        options="decathlon.options:GroundOptions",
+        defaults="decathlon.options:ground_defaults",
+        target="decathlon.grounds:run",
+        examples=(
+            "  piggyback decathlon ground --method packnet --recipe packnet --data data \\\n"
+            "      --backbone backbone.safetensors --out runs"
+        ),
+    ),
+    Command(
         name="decathlon evaluate",
         summary="accuracy of a finished run's payload on val, or on test with labels",
         options="decathlon.options:EvaluateOptions",

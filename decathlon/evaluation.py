@@ -7,8 +7,8 @@ from decathlon.bench import Bench, Job, open_bench
 from decathlon.collection import load_result
 from decathlon.labels import find_labels, read_labels
 from decathlon.options import EvaluateOptions
+from decathlon.prediction import predict
 from decathlon.recipes import Recipe
-from decathlon.training import predict
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
@@ -56,7 +56,7 @@ def run(options: EvaluateOptions) -> int:
         raise BadInput(
             f"{options.data} holds other pictures of {job.task} than those that {options.run} was trained on"
         )
-    adapter = bench.make_adapter()
+    adapter = bench.attach_adapter()
     adapter.load(folder.payload, task="stored")
     split = bench.val if options.split == "val" else bench.test
     right = right_places(bench, predict(bench, adapter.network, split), options)

@@ -59,7 +59,8 @@ class TrainOptions:
         backbone: backbone file or WRN checkpoint.
         out: folder for runs; the same command again continues, or says that it is done.
         folder: the run's folder; under --out, named by what identifies the run, when not given.
-        recipe: name of the recipe: paper, mini or smoke.
+        after: folder of the run that this one builds on, for packnet; found under --out when not given.
+        recipe: name of the recipe.
         settings: the recipe's fields.
         device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
         allow_other_environment: continue a checkpoint of another torch, processor or thread count.
@@ -72,6 +73,34 @@ class TrainOptions:
     backbone: Path
     out: Path
     folder: Path | None = None
+    after: Path | None = None
+    recipe: str = DEFAULT_RECIPE
+    settings: Recipe = field(default_factory=Recipe)
+    device: str | None = None
+    allow_other_environment: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundOptions:
+    """Make the network that a method stands on.  The flags of the recipe override what --recipe names.
+
+    Attributes:
+        method: packnet, joint or series-joint; others stand on the backbone itself.
+        data: folder that `decathlon prepare` wrote.
+        backbone: backbone file or WRN checkpoint.
+        out: folder for runs; the same command again continues, or says that it is done.
+        recipe: name of the recipe.
+        settings: the recipe's fields.
+        device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
+        allow_other_environment: continue a checkpoint of another torch, processor or thread count.
+        json: print one JSON object.
+    """
+
+    method: str
+    data: Path
+    backbone: Path
+    out: Path
     recipe: str = DEFAULT_RECIPE
     settings: Recipe = field(default_factory=Recipe)
     device: str | None = None
@@ -112,7 +141,7 @@ class RunOptions:
         out: folder for runs, scores and submissions; the same command again continues.
         methods: with commas between.
         tasks: which of the nine, with commas between; all when not given.
-        recipe: name of the recipe: paper, mini or smoke.
+        recipe: name of the recipe.
         settings: the recipe's fields.
         labels: labels of the test parts, read once, after all training; those beside the data when not given.
         device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
@@ -232,6 +261,14 @@ def train_defaults(arguments: Sequence[str]) -> TrainOptions:
     task: str = tyro.MISSING
     settings = recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)
     return TrainOptions(task=task, settings=settings, **missing)  # type: ignore[arg-type]
+
+
+def ground_defaults(arguments: Sequence[str]) -> GroundOptions:
+    """Defaults under the recipe that the arguments name; what has no default stays required."""
+    missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
+    method: str = tyro.MISSING
+    settings = recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)
+    return GroundOptions(method=method, settings=settings, **missing)  # type: ignore[arg-type]
 
 
 def run_defaults(arguments: Sequence[str]) -> RunOptions:

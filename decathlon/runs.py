@@ -1,27 +1,31 @@
 """All tasks with one or more methods: training, then scoring, then the final tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from decathlon.bench import Job, open_bench
+from decathlon.bench import Job, ground_folder, open_bench
 from decathlon.collection import Setup, collect, find_runs, write_setup
+from decathlon.grounds import make_ground
 from decathlon.labels import Labels, find_labels, read_labels
 from decathlon.options import ReportOptions, RunOptions
 from decathlon.packed import read_manifest
+from decathlon.recipes import Recipe
 from decathlon.records import write_test_records
 from decathlon.scoring import ScoreReport, score_file
 from decathlon.submission import submission_entries, write_submission
 from decathlon.summary import MethodSummary, print_summaries, summaries_as_json, summarise
-from decathlon.tasks import MASKED_TASKS, find_task
+from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
 from decathlon.training import train_task
 from piggyback import console
 from piggyback.device import pick_device
 from piggyback.errors import BadInput
 from piggyback.methods import named_method
-from piggyback.runs import stop_on_signal
-from piggyback.workers import train_jobs
+from piggyback.runs import StopFlag, stop_on_signal
+from piggyback.workers import show_share, train_jobs
 
 
 def plan_jobs(options: RunOptions) -> list[Job]:
@@ -35,21 +39,47 @@ def plan_jobs(options: RunOptions) -> list[Job]:
     methods = [named_method(name).name for name in dict.fromkeys(options.methods)]
     if not methods:
         raise BadInput("no method was named: give --methods, such as piggyback,feature")
-    device = pick_device(options.device)
-    return [
-        Job(
-            task=task,
-            method=method,
-            recipe=options.settings,
-            data=options.data,
-            backbone=options.backbone,
-            out=options.out,
-            device=device,
-            allow_other_environment=options.allow_other_environment,
-        )
-        for task in tasks
+    first = Job(
+        task=tasks[0],
+        method=methods[0],
+        recipe=options.settings,
+        data=options.data,
+        backbone=options.backbone,
+        out=options.out,
+        device=pick_device(options.device),
+        allow_other_environment=options.allow_other_environment,
+    )
+    recipes = {method: recipe_for(method, options.settings, tasks=tasks) for method in methods}
+    jobs = [
+        replace(first, task=task, method=method, recipe=recipes[method])
         for method in methods
+        for task in tasks_of(method, recipes[method], tasks=tasks)
     ]
+    return sorted(jobs, key=lambda job: place_of(job, tasks=tasks))
+
+
+def recipe_for(method: str, recipe: Recipe, *, tasks: Sequence[str]) -> Recipe:
+    """The recipe; methods that do not treat tasks one by one take those that are run, in their order."""
+    if recipe.order or named_method(method).stands_on == "backbone" or set(tasks) == set(MASKED_TASKS):
+        return recipe
+    return replace(recipe, order=tuple(tasks))
+
+
+def tasks_of(method: str, recipe: Recipe, *, tasks: Sequence[str]) -> list[str]:
+    """The tasks to run with a method: PackNet's in its order, and the backbone's own where it is trained jointly."""
+    match named_method(method).stands_on:
+        case "pruned":
+            return [task for task in recipe.sequence if task in tasks]
+        case "joint" if BACKBONE_TASK in recipe.order:
+            return [*tasks, BACKBONE_TASK]
+        case _:
+            return list(tasks)
+
+
+def place_of(job: Job, *, tasks: Sequence[str]) -> tuple[bool, int]:
+    """Where a job stands: a task's methods one after the other, then those whose tasks depend on one another."""
+    apart = named_method(job.method).stands_on != "backbone"
+    return apart, 0 if apart else tasks.index(job.task)
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -114,6 +144,7 @@ def run(options: RunOptions) -> int:
         raise BadInput(f"there are no labels in {options.labels}; leave --labels out to have val accuracies only")
     write_setup(options.out, Setup(data=options.data, backbone=options.backbone, size=options.settings.size))
     with stop_on_signal() as stop:
+        make_grounds(jobs, stop=stop)
         failed = train_jobs(jobs, train=train_task, parallel=options.parallel, stop=stop)
     if len(failed) < len(jobs):
         report(options)
@@ -121,6 +152,22 @@ def run(options: RunOptions) -> int:
         names = ", ".join(job.title for job in failed)
         raise BadInput(f"{len(failed)} of {len(jobs)} runs failed: {names}; the same command tries them again")
     return 0
+
+
+def make_grounds(jobs: Sequence[Job], *, stop: StopFlag) -> None:
+    """Make the networks that methods stand on, before runs side by side would each want to."""
+    done = set[Path]()
+    for job in jobs:
+        bench = open_bench(job)
+        if bench.method.stands_on == "backbone" or bench.root.joinpath("result.json").exists():
+            continue
+        folder = ground_folder(bench)
+        if folder in done:
+            continue
+        done.add(folder)
+        with console.progress_bar() as bar:
+            line = bar.add_task(f"the network of {job.method}", total=1.0)
+            make_ground(bench, stop=stop, on_step=partial(show_share, bar, line))
 
 
 def report(options: RunOptions) -> None:

@@ -6,30 +6,31 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 from torch.nn.functional import cross_entropy
 
-from decathlon.batches import epoch_length, evaluation_batches
-from decathlon.bench import Bench, Job, open_bench
+from decathlon.batches import epoch_length
+from decathlon.bench import Bench, Job, ground_folder, open_bench
 from decathlon.collection import Setup, load_result, note_setup
+from decathlon.grounds import make_ground
+from decathlon.joint import PAYLOADS, read_record
 from decathlon.options import TrainOptions
-from decathlon.packed import PackedSplit, join
+from decathlon.packed import join
+from decathlon.prediction import measure, predict
 from decathlon.submission import Predictions
 from decathlon.tasks import TASK_VERSION
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
 from piggyback.adapter import Adapter
-from piggyback.budget import parameter_ratio, write_sparsity
-from piggyback.device import autocast, describe_device, pick_device
+from piggyback.budget import count_masked, parameter_ratio, write_sparsity
+from piggyback.device import describe_device, pick_device
 from piggyback.errors import Diverged
-from piggyback.files import sha256_of
+from piggyback.files import sha256_of, write_bytes
+from piggyback.methods.packnet import PackNet
 from piggyback.payload import read_payload
 from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch, code_version, conduct, open_run, stop_on_signal
 from piggyback.training import Batches, Plan, Record, Training
 from piggyback.trials import choose_rate, cut_batches
 
-EVALUATION_BATCH: Final = 100
 TASKS_ADDED: Final = 9  # the parameter ratio counts nine tasks beside the backbone's own
 
 
@@ -91,8 +92,11 @@ def train_task(
 
     def do(watch: Watch) -> None:
         work = Work(bench=bench, folder=folder, watch=watch, stop=stop, on_step=on_step)
-        finish(work, train_final(work, *find_rate(work)))
+        trained = take_joint(work) if bench.method.stands_on == "joint" else train_final(work, *find_rate(work))
+        finish(work, trained)
 
+    if not folder.result.exists():
+        make_ground(bench, stop=stop)
     conduct(folder, do)
     return folder
 
@@ -126,7 +130,9 @@ def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
     plan = Plan(
         epochs=1,
         steps=steps,
+        schedule=recipe.schedule,
         decay_after=recipe.decay_after,
+        decay_again=recipe.decay_again,
         decay_factor=recipe.decay_factor,
         precision=recipe.precision,
     )
@@ -149,11 +155,20 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
     plan = Plan(
         epochs=epochs,
         steps=epoch_length(len(pictures), batch_size=recipe.batch_size),
+        schedule=recipe.schedule,
         decay_after=recipe.decay_after,
+        decay_again=recipe.decay_again,
         decay_factor=recipe.decay_factor,
         precision=recipe.precision,
     )
     adapter = bench.make_adapter()
+    total = plan.epochs * plan.steps
+    prune_at = find_pruning(bench, total=total)
+
+    def advance(step: int) -> None:
+        if step == prune_at:
+            prune_task(adapter, share=recipe.prune)
+        work.on_step(step / total)
 
     def look(history: list[Record]) -> None:
         if recipe.selected_on == "val":
@@ -169,9 +184,9 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
         make_training(bench, adapter, plan=plan, batches=lambda e, start: bench.batches(pictures, e, start), rate=rate),
         checkpoints=Checkpoints(work.folder.checkpoints),
         stop=work.stop,
-        on_step=lambda step: work.on_step(step / (plan.epochs * plan.steps)),
+        on_step=advance,
         on_epoch=look,
-        on_save=lambda step: work.watch.note(step / (plan.epochs * plan.steps)),
+        on_save=lambda step: work.watch.note(step / total),
     )
     history = training.run()
     if recipe.selected_on == "val":
@@ -180,6 +195,36 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
         save_payload(work, adapter)
     update = training.environment.update
     return Trained(adapter=adapter, history=history, rate=rate, trials=trials, update=update)
+
+
+def find_pruning(bench: Bench, *, total: int) -> int | None:
+    """After how many steps the task gives weights back; the last of PackNet's tasks keeps all."""
+    recipe = bench.job.recipe
+    if not isinstance(bench.method, PackNet) or bench.job.task == recipe.sequence[-1]:
+        return None
+    return total - max(1, round(recipe.retrain * total))
+
+
+def prune_task(adapter: Adapter, *, share: float) -> None:
+    """Give back a share of what the current task owns in each layer, and show what is left."""
+    name = cast(str, adapter.current)
+    state = adapter.task(name)
+    for weight, trained in state.trained.items():
+        cast(PackNet, state.method).prune(trained, share=share, name=weight)
+    adapter.switch(name)
+
+
+def take_joint(work: Work) -> Trained:
+    """What the joint training gave for this task."""
+    bench, job = work.bench, work.bench.job
+    ground = ground_folder(bench)
+    record = read_record(ground)
+    write_bytes(work.folder.payload, (ground / PAYLOADS / f"{job.task}.safetensors").read_bytes())
+    adapter = bench.attach_adapter()
+    adapter.load(work.folder.payload)
+    history: list[Record] = [{"epoch": 1, "loss": record["loss"][job.task], "lr": record["lr_used"], "seconds": 0.0}]
+    work.folder.write_metrics(history)
+    return Trained(adapter=adapter, history=history, rate=record["lr_used"], trials=record["lr_trials"], update="none")
 
 
 def make_training(bench: Bench, adapter: Adapter, *, plan: Plan, batches: Batches, rate: float) -> Training:
@@ -200,29 +245,6 @@ def save_payload(work: Work, adapter: Adapter) -> None:
     adapter.save(work.folder.payload, task=work.bench.job.task, recipe=asdict(work.bench.job.recipe))
 
 
-def predict(bench: Bench, network: nn.Module, split: PackedSplit) -> NDArray[np.int64]:
-    """The most likely class of each picture of a split, as places in its categories, int64 (n).
-
-    Raises:
-        Diverged: a logit is not finite.
-    """
-    network.eval()
-    found = []
-    batches = evaluation_batches(split, augmentation=bench.augmentation(training=False), batch_size=EVALUATION_BATCH)
-    with torch.inference_mode(), autocast(bench.job.device, precision=bench.job.recipe.precision):
-        for batch in batches:
-            logits = network(bench.inputs(batch.pixels))
-            if not torch.isfinite(logits).all():
-                raise Diverged(f"logits for {split.task} {split.split} are not finite: the training diverged")
-            found.append(logits.argmax(1).cpu())
-    return torch.cat(found).numpy()
-
-
-def measure(bench: Bench, network: nn.Module, split: PackedSplit) -> float:
-    """Accuracy on a labelled split, a fraction in [0, 1]."""
-    return float((predict(bench, network, split) == split.labels).mean())
-
-
 def finish(work: Work, trained: Trained) -> None:
     """Predict the test part without its labels, measure val, and write the result last."""
     bench, folder, adapter = work.bench, work.folder, trained.adapter
@@ -233,7 +255,8 @@ def finish(work: Work, trained: Trained) -> None:
     correct = int((predict(bench, adapter.network, bench.val) == bench.val.labels).sum())
     accuracy = correct / len(bench.val)
     payload = read_payload(folder.payload)
-    weights = [adapter.frozen[name].numel() for name in adapter.anatomy.weights]
+    shapes = [tuple(adapter.frozen[name].shape) for name in adapter.anatomy.weights]
+    masked = count_masked(adapter, cast(str, adapter.current))
     metrics = {"accuracy": accuracy, "error": 1 - accuracy, "train_loss": trained.history[-1]["loss"]}
     zeros = write_sparsity(folder.sparsity, adapter, cast(str, adapter.current))
     if zeros is not None:
@@ -250,7 +273,7 @@ def finish(work: Work, trained: Trained) -> None:
         metrics=metrics,
         counts=Counts(n=len(bench.val), correct=correct),
         bits={kind: 8 * count for kind, count in payload.bytes_by_kind.items()},
-        parameter_ratio=parameter_ratio([bench.method] * TASKS_ADDED, weights=weights),
+        parameter_ratio=parameter_ratio([bench.method] * TASKS_ADDED, shapes=shapes, masked=masked),
         selected_on=recipe.selected_on,
         trained_on=recipe.trained_on,
         origin="measured",
@@ -278,6 +301,7 @@ def run(options: TrainOptions) -> int:
         device=pick_device(options.device),
         allow_other_environment=options.allow_other_environment,
         folder=options.folder,
+        after=options.after,
     )
     open_bench(job)
     note_setup(job.out, Setup(data=job.data, backbone=job.backbone, size=job.recipe.size))

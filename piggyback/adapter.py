@@ -7,49 +7,20 @@ theta live here, outside autograd.  ``docs/decisions.md`` says why.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from piggyback.added_modules import fold_modules, hide_modules, is_added, show_modules
 from piggyback.anatomy import Anatomy, dissect, like, persistent_tensors
 from piggyback.errors import BadInput, NotTrainable, UnknownName
 from piggyback.fingerprint import fingerprint
-from piggyback.methods import Method
+from piggyback.methods import AddsModules, Follows, Method
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
+from piggyback.task_state import Norm, TaskState, fresh_modules
 from piggyback.wrapping import refuse_if_wrapped
-
-Norm = Literal["fixed", "trained"]
-
-
-@dataclass(kw_only=True)
-class TaskState:
-    """What one task adds to the network.
-
-    Attributes:
-        method: how the task changes the weights.
-        norm: whether norm layers stay the backbone's or are trained for the task.
-        head: the module that fills the head's slot.
-        trained: per weight name, the tensors under training (real masks); empty for a loaded task.
-        kept: per weight name, what a loaded task stores (masks); empty for one under training.
-        own: parameters and buffers that the task has for itself; while it is the current task, the
-            network's own tensors are the newer ones.
-    """
-
-    method: Method
-    norm: Norm
-    head: nn.Module | None
-    trained: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    own: dict[str, Tensor] = field(default_factory=dict)
-
-    def kept_of(self, name: str) -> dict[str, Tensor]:
-        """What the task stores of one weight."""
-        if name in self.kept:
-            return self.kept[name]
-        return self.method.keep(self.trained[name]) if name in self.trained else {}
 
 
 def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
@@ -97,7 +68,14 @@ class Adapter:
     # -- tasks ------------------------------------------------------------------------------------------
 
     def add_task(
-        self, name: str, *, head: nn.Module | None = None, method: Method | None = None, norm: Norm | None = None
+        self,
+        name: str,
+        *,
+        head: nn.Module | None = None,
+        method: Method | None = None,
+        norm: Norm | None = None,
+        after: str | None = None,
+        begin: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add a fresh task and switch to it; its logits are the backbone's under the new head.
 
@@ -106,10 +84,12 @@ class Adapter:
             head: fills the head's slot; moved to the network's device and data type.
             method: instead of the adapter's own.
             norm: instead of the adapter's own.
+            after: the task that this one builds on, for methods whose tasks do (PackNet's).
+            begin: for a method that begins anew, the state dict of a freshly drawn network.
 
         Raises:
-            BadInput: the name or the head is taken, the head does not fit the adapter, or the network is
-                wrapped in DistributedDataParallel.
+            BadInput: the name or the head is taken, the head does not fit the adapter, `after` or `begin` does
+                not fit the method, or the network is wrapped in DistributedDataParallel.
         """
         method = method or self.method
         if name in self.tasks:
@@ -126,10 +106,38 @@ class Adapter:
         state = TaskState(method=method, norm=norm or self.norm, head=head)
         if method.adapts == "weights":
             self.follow()
-            state.trained = {weight: method.start(self.frozen[weight]) for weight in self.anatomy.weights}
-        state.own = {part: self.frozen[part].clone() for part in self.own_names(state)}
+            started = {weight: self._start(method, weight, after=after) for weight in self.anatomy.weights}
+            state.trained = {weight: parts for weight, parts in started.items() if parts}
+        elif after is not None:
+            raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
+        origin = self._origin(method, begin)
+        state.own = {part: origin[part].clone() for part in state.own_names(self.anatomy, self.network)}
+        state.modules = fresh_modules(method, self.network, self.anatomy)
         self.tasks[name] = state
         self.switch(name)
+
+    def _start(self, method: Method, weight: str, *, after: str | None) -> dict[str, Tensor]:
+        """The tensors of a fresh task for one weight."""
+        if after is None:
+            return method.start(self.frozen[weight])
+        if not isinstance(method, Follows):
+            raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
+        earlier = self.task(after)
+        if earlier.method != method:
+            raise BadInput(f"task {after!r} is by {earlier.method.name!r}, so no {method.name!r} task can build on it")
+        return method.follow(self.frozen[weight], earlier.kept_of(weight))
+
+    def _origin(self, method: Method, begin: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """Where parts that a task has for itself begin."""
+        if (method.adapts == "anew") != (begin is not None):
+            word = "needs" if method.adapts == "anew" else "takes no"
+            raise BadInput(f"method {method.name!r} {word} `begin`, the state dict of a freshly drawn network")
+        if begin is None:
+            return self.frozen
+        for part, frozen in self.frozen.items():
+            if part not in begin or begin[part].shape != frozen.shape:
+                raise BadInput(f"`begin` has no {part!r} of shape {tuple(frozen.shape)}: draw the same network")
+        return {part: torch.empty_like(frozen).copy_(begin[part]) for part, frozen in self.frozen.items()}
 
     def task(self, name: str) -> TaskState:
         """The state of a task, up to date also when it is the current one.
@@ -169,10 +177,16 @@ class Adapter:
         self._show(None)
 
     def merged(self, name: str) -> nn.Module:
-        """A plain copy of the network as the task has it; it knows nothing of the adapter."""
+        """A plain copy of the network as the task has it; it knows nothing of the adapter.
+
+        Where the method adds modules, they are folded into the layers before them, which then all have biases.
+        """
         before = self.current
         self.switch(name)
         plain = copy.deepcopy(self.network)
+        method = self.tasks[name].method
+        if isinstance(method, AddsModules):
+            fold_modules(plain, method)
         for parameter in plain.parameters():
             parameter.requires_grad_(True)
             parameter.grad = None
@@ -281,7 +295,12 @@ class Adapter:
         """Everything a checkpoint needs of a task beside the optimizer's state (which has the real masks)."""
         state = self.task(name)
         head = state.head.state_dict() if state.head is not None else {}
-        return {"own": dict(state.own), "head": dict(head)}
+        modules = {
+            f"{layer}/{part}": tensor
+            for layer, module in state.modules.items()
+            for part, tensor in module.state_dict().items()
+        }
+        return {"own": dict(state.own), "head": dict(head), "modules": modules}
 
     def load_training_state(self, name: str, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put back what `training_state` gave; load the optimizer's state afterwards."""
@@ -290,6 +309,9 @@ class Adapter:
             state.own[part].copy_(tensor)
         if state.head is not None:
             state.head.load_state_dict(dict(saved["head"]))
+        for layer, module in state.modules.items():
+            parts = {key: saved["modules"][f"{layer}/{key}"] for key in module.state_dict()}
+            module.load_state_dict(parts)
         if name == self.current:
             self._show(state)
 
@@ -330,17 +352,8 @@ class Adapter:
 
     # -- inside -----------------------------------------------------------------------------------------
 
-    def own_names(self, state: TaskState) -> tuple[str, ...]:
-        """Parts that the task trains in place."""
-        if state.method.adapts == "everything":
-            return self.anatomy.backbone
-        return self.anatomy.norm if state.norm == "trained" else ()
-
     def _norm_is_fixed(self) -> bool:
-        if self.current is None:
-            return True
-        state = self.tasks[self.current]
-        return state.norm == "fixed" and state.method.adapts != "everything"
+        return self.current is None or self.tasks[self.current].norm_is_fixed
 
     def _stash(self) -> None:
         """Bring what the current task trains in place from the network into its state."""
@@ -355,16 +368,19 @@ class Adapter:
     def _show(self, state: TaskState | None) -> None:
         """Write a task, or the backbone, into the network."""
         self.follow()
+        hide_modules(self.network)
         tensors = persistent_tensors(self.network)
         own = state.own if state is not None else {}
-        adapts = state is not None and state.method.adapts == "weights"
+        adapted = {*state.trained, *state.kept} if state is not None else set[str]()
         for name in self.anatomy.backbone:
             source = own.get(name, self.frozen[name])
-            if adapts and name in self.anatomy.weights:
-                source = cast(TaskState, state).method.apply(self.frozen[name], cast(TaskState, state).kept_of(name))
+            if state is not None and name in adapted:
+                source = state.method.apply(self.frozen[name], state.kept_of(name))
             tensors[name].copy_(source)
+        if state is not None:
+            show_modules(self.network, state.modules, like=tensors[self.anatomy.weights[0]])
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in own or (adapts and name in self.anatomy.weights))
+            parameter.requires_grad_(name in own or name in adapted or is_added(name))
             parameter.grad = None
         if self.head_slot is not None:
             head = cast(nn.Module, state.head if state is not None else self.base_head)

@@ -4,6 +4,8 @@ Source: paper section 6.  With n backbone weights of 32 bits and T tasks of b bi
 (32 n + T b n) / (32 n).  It leaves out heads, norm layers and biases; the true bytes leave out nothing.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +34,29 @@ class Sparsity:
     total: float
 
 
-def parameter_ratio(methods: Sequence[Method], *, weights: Sequence[int]) -> float:
+def parameter_ratio(
+    methods: Sequence[Method], *, shapes: Sequence[tuple[int, ...]], masked: Sequence[int] | None = None
+) -> float:
     """Bits for the backbone and all tasks over the bits of the backbone, by the paper's convention.
 
     Args:
         methods: one per task added to the backbone's own.
-        weights: the number of weights in each adapted tensor.
+        shapes: of the backbone's convolution and linear weights.
+        masked: per weight, the mask values that are off in each task, for methods whose size depends on it; none
+            when not given.
 
-    >>> from piggyback.methods import Binary
-    >>> parameter_ratio([Binary()] * 9, weights=[1000])
+    >>> from piggyback.methods import Binary, PackNet
+    >>> parameter_ratio([Binary()] * 9, shapes=[(10, 100)])
     1.28125
+    >>> parameter_ratio([PackNet()] * 9, shapes=[(10, 100)])
+    1.125
     """
-    backbone = WEIGHT_BITS * sum(weights)
-    added = sum(method.bits(count) for method in methods for count in weights)
+    backbone = WEIGHT_BITS * sum(math.prod(shape) for shape in shapes)
+    added = sum(
+        method.bits(shape, tasks=tasks, masked=off)
+        for method, tasks in Counter(methods).items()
+        for shape, off in zip(shapes, masked or [0] * len(shapes), strict=True)
+    )
     return (backbone + added) / backbone
 
 
@@ -56,13 +68,13 @@ def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str,
         backbone_bytes: of the frozen network without a head.
 
     Returns:
-        ``masks`` (coded masks or weights alone), ``masks + norm``, ``masks + norm + heads`` and ``files``
+        ``masks`` (masks, numbers and weights as coded), ``masks + norm``, ``masks + norm + heads`` and ``files``
         (whole files with their headers).
     """
     added = 0
     ratios = {}
     steps = {
-        "masks": ("mask", "weight"),
+        "masks": ("mask", "value", "weight"),
         "masks + norm": ("norm",),
         "masks + norm + heads": ("head",),
         "files": ("header",),
@@ -71,6 +83,13 @@ def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str,
         added += sum(payload.bytes_by_kind[kind] for payload in payloads for kind in kinds)
         ratios[label] = (backbone_bytes + added) / backbone_bytes
     return ratios
+
+
+def count_masked(adapter: "Adapter", task: str) -> list[int]:
+    """Per weight of the network, the task's mask values that are off."""
+    state = adapter.task(task)
+    masks = (state.kept_of(name).get("mask") for name in adapter.anatomy.weights)
+    return [0 if mask is None else mask.numel() - int(mask.sum()) for mask in masks]
 
 
 def measure_sparsity(adapter: "Adapter", task: str) -> Sparsity:

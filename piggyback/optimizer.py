@@ -19,7 +19,8 @@ from piggyback.errors import NotTrainable
 from piggyback.update import Coefficients, MaskUpdate
 
 if TYPE_CHECKING:
-    from piggyback.adapter import Adapter, TaskState
+    from piggyback.adapter import Adapter
+    from piggyback.task_state import TaskState
 
 FIRST: Final = ".exp_avg"
 SECOND: Final = ".exp_avg_sq"
@@ -99,9 +100,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         norm = set(adapter.anatomy.norm)
         own = [name for name in state.own if name in self.parameters]
         head = list(state.head.parameters()) if state.head is not None else []
+        modules = [parameter for module in state.modules.values() for parameter in module.parameters()]
         pick = self.parameters.__getitem__
         return [
             ({"role": "mask", "lr": rates.mask, "params": [pick(name) for name in state.trained]}, rule),
+            ({"role": "module", "lr": rates.mask, "params": modules}, rule),
             ({"role": "weight", "lr": rates.weight, "params": [pick(n) for n in own if n not in norm]}, rule),
             ({"role": "norm", "lr": rates.norm, "params": [pick(n) for n in own if n in norm]}, rule),
             ({"role": "head", "lr": rates.head, "params": head}, head_rule),
@@ -113,6 +116,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         state["step"] = torch.tensor(0.0)
         for key, tensor in trained.items():
             state[key] = tensor
+            if not tensor.is_floating_point():  # no part of the training, such as who owns a weight
+                continue
             state[key + FIRST] = torch.zeros_like(tensor)
             if group["rule"] == "AdamRule":
                 state[key + SECOND] = torch.zeros_like(tensor)
@@ -126,7 +131,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if group["role"] == "mask":
                 if group["rule"] != "AdamRule":
                     return "eager"
-                return self.mask_update.settle(self.adapter.frozen[self.names[group["params"][0]]])
+                name = self.names[group["params"][0]]
+                return self.mask_update.settle(
+                    self.adapter.frozen[name], self.adapter.tasks[self.task_name].trained[name]
+                )
         return "none"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -205,10 +213,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
                         state[moment].device != tensor.device or state[moment].stride() != tensor.stride()
                     ):
                         state[moment] = torch.empty_like(tensor).copy_(state[moment])
-            first = {key: state[key + FIRST] for key in trained}
+            first = {key: state[key + FIRST] for key in trained if key + FIRST in state}
             weight = self.adapter.frozen[name]
             if group["rule"] == "AdamRule":
-                second = {key: state[key + SECOND] for key in trained}
+                second = {key: state[key + SECOND] for key in first}
                 coefficients = adam_coefficients(group, int(state["step"].item()))
                 self.mask_update.adam(parameter, weight, trained, first, second, coefficients)
             else:

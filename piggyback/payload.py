@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from piggyback.anatomy import like
 from piggyback.bits import Stream, decode, encode
 from piggyback.errors import BackboneMismatch, BadInput, BadPayload, Diverged
 from piggyback.files import parse_json, write_bytes
-from piggyback.methods import Method, named_method
+from piggyback.methods import Method, StoresSome, named_method
+from piggyback.task_state import Norm, TaskState, fresh_modules
 
 if TYPE_CHECKING:
     from piggyback.adapter import Adapter
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 KEY: Final = "piggyback"  # the one metadata entry
 BLANK: Final = "0" * 64  # stands for the digest while the digest is computed
-CLASS_WIDE: Final = {"name", "adapts", "merge"}  # fields that are no settings
+CLASS_WIDE: Final = {"name", "adapts", "stands_on", "merge"}  # fields that are no settings
 DIGEST: Final = '\\"sha256\\": \\"'  # what stands before it: JSON text inside JSON text
+MOST_DIMENSIONS: Final = 8
 FEW: Final = 1 << 30  # mask values that any file may declare; above, a declared shape must be borne out by bytes
-KINDS: Final = {"mask": "mask", "value": "mask", "norm": "norm", "weight": "weight", "head": "head"}
+KINDS: Final = {  # of bytes, by what a tensor's name begins with
+    **{"mask": "mask", "value": "value", "module": "value"},
+    **{"norm": "norm", "weight": "weight", "head": "head"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +54,25 @@ class Payload:
         kept: per weight name, what the method keeps of it.
         own: parameters and buffers of the task's own.
         head: the head's state dict.
-        bytes_by_kind: of the file: ``mask``, ``norm``, ``weight``, ``head`` and ``header``.
+        modules: per layer name, the state dict of the module behind it.
+        bytes_by_kind: of the file: ``mask`` (bits), ``value`` (a method's other numbers), ``norm``, ``weight``,
+            ``head`` and ``header``.
         masks: per weight name, its shape, zeros and bytes.
+        shapes: of the weights that the task adapts.
     """
 
     method: Method
     task: str
     fingerprint: str
     recipe: Mapping[str, object]
-    norm: str
+    norm: Norm
     kept: Mapping[str, dict[str, Tensor]]
     own: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
+    modules: Mapping[str, dict[str, Tensor]]
     bytes_by_kind: Mapping[str, int]
     masks: Mapping[str, "StoredMask"]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +101,22 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
         refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
-    for name in adapter.anatomy.weights if state.method.adapts == "weights" else ():
-        for key, tensor in state.kept_of(name).items():
+    shapes: dict[str, list[int]] = {}
+    for name in adapter.anatomy.weights:
+        kept = state.kept_of(name)
+        some = state.method.stored(kept) if isinstance(state.method, StoresSome) else {}
+        for key, tensor in kept.items():
             if tensor.dtype == torch.bool:
                 stream = encode(tensor.detach().cpu().contiguous().numpy())
                 tensors[f"mask/{key}/{name}"] = torch.from_numpy(np.frombuffer(stream.data, np.uint8).copy())
                 ones = int(tensor.sum())
                 streams[f"{key}/{name}"] = {"shape": list(tensor.shape), "coding": stream.coding, "ones": ones}
             else:
-                tensors[f"value/{key}/{name}"] = plain(tensor)
+                tensors[f"value/{key}/{name}"] = plain(tensor[some[key]] if key in some else tensor)
+        shapes[name] = list(adapter.frozen[name].shape)
+    for layer, module in state.modules.items():
+        for key, tensor in module.state_dict().items():
+            tensors[f"module/{key}/{layer}"] = plain(tensor)
     norm = set(adapter.anatomy.norm)
     for name, tensor in state.own.items():
         tensors[f"{'norm' if name in norm else 'weight'}/{name}"] = plain(tensor)
@@ -114,6 +131,7 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
         "backbone": adapter.fingerprint,
         "recipe": dict(recipe),
         "masks": streams,
+        **({} if tells_shapes(state, shapes) else {"shapes": shapes}),
         "sha256": BLANK,
     }
     try:
@@ -121,6 +139,13 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
     except (TypeError, ValueError) as fault:
         raise BadInput(f"task {task!r}: its recipe or settings cannot be written as JSON: {fault}") from None
     write_bytes(path, seal(save_tensors(tensors, metadata={KEY: text})))
+
+
+def tells_shapes(state: TaskState, shapes: Mapping[str, list[int]]) -> bool:
+    """Whether the shapes of all weights that the task adapts are those of parts that are stored anyhow."""
+    if state.method.adapts not in ("weights", "modules"):
+        return True
+    return all(shape in [list(part.shape) for part in state.kept_of(name).values()] for name, shape in shapes.items())
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -204,12 +229,15 @@ def check_header(header: Mapping[str, Any], *, most: int) -> None:
     for key, kind in wanted.items():
         if not isinstance(header.get(key), kind):
             raise BadPayload(f"its header has no right {key!r} entry")
-    if not isinstance(header["method"].get("name"), str) or header["norm"] not in ("fixed", "trained"):
+    if not isinstance(header["method"].get("name"), str) or header["norm"] not in get_args(Norm):
         raise BadPayload("its header has no right 'method' or 'norm' entry")
+    shapes = header.get("shapes", {})
+    if not isinstance(shapes, dict) or not all(is_shape(shape) for shape in shapes.values()):
+        raise BadPayload("its header has no right 'shapes' entry")
     total = 0
     for name, entry in header["masks"].items():
         shape = entry.get("shape") if isinstance(entry, dict) else None
-        if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        if shape is None or not is_shape(shape):
             raise BadPayload(f"its header gives mask {name!r} no right shape")
         if type(entry.get("ones")) is not int or not isinstance(entry.get("coding"), str):
             raise BadPayload(f"its header does not describe mask {name!r}")
@@ -218,12 +246,19 @@ def check_header(header: Mapping[str, Any], *, most: int) -> None:
         raise BadPayload(f"its header declares {total} mask values, more than a file of this size can stand for")
 
 
+def is_shape(value: object) -> bool:
+    """Whether a value from a header is the shape of a tensor."""
+    return isinstance(value, list) and len(value) <= MOST_DIMENSIONS and all(type(n) is int and n >= 0 for n in value)
+
+
 def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_bytes: int) -> Payload:
     """A payload from its parts, each checked."""
-    bytes_by_kind = dict.fromkeys(("mask", "norm", "weight", "head"), 0)
+    bytes_by_kind = dict.fromkeys(dict.fromkeys(KINDS.values()), 0)
     kept: dict[str, dict[str, Tensor]] = {}
     masks: dict[str, StoredMask] = {}
     rest: dict[str, dict[str, Tensor]] = {"norm": {}, "weight": {}, "head": {}}
+    modules: dict[str, dict[str, Tensor]] = {}
+    shapes = {name: tuple(shape) for name, shape in header.get("shapes", {}).items()}
     for label, tensor in tensors.items():
         kind, _, name = label.partition("/")
         if kind not in KINDS:
@@ -233,6 +268,9 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
             rest[kind][name] = tensor
             continue
         key, _, weight = name.partition("/")
+        if kind == "module":
+            modules.setdefault(weight, {})[key] = tensor
+            continue
         if key in kept.get(weight, {}):
             raise BadPayload(f"{key!r} of {weight!r} stands in two tensors")
         if kind == "value":
@@ -248,18 +286,41 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
         if key == "mask":
             shape = tuple(entry["shape"])
             masks[weight] = StoredMask(shape=shape, zeros=values.size - entry["ones"], bytes=tensor.nbytes)
+    for weight, parts in kept.items():
+        shapes.setdefault(weight, max((tuple(tensor.shape) for tensor in parts.values()), key=math.prod))
+    method = stored_method(header["method"])
     return Payload(
-        method=stored_method(header["method"]),
+        method=method,
         task=header["task"],
         fingerprint=header["backbone"],
         recipe=header["recipe"],
         norm=header["norm"],
-        kept=kept,
+        kept={weight: spread(parts, method, name=weight) for weight, parts in kept.items()},
         own={**rest["norm"], **rest["weight"]},
         head=rest["head"],
+        modules=modules,
         bytes_by_kind={**bytes_by_kind, "header": header_bytes},
         masks=masks,
+        shapes=shapes,
     )
+
+
+def spread(parts: dict[str, Tensor], method: Method, *, name: str) -> dict[str, Tensor]:
+    """The parts of one weight, those of which only some values are stored in their full shape."""
+    if not isinstance(method, StoresSome):
+        return parts
+    try:
+        places = method.stored(parts)
+    except (KeyError, RuntimeError) as fault:  # bits are missing, or of shapes that do not go together
+        raise BadPayload(f"the masks of {name!r} are not those of method {method.name!r}: {fault}") from None
+    full = dict(parts)
+    for key, where in places.items():
+        values = parts.get(key)
+        if values is None or values.shape != (int(where.sum()),):
+            raise BadPayload(f"{key!r} of {name!r} has not as many values as its masks say")
+        full[key] = torch.zeros(where.shape, dtype=values.dtype)
+        full[key][where] = values
+    return full
 
 
 def stored_method(settings: Mapping[str, Any]) -> Method:
@@ -277,8 +338,6 @@ def stored_method(settings: Mapping[str, Any]) -> Method:
 
 def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Module | None) -> str:
     """Add a payload's task to an adapter and switch to it; see `Adapter.load`."""
-    from piggyback.adapter import TaskState
-
     payload = read_payload(path)
     if payload.fingerprint != adapter.fingerprint:
         raise BackboneMismatch(
@@ -286,15 +345,7 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
             f"{adapter.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on, "
             "and attach it with the same head slot"
         )
-    weights = set(adapter.anatomy.weights) if payload.method.adapts == "weights" else set()
-    wrong = [name for name in payload.kept if name not in weights] + sorted(weights - payload.kept.keys())
-    if wrong:
-        raise BadPayload(
-            f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?"
-        )
-    for name, parts in payload.kept.items():
-        expected = payload.method.keep(payload.method.start(adapter.frozen[name]))
-        refuse_other_parts(parts, expected, name=f"{path}: {name!r}")
+    refuse_other_weights(payload, adapter, path=path)
     if head is None and adapter.head_slot is not None:
         head = linear_head(payload.head, name=str(path))
     if adapter.head_slot is None and (head is not None or payload.head):
@@ -304,19 +355,53 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
             head.load_state_dict(dict(payload.head))
         except RuntimeError as fault:  # torch's word for a state dict that does not fit
             raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
-    norm: Literal["trained", "fixed"] = "trained" if payload.norm == "trained" else "fixed"
-    state = TaskState(method=payload.method, norm=norm, head=head)
-    if set(adapter.own_names(state)) != payload.own.keys():
+    state = TaskState(method=payload.method, norm=payload.norm, head=head)
+    if set(state.own_names(adapter.anatomy, adapter.network)) != payload.own.keys():
         raise BadPayload(f"{path} holds other parameters of its own than the network has")
     refuse_other_parts(payload.own, {part: adapter.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(adapter.frozen[part].device) for part, tensor in payload.own.items()}
     state.kept = {
-        weight: {key: like(tensor, adapter.frozen[weight]) for key, tensor in parts.items()}
+        weight: {key: placed(tensor, adapter.frozen[weight]) for key, tensor in parts.items()}
         for weight, parts in payload.kept.items()
     }
+    state.modules = loaded_modules(payload, adapter, path=path)
     name = task or payload.task
     adapter.put_loaded(name, state)
     return name
+
+
+def refuse_other_weights(payload: Payload, adapter: "Adapter", *, path: Path) -> None:
+    """Raise BadPayload unless the payload has what its method keeps, for each weight of the network."""
+    method, frozen = payload.method, adapter.frozen
+    started = {name: method.start(frozen[name]) for name in adapter.anatomy.weights if method.adapts == "weights"}
+    expected = {name: method.keep(parts) for name, parts in started.items() if parts}
+    wrong = [name for name in payload.kept if name not in expected] + sorted(expected.keys() - payload.kept.keys())
+    if wrong:
+        raise BadPayload(
+            f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?"
+        )
+    for name, parts in payload.kept.items():
+        refuse_other_parts(parts, expected[name], name=f"{path}: {name!r}")
+
+
+def placed(tensor: Tensor, target: Tensor) -> Tensor:
+    """A part of a weight on its device, and in its memory layout where it has one value per weight."""
+    return like(tensor, target) if tensor.shape == target.shape else tensor.to(target.device)
+
+
+def loaded_modules(payload: Payload, adapter: "Adapter", *, path: Path) -> dict[str, nn.Module]:
+    """The modules that the payload has behind layers.
+
+    Raises:
+        BadPayload: they are not those of its method on this network.
+    """
+    modules = fresh_modules(payload.method, adapter.network, adapter.anatomy)
+    if modules.keys() != payload.modules.keys():
+        raise BadPayload(f"{path} has modules behind other layers than the network has")
+    for name, module in modules.items():
+        refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}")
+        module.load_state_dict(payload.modules[name])
+    return modules
 
 
 def refuse_other_parts(

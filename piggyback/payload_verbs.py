@@ -1,5 +1,6 @@
 """What ``piggyback payload show`` does: a payload's bytes, settings and zeros, in numbers."""
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +31,13 @@ def run_show(options: ShowOptions) -> int:
 def describe(payload: Payload, *, path: Path) -> dict[str, object]:
     """Everything that is shown, as JSON.
 
-    ``zeros`` are shares of mask values, ``bits_per_weight`` the coded bits of all masks over the masked
-    weights; both are None where there are no masks.
+    ``zeros`` are shares of mask values, None without masks; ``bits_per_weight`` the coded bits of masks and other
+    numbers over the weights that they are of, None where there are none.
     """
-    weights = sum(mask.weights for mask in payload.masks.values())
+    weights = sum(math.prod(shape) for shape in payload.shapes.values())
+    values = sum(mask.weights for mask in payload.masks.values())
     zeros = sum(mask.zeros for mask in payload.masks.values())
+    size = payload.bytes_by_kind["mask"] + payload.bytes_by_kind["value"]
     return {
         "file": str(path),
         "task": payload.task,
@@ -45,8 +48,8 @@ def describe(payload: Payload, *, path: Path) -> dict[str, object]:
         "recipe": dict(payload.recipe),
         "bytes": {**payload.bytes_by_kind, "file": sum(payload.bytes_by_kind.values())},
         "weights": weights,
-        "zeros": zeros / weights if weights else None,
-        "bits_per_weight": 8 * payload.bytes_by_kind["mask"] / weights if weights else None,
+        "zeros": zeros / values if values else None,
+        "bits_per_weight": 8 * size / weights if weights else None,
         "parameter_ratio": ratio_of_such(payload),
         "layers": {
             name: {
@@ -62,8 +65,9 @@ def describe(payload: Payload, *, path: Path) -> dict[str, object]:
 
 def ratio_of_such(payload: Payload) -> float:
     """The parameter ratio, by the paper's convention, of nine tasks like this one on one backbone."""
-    weights = [mask.weights for mask in payload.masks.values()] or [1]  # without masks it depends on no count
-    return parameter_ratio([payload.method] * SUCH, weights=weights)
+    shapes = list(payload.shapes.values()) or [(1,)]  # without such parts it depends on no shape
+    masked = [payload.masks[name].zeros if name in payload.masks else 0 for name in payload.shapes] or [0]
+    return parameter_ratio([payload.method] * SUCH, shapes=shapes, masked=masked)
 
 
 def show(payload: Payload, *, path: Path) -> None:
@@ -100,9 +104,13 @@ def show_masks(payload: Payload) -> None:
         )
         for name, mask in payload.masks.items()
     ]
-    weights = sum(mask.weights for mask in payload.masks.values())
+    values = sum(mask.weights for mask in payload.masks.values())
     zeros = sum(mask.zeros for mask in payload.masks.values())
     size = payload.bytes_by_kind["mask"]
-    rows.append(("all", "", f"{weights:,}", f"{100 * zeros / weights:.2f}", f"{size:,}"))
-    caption = f"{8 * size / weights:.3f} bits per weight as coded, {payload.method.bits(weights) / weights:.3f} counted"
+    rows.append(("all", "", f"{values:,}", f"{100 * zeros / values:.2f}", f"{size:,}"))
+    weights = sum(math.prod(shape) for shape in payload.shapes.values())
+    off = {name: mask.zeros for name, mask in payload.masks.items()}
+    bits = sum(payload.method.bits(shape, masked=off.get(name, 0)) for name, shape in payload.shapes.items())
+    coded = 8 * (size + payload.bytes_by_kind["value"])
+    caption = f"{coded / weights:.3f} bits per weight as coded, {bits / weights:.3f} counted"
     table("masks", "weight", "shape", "weights", "zeros %", "bytes", rows=rows, caption=caption)

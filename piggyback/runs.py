@@ -264,18 +264,19 @@ def open_run(root: Path, *, key: Mapping[str, object]) -> RunFolder:
     return folder
 
 
-def conduct(folder: RunFolder, work: Callable[[Watch], None]) -> None:
+def conduct(folder: RunFolder, work: Callable[[Watch], None], *, proof: Path | None = None) -> None:
     """Do a run, or go on with it, or find it done; ``status.json`` says how it stands, whatever happens.
 
     Args:
         folder: the run's.
         work: does it; leaves the result.
+        proof: what is there when the run is finished, where that is not its result.
 
     Raises:
         BadInput: another process is at work on the run.
         Requeue: a stop was asked for.
     """
-    if folder.result.exists():
+    if (proof or folder.result).exists():
         if folder.read_status().get("state") != "done":  # the process that finished it had no time left to say so
             close_run(Watch.over(folder))
         return

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Planned = dict[str, Any]
 R = TypeVar("R", bound="DataclassInstance")
 V = TypeVar("V")
-METHOD_NAMES: Final = ("piggyback", "piggyback-ternary", "feature", "finetune")
+METHOD_NAMES: Final = (
+    *("piggyback", "piggyback-ternary", "feature", "finetune", "scratch", "norm", "affine", "ksm", "packnet"),
+    *("joint", "series", "series-joint", "parallel", "dan"),
+)
 """The names in ``piggyback.methods.METHODS``, which loads torch."""
 LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 

@@ -1,10 +1,11 @@
 """The training loop: epochs of steps, checkpoints at step boundaries, and nothing about any benchmark."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +34,10 @@ class Plan:
         epochs: passes over the data.
         steps: per epoch.
         accumulate: batches whose mean gradient makes one step; an epoch's last step may have fewer.
+        schedule: ``steps``, or ``cosine``: half a cosine's period, from the full learning rate to zero.
         decay_after: share of all steps at full learning rate.
-        decay_factor: what learning rates are multiplied with afterwards.
+        decay_again: share of all steps after which learning rates fall once more; None: they do not.
+        decay_factor: what learning rates are multiplied with each time.
         precision: of forward and backward, as in `device.autocast`.
         checkpoint_s: seconds between checkpoints.
     """
@@ -42,14 +45,20 @@ class Plan:
     epochs: int
     steps: int
     accumulate: int = 1
+    schedule: Literal["steps", "cosine"] = "steps"
     decay_after: float = 0.75
+    decay_again: float | None = None
     decay_factor: float = 0.1
     precision: str = "auto"
     checkpoint_s: float = 120.0
 
     def decay(self, step: int) -> float:
         """What learning rates are multiplied with in a step, counted from 0 through all epochs."""
-        return self.decay_factor if step >= round(self.decay_after * self.epochs * self.steps) else 1.0
+        total = self.epochs * self.steps
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * step / total))
+        marks = [self.decay_after] if self.decay_again is None else [self.decay_after, self.decay_again]
+        return math.prod(self.decay_factor for mark in marks if step >= round(mark * total))
 
 
 @dataclass(kw_only=True)

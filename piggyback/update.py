@@ -60,12 +60,20 @@ class MaskUpdate:
         self.kernel: Kernel | None = None
         self.packed: tuple[Coefficients, Tensor] | None = None
 
-    def settle(self, weight: Tensor) -> Literal["compiled", "eager"]:
+    def settle(self, weight: Tensor, trained: Tensors) -> Literal["compiled", "eager"]:
         """The form in which updates run, found by compiling where that is still open.
 
         Args:
             weight: one of those to be updated, for its device and type.
+            trained: its tensors; where they are not of its shape, updates are never compiled.
+
+        Raises:
+            BadInput: compiled updates were asked for and cannot be had.
         """
+        if not is_elementwise(weight, trained):
+            if self.mode == "compiled":
+                raise BadInput(f"updates of method {self.method.name!r} are not compiled: take update auto or eager")
+            return "eager"
         if self.mode != "eager" and self.kernel is None:
             self.kernel = self._compile(weight)
         return "compiled" if self.kernel is not None else "eager"
@@ -94,13 +102,12 @@ class MaskUpdate:
         assert gradient is not None
         if gradient.stride() != parameter.stride():
             gradient = torch.empty_like(parameter).copy_(gradient)
-        if self.mode != "eager" and is_dense(parameter):
+        if self.settle(weight, trained) == "compiled" and is_dense(parameter):
             packed = self._pack(coefficients, weight)
             one, two, three = ({key: flat(t) for key, t in group.items()} for group in (trained, first, second))
-            self.settle(weight)
-            if self.kernel is not None:
-                self.kernel(flat(parameter.data), flat(gradient), flat(weight), one, two, three, packed)
-                return
+            assert self.kernel is not None
+            self.kernel(flat(parameter.data), flat(gradient), flat(weight), one, two, three, packed)
+            return
         self._adam_eager(parameter, gradient, weight, (trained, first, second), coefficients)
 
     def _pack(self, coefficients: Coefficients, weight: Tensor) -> Tensor:
@@ -191,6 +198,11 @@ def compiled_kernel(method: Method) -> Kernel:
     if method not in KERNELS:
         KERNELS[method] = torch.compile(update, dynamic=True, fullgraph=True)
     return KERNELS[method]
+
+
+def is_elementwise(weight: Tensor, trained: Tensors) -> bool:
+    """Whether each value that is trained belongs to one weight, so that all can be walked as flat memory."""
+    return all(tensor.shape == weight.shape for tensor in trained.values())
 
 
 def is_dense(tensor: Tensor) -> bool:

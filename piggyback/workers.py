@@ -36,6 +36,11 @@ class Job(Protocol):
         """Where to train."""
         ...
 
+    @property
+    def waits_for(self) -> str | None:
+        """Title of the job that must be done before this one."""
+        ...
+
 
 J = TypeVar("J", bound=Job)
 J_contra = TypeVar("J_contra", bound=Job, contravariant=True)
@@ -169,8 +174,9 @@ def train_side_by_side(
         while waiting or working:
             if stop.requested:
                 raise Requeue
-            while waiting and free:
-                job, device = waiting.pop(0), free.pop(0)
+            while free and (job := next_ready(waiting, working)) is not None:
+                waiting.remove(job)
+                device = free.pop(0)
                 moved = cast(J, replace(cast(Any, job), device=device))
                 process = context.Process(target=work, args=(moved, train, threads, os.getpid()))
                 process.start()
@@ -191,6 +197,12 @@ def train_side_by_side(
     if requeued:
         raise Requeue
     return failed
+
+
+def next_ready(waiting: Sequence[J], working: Sequence[Working[J]]) -> J | None:
+    """The first job whose predecessor, if it has one, is not still to be done."""
+    pending = {job.title for job in waiting} | {entry.job.title for entry in working}
+    return next((job for job in waiting if job.waits_for not in pending), None)
 
 
 def tell_if_killed(entry: Working[Any]) -> None:

@@ -3,11 +3,11 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final, cast
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from piggyback.adapter import Adapter, attach
 from piggyback.errors import BadInput
-from piggyback.methods import Method, named_method
+from piggyback.methods import Method, named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 from segmentation.backbone import Backbone, cached_backbone
 from segmentation.batches import epoch_length, scaled_shape, training_batches
@@ -58,6 +58,10 @@ class Job:
         """What to call it in progress and notices."""
         return f"{self.method} seed {self.recipe.seed}"
 
+    @property
+    def waits_for(self) -> None:
+        """No run builds on another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -87,10 +91,8 @@ class Bench:
     @property
     def method(self) -> Method:
         """The method with the recipe's settings."""
-        method = named_method(self.job.method)
-        if method.adapts != "weights":
-            return method
-        return cast(Method, replace(cast(Any, method), threshold=self.job.recipe.threshold, init=self.job.recipe.init))
+        recipe = self.job.recipe
+        return set_masks(named_method(self.job.method), threshold=recipe.threshold, init=recipe.init)
 
     @cached_property
     def held_out(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback import console
 from piggyback.adapter import Adapter
-from piggyback.budget import parameter_ratio, write_sparsity
+from piggyback.budget import count_masked, parameter_ratio, write_sparsity
 from piggyback.device import describe_device, pick_device
 from piggyback.errors import Diverged, one_line
 from piggyback.files import sha256_of
@@ -236,7 +236,8 @@ def make_result(work: Work, trained: Trained, scored: Scored) -> Result:
     zeros = write_sparsity(folder.sparsity, adapter, cast(str, adapter.current))
     if zeros is not None:
         metrics["zeros"] = zeros
-    weights = [adapter.frozen[name].numel() for name in adapter.anatomy.weights]
+    shapes = [tuple(adapter.frozen[name].shape) for name in adapter.anatomy.weights]
+    masked = count_masked(adapter, cast(str, adapter.current))
     commit, dirty = code_version()
     used = {
         "lr_used": trained.rate,
@@ -256,7 +257,7 @@ def make_result(work: Work, trained: Trained, scored: Scored) -> Result:
         metrics=metrics,
         counts=Counts(n=int(scored.matrix.sum()), correct=int(np.trace(scored.matrix))),
         bits={kind: 8 * count for kind, count in payload.bytes_by_kind.items()},
-        parameter_ratio=parameter_ratio([bench.method], weights=weights),
+        parameter_ratio=parameter_ratio([bench.method], shapes=shapes, masked=masked),
         selected_on="last epoch",
         trained_on=recipe.trained_on,
         origin="measured",

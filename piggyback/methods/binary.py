@@ -3,6 +3,7 @@
 Source: Mallya, Davis, Lazebnik, *Piggyback*, ECCV 2018, section 3, equations 4 to 7.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,7 @@ class Binary:
     init: float = 1e-2
     name: Literal["piggyback"] = "piggyback"
     adapts: Literal["weights"] = "weights"
+    stands_on: Literal["backbone"] = "backbone"
     merge: Literal["exact"] = "exact"
 
     def __post_init__(self) -> None:
@@ -53,6 +55,6 @@ class Binary:
         """Equation 7: the gradient of the mask is passed on to the real mask unchanged."""
         return {"mask_real": gradient * weight}
 
-    def bits(self, weights: int) -> int:
-        """One bit per weight."""
-        return weights
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
+        """One bit per weight and task (section 6)."""
+        return tasks * math.prod(shape)

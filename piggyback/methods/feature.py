@@ -13,6 +13,7 @@ class Feature:
 
     name: Literal["feature"] = "feature"
     adapts: Literal["head"] = "head"
+    stands_on: Literal["backbone"] = "backbone"
     merge: Literal["exact"] = "exact"
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
@@ -31,6 +32,6 @@ class Feature:
         """Nothing is trained."""
         return {}
 
-    def bits(self, weights: int) -> int:
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
         """None."""
         return 0

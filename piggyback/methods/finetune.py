@@ -1,5 +1,6 @@
 """A network of its own for each task, starting from the backbone: the expensive upper baseline."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ class Finetune:
 
     name: Literal["finetune"] = "finetune"
     adapts: Literal["everything"] = "everything"
+    stands_on: Literal["backbone"] = "backbone"
     merge: Literal["exact"] = "exact"
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
@@ -31,6 +33,6 @@ class Finetune:
         """The network's own parameters get their own gradients."""
         return {}
 
-    def bits(self, weights: int) -> int:
-        """32 per weight."""
-        return 32 * weights
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
+        """32 per weight and task."""
+        return 32 * tasks * math.prod(shape)

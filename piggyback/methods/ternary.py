@@ -29,6 +29,7 @@ class Ternary:
     init: float = 1e-2
     name: Literal["piggyback-ternary"] = "piggyback-ternary"
     adapts: Literal["weights"] = "weights"
+    stands_on: Literal["backbone"] = "backbone"
     merge: Literal["exact"] = "exact"
 
     def __post_init__(self) -> None:
@@ -53,6 +54,6 @@ class Ternary:
         """Straight through, as for binary masks."""
         return {"mask_real": gradient * weight}
 
-    def bits(self, weights: int) -> int:
-        """log2(3) bits per weight, rounded up over the tensor."""
-        return math.ceil(weights * math.log2(3))
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
+        """log2(3) bits per weight and task, rounded up over the tensor."""
+        return tasks * math.ceil(math.prod(shape) * math.log2(3))

@@ -1,0 +1,64 @@
+"""Modules of a task behind layers of the network.
+
+While a task is shown, each is a child of its layer, called ``added``, and a forward hook lets it work on the layer's
+output: so optimizers, DistributedDataParallel, ``train()`` and ``deepcopy`` find it like any other part.  The hook is a
+function of this file that knows no task, so copies of the network work by themselves.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from piggyback.methods import AddsModules
+
+CHILD: Final = "added"
+
+
+def run_added(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+    """The forward hook."""
+    return cast(Tensor, layer.get_submodule(CHILD)(output))
+
+
+def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: Tensor) -> None:
+    """Put modules behind layers, by name, on the device and in the data type of a tensor of the network."""
+    for name, module in modules.items():
+        layer = network.get_submodule(name)
+        layer.add_module(CHILD, module.to(like.device, like.dtype))
+        layer.register_forward_hook(run_added)
+
+
+def layers_with_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """Layers that have a module behind them, by name."""
+    return {name: layer for name, layer in network.named_modules() if run_added in layer._forward_hooks.values()}
+
+
+def hide_modules(network: nn.Module) -> None:
+    """Take all such modules away.
+
+    Hooks are looked for in the layers: a copy of a network has no handles to remove them by.
+    """
+    for layer in layers_with_modules(network).values():
+        for key, hook in list(layer._forward_hooks.items()):
+            if hook is run_added:
+                del layer._forward_hooks[key]
+        delattr(layer, CHILD)
+
+
+def is_added(name: str) -> bool:
+    """Whether a qualified name lies in such a module."""
+    return CHILD in name.split(".")
+
+
+@torch.no_grad()
+def fold_modules(network: nn.Module, method: AddsModules) -> None:
+    """Put what such modules do in evaluation mode into their layers' own weights and biases, and take them away."""
+    layers = layers_with_modules(network)
+    modules = {name: layer.get_submodule(CHILD) for name, layer in layers.items()}
+    hide_modules(network)
+    for name, layer in layers.items():
+        bias = cast(Tensor | None, layer.bias)
+        folded, offset = method.fold(cast(Tensor, layer.weight), bias, modules[name])
+        layer.weight = nn.Parameter(torch.empty_like(cast(Tensor, layer.weight)).copy_(folded))
+        layer.bias = nn.Parameter(offset.clone())

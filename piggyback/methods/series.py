@@ -1,0 +1,82 @@
+"""Series residual adapters: batch norm and a 1x1 convolution behind each larger convolution, with a skip around both.
+
+Source: Rebuffi, Bilen, Vedaldi, *Learning multiple visual domains with residual adapters*, NIPS 2017 ("Res. Adapt." of
+table 8), and the authors' code (srebuffi/residual_adapters, ``models.py``): there they stand behind the 3x3
+convolutions, before the norm layer; 1x1 shortcuts have none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from piggyback.methods.parallel import is_spatial
+
+
+class SeriesAdapter(nn.Module):
+    """``y + A norm(y)`` for a layer's output ``(n, c, h, w)``.
+
+    A starts at zero, so that a fresh task is the backbone; the authors' code draws it (their networks are then
+    trained through it).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.mix = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.zeros_(self.mix.weight)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """See the class."""
+        return cast(Tensor, y + self.mix(self.norm(y)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Adapters behind every convolution larger than 1x1; weights stay frozen."""
+
+    name: Literal["series"] = "series"
+    adapts: Literal["modules"] = "modules"
+    stands_on: Literal["backbone"] = "backbone"
+    merge: Literal["close"] = "close"
+
+    def start(self, weight: Tensor) -> dict[str, Tensor]:
+        """Nothing of a weight is trained."""
+        return {}
+
+    def keep(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Nothing of a weight is kept."""
+        return {}
+
+    def apply(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+        """The backbone's weight."""
+        return weight
+
+    def pull_back(self, gradient: Tensor, weight: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Nothing of a weight is trained."""
+        return {}
+
+    def module(self, layer: nn.Module) -> nn.Module | None:
+        """An adapter for a two-dimensional convolution larger than 1x1."""
+        if not isinstance(layer, nn.Conv2d) or not is_spatial(tuple(layer.weight.shape)):
+            return None
+        return SeriesAdapter(layer.out_channels)
+
+    def fold(self, weight: Tensor, bias: Tensor | None, module: nn.Module) -> tuple[Tensor, Tensor]:
+        """``(I + A S) W`` and ``(I + A S) b + A t`` for a norm layer that is S y + t, in double precision."""
+        adapter = cast(SeriesAdapter, module)
+        norm = adapter.norm
+        mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+        scale = norm.weight.double() / torch.sqrt(variance + norm.eps)
+        shift = norm.bias.double() - scale * mean
+        mix = adapter.mix.weight.double().flatten(1)
+        both = torch.eye(len(mix), dtype=mix.dtype, device=mix.device) + mix * scale
+        folded = (both @ weight.double().flatten(1)).reshape(weight.shape)
+        offset = mix @ shift if bias is None else both @ bias.double() + mix @ shift
+        return folded.to(weight.dtype), offset.to(weight.dtype)
+
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
+        """32 per value of A; norm layers are not counted."""
+        return 32 * tasks * shape[0] ** 2 if is_spatial(shape) else 0
