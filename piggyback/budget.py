@@ -27,10 +27,12 @@ class Sparsity:
 
     Attributes:
         layers: per weight name, in the order of the network.
+        sizes: likewise, the number of mask values.
         total: over all mask values.
     """
 
     layers: Mapping[str, float]
+    sizes: Mapping[str, int]
     total: float
 
 
@@ -103,7 +105,7 @@ def measure_sparsity(adapter: "Adapter", task: str) -> Sparsity:
             sizes[name] = mask.numel()
             zeros[name] = mask.numel() - int(mask.sum())
     layers = {name: zeros[name] / sizes[name] for name in sizes}
-    return Sparsity(layers=layers, total=sum(zeros.values()) / max(1, sum(sizes.values())))
+    return Sparsity(layers=layers, sizes=sizes, total=sum(zeros.values()) / max(1, sum(sizes.values())))
 
 
 def write_sparsity(path: Path, adapter: "Adapter", task: str) -> float | None:
@@ -115,8 +117,7 @@ def write_sparsity(path: Path, adapter: "Adapter", task: str) -> float | None:
     found = measure_sparsity(adapter, task)
     if not found.layers:
         return None
-    layers = [
-        {"name": name, "zeros": zeros, "weights": adapter.frozen[name].numel()} for name, zeros in found.layers.items()
-    ]
+    # KSM has one value per kernel, so `weights` are what the shares are of, which need not be weights
+    layers = [{"name": name, "zeros": zeros, "weights": found.sizes[name]} for name, zeros in found.layers.items()]
     write_json(path, {"layers": layers})
     return found.total
