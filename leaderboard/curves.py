@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from operator import itemgetter
 from typing import Final
 
 from markupsafe import Markup
@@ -78,7 +79,7 @@ def _line_figure(name: str, points: Sequence[tuple[float, float]], *, fraction: 
     title = "Training loss" if name == LOSS else f"Val {name.removeprefix('val_').replace('_', ' ')}"
     write: Callable[[float], str] = _percent if fraction else _number
     first, last = points[0], points[-1]
-    best = (max if fraction else min)(points, key=lambda point: point[1])
+    best = (max if fraction else min)(points, key=itemgetter(1))
     summary = (
         f"From {write(first[1])} to {write(last[1])} over epochs {first[0]:g} to {last[0]:g}; "
         f"{'highest' if fraction else 'lowest'} {write(best[1])} at epoch {best[0]:g}."
@@ -98,15 +99,15 @@ def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float]
     if len(points) > MOST_POINTS:
         stride = math.ceil(len(points) / MOST_POINTS)
         points = [*points[::stride], points[-1]]
-    x_low, x_high = min(points)[0], max(points)[0]
-    heights = [y for _, y in points]
+    epochs, heights = [x for x, _ in points], [y for _, y in points]
+    x_low, x_high = min(epochs), max(epochs)
     marks = ticks(min(heights), max(heights))
     scale = (WIDTH - LEFT - RIGHT) / (x_high - x_low) if x_high > x_low else 0.0
     start = LEFT if scale else LEFT + (WIDTH - LEFT - RIGHT) / 2
     top, drop = marks[-1], (HEIGHT - TOP - BOTTOM) / (marks[-1] - marks[0])
     parts = _rules([(TOP + drop * (top - mark), write(mark)) for mark in marks])
     places = [(start + scale * (x - x_low), TOP + drop * (top - y)) for x, y in points]
-    line = " ".join([f"{x:.1f},{y:.1f}" for x, y in places])
+    line = " ".join(["%.1f,%.1f" % place for place in places])  # noqa: UP031 - a third faster, and most of the work
     parts.append(f'<polyline class="line" points="{line}"/>')
     if len(points) <= FEW_POINTS:
         parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places]

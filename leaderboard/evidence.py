@@ -19,6 +19,7 @@ MAX_LAYERS: Final = 10_000
 MAX_SIDE: Final = 20_000  # pixels of a picture
 MAX_AREA: Final = 64_000_000
 _ROUNDING: Final = 1e-9
+_NUMBERS: Final = {int, float}  # and not bool, which is an int elsewhere
 _KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _LAYER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _OF_LAYER: Final = frozenset({"name", "zeros", "weights"})
@@ -156,17 +157,19 @@ def read_metrics(data: bytes) -> list[dict[str, float]]:
     if not isinstance(rows, list) or len(rows) != len(lines) or not whole:
         raise Fault("bad-metrics", "must have one JSON object on each line, and nothing else")
     last, named, known = 0, tuple[str, ...](), False
+    fractions: list[str] = []
     for number, row in enumerate(rows, start=1):
         keys = tuple(row) if isinstance(row, dict) else ("",)
-        known = known if keys == named else all(_KEY.fullmatch(key) for key in keys)  # mostly the same on every line
-        named = keys
-        if not known or not all(map(is_number, row.values())):
+        if keys != named:  # mostly they are the same on every line
+            named, known = keys, all(_KEY.fullmatch(key) for key in keys)
+            fractions = [key for key in keys if key.endswith(_FRACTIONS)]
+        if not known or not _NUMBERS.issuperset(map(type, row.values())):
             raise Fault("bad-metrics", f"line {number} must be an object of numbers with names such as val_accuracy")
         epoch = row.get("epoch")
         if not is_count(epoch) or epoch <= last:
             raise Fault("bad-metrics", f"line {number} has the epoch {shown(epoch, longest=40)}; epochs rise from 1")
-        for key in keys:
-            if key.endswith(_FRACTIONS) and not 0 <= row[key] <= 1:
+        for key in fractions:
+            if not 0 <= row[key] <= 1:
                 raise Fault("bad-metrics", f"line {number} has {key} {row[key]}; it must be a fraction in [0, 1]")
         last = epoch
     return cast(list[dict[str, float]], rows)

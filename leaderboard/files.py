@@ -44,9 +44,9 @@ def _read(path: Path | str, limit: int) -> bytes:
             raise Fault("not-a-file", "is a folder, a pipe or a device, where a file must be")
         if there.st_size > limit:
             raise Fault("too-large", f"has {there.st_size:,} bytes; at most {limit:,} are read")
-        data = os.read(number, limit + 1)
-        while len(data) < there.st_size and (more := os.read(number, limit + 1 - len(data))):
-            data += more
+        data = os.read(number, there.st_size + 1)  # a buffer of the whole limit takes longer to get than to fill
+        while len(data) != there.st_size and (more := os.read(number, limit + 1 - len(data))):
+            data += more  # it came in parts, or is being written to
     finally:
         os.close(number)
     if len(data) > limit:

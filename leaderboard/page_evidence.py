@@ -174,7 +174,7 @@ def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore,
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return read_file(folder / name, limit=LIMITS[name])
+        return read_file(f"{folder}/{name}", limit=LIMITS[name])
     except Fault as fault:
         raise Fault(fault.kind, fault.message, file=name) from None
 

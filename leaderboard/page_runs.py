@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from markupsafe import Markup
+
 from leaderboard.curves import bar, layer_figure, layer_rows, training_curves
 from leaderboard.entries import Entry, Value
 from leaderboard.faults import Fault
@@ -70,7 +72,7 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
         root="../" * address.count("/"),
         heading=heading,
         lead=_lead(result),
-        entries=[{"label": label, "link": link} for label, link in entries],
+        entries=entries,
         headline=_headline(result),
         curves=training_curves(drawn.epochs),
         layer_rows=layer_rows(drawn.layers),
@@ -80,7 +82,7 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
         sections=_sections(result),
         link=safe_link(result.link or ""),
         log=drawn.log,
-        files=[{"name": one.name, "title": one.title, "size": _bytes(one.size), "here": one.here} for one in files],
+        files=[(one.name, one.title, _bytes(one.size), one.here) for one in files],
         place=stored.place,
         faults=drawn.faults,
     )
@@ -90,7 +92,7 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
 
 def _draw(stored: StoredResult, files: Iterable[EvidenceFile]) -> _Drawn:
     """Read what is drawn; the store's check has passed these files, so a fault here is a file changed since."""
-    drawn = _Drawn()
+    drawn, folder = _Drawn(), stored.folder
     readers: dict[str, tuple[str, Callable[[Path], object]]] = {
         "metrics.jsonl": ("epochs", read_epochs),
         "sparsity.json": ("layers", read_layers),
@@ -102,18 +104,15 @@ def _draw(stored: StoredResult, files: Iterable[EvidenceFile]) -> _Drawn:
         if file.name in readers and (file.here or file.name != "sheet.png"):
             attribute, read = readers[file.name]
             try:
-                setattr(drawn, attribute, read(stored.folder))
+                setattr(drawn, attribute, read(folder))
             except Fault as fault:
                 drawn.faults.append(f"{file.name} is not drawn: it {fault.message}.")
     return drawn
 
 
-def show_classes(scores: Iterable[ClassScore]) -> list[dict[str, object]]:
+def show_classes(scores: Iterable[ClassScore]) -> list[tuple[str, str, Markup]]:
     """Rows of a table of classes, each with a bar."""
-    return [
-        {"name": one.name, "iou": write_value(one.iou, kind="percent") or _UNKNOWN, "bar": bar(one.iou)}
-        for one in scores
-    ]
+    return [(one.name, write_value(one.iou, kind="percent") or _UNKNOWN, bar(one.iou)) for one in scores]
 
 
 def _seed(result: Result) -> str:
@@ -144,33 +143,33 @@ def _headline(result: Result) -> Pairs:
     return pairs
 
 
-def _sections(result: Result) -> list[dict[str, object]]:
+def _sections(result: Result) -> list[tuple[str, Pairs]]:
+    """Titles and facts of what the record says, without those that are empty."""
     prints, code = result.fingerprints, result.code
-    return [
-        {"title": title, "pairs": [(name, value) for name, value in pairs if value]}
-        for title, pairs in (
-            ("Measured", [(_words(name), _metric(name, value)) for name, value in result.metrics.items()]),
-            ("Stored", [*((name, f"{bits:,} bits") for name, bits in result.bits.items())]),
-            ("Recipe", [(name, _plain(value)) for name, value in (result.recipe or {}).items()]),
-            (
-                "Where and with what",
-                [
-                    ("task version", str(result.task_version)),
-                    ("device", result.device or ""),
-                    ("time", "" if result.wall_s is None else f"{result.wall_s:,.1f} s"),
-                    ("code", "" if code is None else write_code(result)),
-                    *(result.versions or {}).items(),
-                    ("citation", result.citation or ""),
-                    ("table", result.table or ""),
-                    ("note", result.note or ""),
-                ],
-            ),
-            (
-                "Fingerprints",
-                [(name, getattr(prints, name) or "") for name in ("data", "backbone", "predictions")] if prints else [],
-            ),
-        )
+    sections: list[tuple[str, Pairs]] = [
+        ("Measured", [(_words(name), _metric(name, value)) for name, value in result.metrics.items()]),
+        ("Stored", [(name, f"{bits:,} bits") for name, bits in result.bits.items()]),
+        ("Recipe", [(name, _plain(value)) for name, value in (result.recipe or {}).items()]),
+        (
+            "Where and with what",
+            [
+                ("task version", str(result.task_version)),
+                ("device", result.device or ""),
+                ("time", "" if result.wall_s is None else f"{result.wall_s:,.1f} s"),
+                ("code", "" if code is None else write_code(result)),
+                *(result.versions or {}).items(),
+                ("citation", result.citation or ""),
+                ("table", result.table or ""),
+                ("note", result.note or ""),
+            ],
+        ),
+        (
+            "Fingerprints",
+            [(name, getattr(prints, name) or "") for name in ("data", "backbone", "predictions")] if prints else [],
+        ),
     ]
+    told = [(title, [pair for pair in pairs if pair[1]]) for title, pairs in sections]
+    return [(title, pairs) for title, pairs in told if pairs]
 
 
 def write_code(result: Result, *, short: bool = False) -> str:
@@ -261,7 +260,7 @@ def _metric(name: str, value: float) -> str:
 
 def _plain(value: object) -> str:
     """A recipe's value: texts as they are, the rest as JSON; cut where it is long."""
-    text = value if isinstance(value, str) else _ENCODER.encode(value)
+    text = value if isinstance(value, str) else repr(value) if type(value) is int else _ENCODER.encode(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,9 @@ from leaderboard.result import ResultError
 
 MARKER: Final = "piggyback-site.txt"
 MARK: Final = "piggyback-bench leaderboard, format 1\nMade by a program; built anew as a whole.\n"
+LEFT_OVER_S: Final = 3600.0
+"""A build takes seconds to minutes: what is older beside a site was left by one that was killed."""
+
 _TRIES: Final = 5
 
 
@@ -48,17 +53,32 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     out = Path(os.path.abspath(out))
     made = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    _remove_left_over(out)
     try:
         try:
             made.mkdir(parents=True)
         except OSError as fault:
             raise ResultError(f"cannot make a folder beside {out}: {fault.strerror}") from None
-        yield made
         write_file(made / MARKER, MARK.encode())
+        yield made
+        if not _is_ours(made):  # a part may be there again, of what was written since
+            raise ResultError(f"{made} was taken away while the site was made in it; build it again")
         _put(made, out)
         sync_folder(out.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_left_over(out: Path) -> None:
+    """Remove what killed builds of the same site left beside it; what is new may be of a build that is under way."""
+    endings = "tmp|old" if out.exists() else "tmp"  # without a site, the one that stepped aside is the last there is
+    ours = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.({endings})")
+    with suppress(OSError), os.scandir(out.parent) as beside:
+        for entry in beside:
+            if not ours.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_OVER_S:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _put(made: Path, out: Path) -> None:

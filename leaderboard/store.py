@@ -130,7 +130,7 @@ def take(folder: Path, *, place: str, files: tuple[str, ...], truths: Truths) ->
         Fault: it cannot be read or is none.
     """
     try:
-        data = read_file(folder / RECORD, limit=LIMITS[RECORD])
+        data = read_file(f"{folder}/{RECORD}", limit=LIMITS[RECORD])
         result = parse_result(data, name=RECORD)
     except ResultError as fault:
         raise Fault(fault.kind, str(fault), file=RECORD) from None

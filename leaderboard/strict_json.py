@@ -4,6 +4,8 @@ import json
 import math
 from typing import Final, TypeGuard
 
+from pydantic_core import from_json
+
 from leaderboard.faults import Fault, shown
 
 MAX_VALUES: Final = 1_000_000
@@ -26,6 +28,35 @@ def parse(data: bytes, *, values: int = MAX_VALUES) -> object:
     """
     if data.count(b",") + data.count(b"[") + data.count(b"{") > values:
         raise Fault("too-large", f"is not JSON of ours: it has more than {values:,} values")
+    document = _parse_quickly(data)
+    return _parse_slowly(data) if document is None else document
+
+
+def _parse_quickly(data: bytes) -> object:
+    """The document where it is surely one of ours, in a fifth of the time; None where it has to be looked at closely.
+
+    This parser takes nothing that `json.loads` does not, but keeps the last of two equal keys, and any number.  A
+    document has at least as many colons as pairs, so where as many pairs as colons were kept, no key stood twice.
+    """
+    try:
+        document = from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return None
+    pairs, rest = 0, [document]
+    for value in rest:  # which grows on the way
+        kind = type(value)
+        if kind is dict:
+            pairs += len(value)
+            rest += value.values()
+        elif kind is list:
+            rest += value
+        elif (kind is float and not math.isfinite(value)) or (kind is int and not -LARGEST <= value <= LARGEST):
+            return None
+    return document if pairs == data.count(b":") else None
+
+
+def _parse_slowly(data: bytes) -> object:
+    """The document by a parser that tells each key and number, so that what is wrong can be named."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:

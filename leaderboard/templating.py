@@ -19,13 +19,19 @@ POLICY: Final = (
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
+_PLAIN: Final = b"\n" + bytes(range(32, 127))
 
 
 def visible(text: str) -> str:
     """A text without characters that hide, or that no file can hold; tabs and line feeds stay."""
-    if text.replace("\n", "").isprintable():  # a tenth of the time, and nearly always so
-        return text
     return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def encode_visible(text: str) -> bytes:
+    """`visible` in UTF-8, in a tenth of the time where all of the text prints, as nearly always."""
+    data = text.encode(errors="surrogatepass")
+    rest = data.translate(None, _PLAIN).decode(errors="surrogatepass")
+    return data if rest.isprintable() else visible(text).encode()
 
 
 @cache
@@ -50,7 +56,7 @@ def render(name: str, **values: object) -> bytes:
         values: that it needs.
     """
     # once for the whole page, since our own templates have no such characters: that is faster than for each value
-    return visible(make_templates().get_template(name).render(**values)).encode()
+    return encode_visible(make_templates().get_template(name).render(**values))
 
 
 def write_facts(pairs: Iterable[tuple[str, str]]) -> Markup:
