@@ -47,6 +47,7 @@ reliability: $(READY)
 # The numbers of docs/performance.md; some ten minutes on a quiet machine.
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torchmetrics
 	$(BIN)/python benchmarks/miou.py

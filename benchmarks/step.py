@@ -13,7 +13,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decathlon.wrn import wide_resnet
-from piggyback import AdamRule, Binary, Feature, attach
+from piggyback import AdamRule, Adapter, Binary, Feature, attach
 from piggyback.device import autocast, describe_device, pick_device
 
 THRESHOLD, INIT, RATE = 5e-3, 1e-2, 1e-4
+PLAIN = "plain fine-tuning, fused Adam"
 
 
 class Binarize(torch.autograd.Function):
@@ -88,9 +90,14 @@ def eval_norms(network: nn.Module) -> None:
             module.eval()
 
 
-def plain_variant(make: Callable[[], nn.Module], device: torch.device, **adam: Any) -> tuple[nn.Module, Any]:
+def plain_variant(
+    make: Callable[[], nn.Module], device: torch.device, *, norm: str = "fixed", **adam: Any
+) -> tuple[nn.Module, Any]:
     network = place(make(), device)
-    eval_norms(network)
+    if norm == "fixed":
+        eval_norms(network)
+    else:
+        network.train()
     return network, torch.optim.Adam(network.parameters(), RATE, **adam)
 
 
@@ -108,13 +115,31 @@ def published_variant(make: Callable[[], nn.Module], device: torch.device, *, he
 def our_variant(
     make: Callable[[], nn.Module], device: torch.device, *, head: str, method: Any, update: str
 ) -> tuple[nn.Module, Any]:
+    adapter = make_adapter(make, device, head=head, method=method)
+    return adapter.network, make_optimizer(adapter, update=update)
+
+
+def make_adapter(
+    make: Callable[[], nn.Module],
+    device: torch.device,
+    *,
+    head: str,
+    method: Any,
+    norm: Any = "fixed",
+    begin: Mapping[str, Tensor] | None = None,
+) -> Adapter:
+    """A fresh task on a network, in training mode; `begin` is for methods that start anew."""
     network = place(make(), device)
-    adapter = attach(network, method=method, head=head)
+    adapter = attach(network, method=method, head=head, norm=norm)
     old = network.get_submodule(head)
     assert isinstance(old, nn.Linear)
-    adapter.add_task("task", head=nn.Linear(old.in_features, old.out_features))
+    adapter.add_task("task", head=nn.Linear(old.in_features, old.out_features), begin=begin)
     adapter.train()
-    return network, adapter.optimizer(mask_lr=RATE, head_lr=RATE, rule=AdamRule(), update=update)  # type: ignore[arg-type]
+    return adapter
+
+
+def make_optimizer(adapter: Adapter, *, update: Any) -> Any:
+    return adapter.optimizer(mask_lr=RATE, head_lr=RATE, rule=AdamRule(), update=update)
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
@@ -130,41 +155,49 @@ def measure(name: str, make: Callable[[], nn.Module], *, head: str, inputs: Tens
     """Median milliseconds per step of every variant, and its ratio to plain fine-tuning."""
     device = inputs.device
     variants = {
-        "plain fine-tuning, fused Adam": plain_variant(make, device, fused=True),
+        PLAIN: plain_variant(make, device, fused=True),
         "plain fine-tuning, default Adam": plain_variant(make, device),
         "head only": our_variant(make, device, head=head, method=Feature(), update="auto"),
         "Piggyback, published form, default Adam": published_variant(make, device, head=head),
         "Piggyback, ours, eager": our_variant(make, device, head=head, method=Binary(), update="eager"),
         "Piggyback, ours, compiled": our_variant(make, device, head=head, method=Binary(), update="auto"),
     }
-    targets = torch.randint(0, 100, (len(inputs),), device=device)
-    times: dict[str, list[float]] = {variant: [] for variant in variants}
+    steps = {variant: partial(train_step, *pair) for variant, pair in variants.items()}
+    report = time_rounds(steps, inputs=inputs, rounds=rounds, reference=PLAIN)
+    return {"network": name, "batch": len(inputs), "rounds": rounds, "variants": report}
+
+
+def train_step(network: nn.Module, optimizer: Any, inputs: Tensor, targets: Tensor) -> None:
+    with autocast(inputs.device):
+        loss = F.cross_entropy(network(inputs), targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def time_rounds(
+    steps: Mapping[str, Callable[[Tensor, Tensor], None]], *, inputs: Tensor, rounds: int, reference: str
+) -> dict[str, dict[str, Any]]:
+    """Median milliseconds of every variant's step, one of each in turn, and its ratio to the reference's."""
+    targets = torch.randint(0, 100, (len(inputs),), device=inputs.device)
+    times: dict[str, list[float]] = {variant: [] for variant in steps}
     for turn in range(rounds + 3):  # the first turns warm up and compile
-        for variant, (network, optimizer) in variants.items():
-            synchronise(device)
+        for variant, step in steps.items():
+            synchronise(inputs.device)
             begun = time.perf_counter()
-            with autocast(device):
-                loss = F.cross_entropy(network(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            synchronise(device)
+            step(inputs, targets)
+            synchronise(inputs.device)
             if turn >= 3:
                 times[variant].append(time.perf_counter() - begun)
     medians = {variant: statistics.median(values) for variant, values in times.items()}
-    reference = medians["plain fine-tuning, fused Adam"]
     return {
-        "network": name,
-        "batch": len(inputs),
-        "rounds": rounds,
-        "variants": {
-            variant: {
-                "ms": round(1e3 * median, 2),
-                "ratio": round(median / reference, 3),
-                "quartiles_ms": [round(1e3 * q, 2) for q in statistics.quantiles(times[variant], n=4)[::2]],
-            }
-            for variant, median in medians.items()
-        },
+        variant: {
+            "ms": round(1e3 * median, 2),
+            "steps_per_s": round(1 / median, 3),
+            "ratio": round(median / medians[reference], 3),
+            "quartiles_ms": [round(1e3 * q, 2) for q in statistics.quantiles(times[variant], n=4)[::2]],
+        }
+        for variant, median in medians.items()
     }
 
 

@@ -14,7 +14,7 @@ from decathlon.backbone import Backbone, load_backbone
 from decathlon.batches import Augmentation, normalise, training_batches
 from decathlon.channels import Statistics, measure_statistics, official_statistics
 from decathlon.packed import PackedSplit, open_split
-from decathlon.recipes import GroundKey, Recipe, RunKey
+from decathlon.recipes import GroundKey, Recipe, RunKey, refuse_task, task_before
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
 from decathlon.wrn import wide_resnet
 from piggyback.adapter import Adapter, attach
@@ -41,6 +41,7 @@ class Job:
         device: to train on.
         allow_other_environment: continue a checkpoint although its bits cannot be kept.
         after: folder of the run that this one builds on, when somebody else has chosen that.
+        ground: folder to take the network from that the method stands on, when it was made elsewhere.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Job:
     allow_other_environment: bool = False
     folder: Path | None = None
     after: Path | None = None
+    ground: Path | None = None
 
     @property
     def title(self) -> str:
@@ -214,13 +216,7 @@ def open_bench(job: Job) -> Bench:
     """
     find_task(job.task)
     method = named_method(job.method)
-    if job.task == BACKBONE_TASK and not (method.stands_on == "joint" and job.task in job.recipe.order):
-        raise BadInput(f"{BACKBONE_TASK} is the backbone's own task: see `piggyback decathlon backbone`")
-    if method.stands_on != "backbone" and job.task not in job.recipe.sequence:
-        named = ", ".join(job.recipe.sequence)
-        raise BadInput(f"{job.task} is not among the tasks of {job.method}, which are {named}: see the recipe's order")
-    if method.stands_on == "pruned" and BACKBONE_TASK in job.recipe.order:
-        raise BadInput(f"{BACKBONE_TASK} is PackNet's first task in any case: leave it out of the order")
+    refuse_task(job.recipe, task=job.task, method=job.method, stands_on=method.stands_on)
     train, val, test = (open_split(job.data, job.task, split) for split in SPLITS)
     if job.recipe.view(job.task) == "crop":
         refuse_small_pictures((train, val, test), size=job.recipe.size)
@@ -229,11 +225,7 @@ def open_bench(job: Job) -> Bench:
 
 def previous_task(job: Job) -> str | None:
     """The task that this one builds on, for methods whose tasks do."""
-    if not isinstance(named_method(job.method), Follows):
-        return None
-    sequence = job.recipe.sequence
-    place = sequence.index(job.task) if job.task in sequence else 0
-    return sequence[place - 1] if place else None
+    return task_before(job.recipe, task=job.task) if isinstance(named_method(job.method), Follows) else None
 
 
 def ground_key(bench: Bench) -> GroundKey:

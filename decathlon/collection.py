@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from decathlon.backbone import predict
-from decathlon.bench import cached_backbone
+from decathlon.bench import BACKBONE_FILE, GROUNDS, cached_backbone
 from decathlon.options import SubmitOptions
 from decathlon.packed import open_split, read_manifest
 from decathlon.submission import Predictions, check_complete, submission_entries, write_submission
 from decathlon.tasks import BACKBONE_TASK, TASKS
-from leaderboard.result import Result, ResultError, read_result
+from leaderboard.result import BACKBONE_METHOD, Result, ResultError, read_result
 from piggyback import console
 from piggyback.errors import BadInput
 from piggyback.files import read_json, write_json
@@ -118,11 +118,11 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRun:
-    """The backbone's own answers on its own task.
+    """A network's own answers on the backbone's task.
 
     Attributes:
         folder: where they are kept.
-        backbone: the backbone file's sha256.
+        backbone: the network file's sha256.
         predictions: for the test part.
     """
 
@@ -131,22 +131,59 @@ class BackboneRun:
     predictions: Predictions
 
 
-def predict_backbone_task(runs: Path, setup: Setup, *, device: torch.device | None = None) -> BackboneRun | None:
-    """The backbone's own answers on imagenet12, kept in the folder; None when the data lacks that task."""
-    if read_manifest(setup.data, BACKBONE_TASK) is None:
+def predict_backbone_task(
+    runs: Path, setup: Setup, *, method: str = BACKBONE_METHOD, seed: int = 0, device: torch.device | None = None
+) -> BackboneRun | None:
+    """The answers of a method's frozen network on imagenet12, kept in the folder.
+
+    Args:
+        runs: the folder.
+        setup: of the runs.
+        method, seed: whose network; without a method, the backbone itself.
+        device: to predict on; None for the first GPU, or the processor.
+
+    Returns:
+        None when the data lacks that task, or the network does not do it.
+    """
+    path = find_network(runs, setup, method=method, seed=seed)
+    if path is None or read_manifest(setup.data, BACKBONE_TASK) is None:
         return None
     split = open_split(setup.data, BACKBONE_TASK, "test")
-    backbone = cached_backbone(setup.backbone)
-    named = hashlib.sha256(f"{backbone.sha256} {split.fingerprint} {setup.size}".encode()).hexdigest()[:10]
-    folder = RunFolder(runs / f"{BACKBONE_TASK}-backbone-{named}")
+    network = cached_backbone(path)
+    named = hashlib.sha256(f"{network.sha256} {split.fingerprint} {setup.size}".encode()).hexdigest()[:10]
+    label = BACKBONE_METHOD if path == setup.backbone else f"{method}-seed{seed}"
+    folder = RunFolder(runs / f"{BACKBONE_TASK}-{label}-{named}")
     if not folder.predictions.exists():
-        categories = predict(backbone, split, size=setup.size, device=device)
+        categories = predict(network, split, size=setup.size, device=device)
         Predictions(task=BACKBONE_TASK, image_ids=split.image_ids, category_ids=categories).save(folder.predictions)
-    return BackboneRun(folder=folder, backbone=backbone.sha256, predictions=Predictions.load(folder.predictions))
+    return BackboneRun(folder=folder, backbone=network.sha256, predictions=Predictions.load(folder.predictions))
+
+
+def find_network(runs: Path, setup: Setup, *, method: str, seed: int) -> Path | None:
+    """The network file that does the backbone's task for a method.
+
+    Returns:
+        None for joint methods, which learn that task or do not do it, and before a pruned network is made.
+
+    Raises:
+        BadInput: there are several pruned ones.
+    """
+    stands_on = "backbone" if method == BACKBONE_METHOD else named_method(method).stands_on
+    if stands_on == "joint":
+        return None
+    if stands_on == "backbone":
+        return setup.backbone
+    found = sorted((runs / GROUNDS).glob(f"{method}-seed{seed}-*/{BACKBONE_FILE}"))
+    if len(found) > 1:
+        raise BadInput(
+            f"{runs / GROUNDS} has {len(found)} networks of {method} with seed {seed}, so it is open which one does "
+            f"{BACKBONE_TASK}: keep each recipe's runs in a folder of its own"
+        )
+    return found[0] if found else None
 
 
 def collect(runs: Path, *, method: str, seed: int, device: torch.device | None = None) -> dict[str, Predictions]:
-    """Predictions of one method for all tasks there are, imagenet12 by the backbone's own head.
+    """Predictions of one method for all tasks there are, imagenet12 by its frozen network's own head.
 
     Args:
         runs: the folder.
@@ -163,9 +200,10 @@ def collect(runs: Path, *, method: str, seed: int, device: torch.device | None =
         task: Predictions.load(run.folder.predictions)
         for task, run in find_runs(runs, method=method, seed=seed).items()
     }
-    own = predict_backbone_task(runs, setup, device=device)
-    if own is not None:
-        found[BACKBONE_TASK] = own.predictions
+    if BACKBONE_TASK not in found:
+        own = predict_backbone_task(runs, setup, method=method, seed=seed, device=device)
+        if own is not None:
+            found[BACKBONE_TASK] = own.predictions
     return found
 
 

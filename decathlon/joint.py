@@ -98,9 +98,9 @@ class Together:
             Requeue: a stop was asked for.
         """
         torch.manual_seed(self.members[0].bench.job.recipe.seed)
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]  # a checkpoint has those of its step
         progress = self._resume()
         batches = [member.batches(done) for member, done in zip(self.members, progress.done, strict=True)]
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         for member in self.members:
             member.adapter.train()
         while progress.step < self.plan.steps:

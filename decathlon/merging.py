@@ -65,8 +65,11 @@ def run(options: MergeOptions) -> int:
     """
     payload = read_payload(options.payload)
     backbone = load_backbone(options.backbone)
+    usual = backbone.network.state_dict().keys()
     with torch.no_grad():
-        data = encode_state(merge(backbone, options.payload).state_dict(), backbone=backbone, payload=payload)
+        state = merge(backbone, options.payload).state_dict()
+    added = [key for key in state if key not in usual]
+    data = encode_state(state, backbone=backbone, payload=payload)
     refuse_other(options.out, data, force=options.force)
     write_bytes(options.out, data)
     report = {
@@ -75,6 +78,7 @@ def run(options: MergeOptions) -> int:
         "task": payload.task,
         "method": payload.method.name,
         "classes": int(payload.head["weight"].shape[0]),
+        "added_keys": added,
         "normalise": {"mean": list(backbone.mean), "std": list(backbone.std)},
     }
     if options.json:
@@ -82,6 +86,9 @@ def run(options: MergeOptions) -> int:
         return 0
     text = f"{options.out}: {payload.task} by {payload.method.name}, {report['classes']} classes, a plain state dict"
     console.out.print(text, markup=False, soft_wrap=True)
+    if added:
+        note = f"note: adapters were folded into biases, which the network's own class has not: {added[0]} and on"
+        console.out.print(note, markup=False, soft_wrap=True)
     feed = f"feed it RGB in [0, 1], less mean {list(backbone.mean)}, over standard deviation {list(backbone.std)}"
     console.out.print(feed, markup=False, soft_wrap=True)
     return 0

@@ -60,6 +60,8 @@ class TrainOptions:
         out: folder for runs; the same command again continues, or says that it is done.
         folder: the run's folder; under --out, named by what identifies the run, when not given.
         after: folder of the run that this one builds on, for packnet; found under --out when not given.
+        ground: folder by `decathlon ground`, for packnet, joint and series-joint; its network is copied to --out.
+            When not given, the network is looked for there, and made.
         recipe: name of the recipe.
         settings: the recipe's fields.
         device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
@@ -74,6 +76,7 @@ class TrainOptions:
     out: Path
     folder: Path | None = None
     after: Path | None = None
+    ground: Path | None = None
     recipe: str = DEFAULT_RECIPE
     settings: Recipe = field(default_factory=Recipe)
     device: str | None = None
@@ -90,6 +93,7 @@ class GroundOptions:
         data: folder that `decathlon prepare` wrote.
         backbone: backbone file or WRN checkpoint.
         out: folder for runs; the same command again continues, or says that it is done.
+        folder: the network's folder; under --out, named by what identifies the network, when not given.
         recipe: name of the recipe.
         settings: the recipe's fields.
         device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
@@ -101,6 +105,7 @@ class GroundOptions:
     data: Path
     backbone: Path
     out: Path
+    folder: Path | None = None
     recipe: str = DEFAULT_RECIPE
     settings: Recipe = field(default_factory=Recipe)
     device: str | None = None
@@ -172,7 +177,8 @@ class ReportOptions:
         runs: folder of the runs.
         data: folder that `decathlon prepare` wrote.
         methods: with commas between.
-        tasks: those that should be there, with commas between; all nine when not given.
+        tasks: those that should be there, with commas between; all nine when not given.  imagenet12 among them is one
+            of joint and series-joint only.
         seeds: with commas between.
         labels: labels of the test parts; those beside the data when not given.
         device: for the backbone's own task, such as cpu or cuda:1.

@@ -7,14 +7,17 @@ methods, what ``docs/methods.md`` names.  What the paper leaves open is a field 
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from decathlon.tasks import MASKED_TASKS, find_task
+from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
 from piggyback.errors import BadInput
 from piggyback.recipes import run_id
+
+if TYPE_CHECKING:
+    from piggyback.methods import StandsOn
 
 View = Literal["crop", "whole"]
 
@@ -145,6 +148,53 @@ def refuse_numbers(recipe: Recipe) -> None:
     for rate in (*recipe.lr_grid, *(() if recipe.norm_lr is None else (recipe.norm_lr,))):
         if not 0 < rate < math.inf:
             raise BadInput(f"learning rates must be positive, not {rate}")
+
+
+def recipe_for(recipe: Recipe, *, stands_on: "StandsOn", tasks: Sequence[str]) -> Recipe:
+    """The recipe; methods that do not treat tasks one by one take those that are run, in their order.
+
+    Args:
+        recipe: as it was asked for.
+        stands_on: as the method declares.
+        tasks: that are run.
+    """
+    if recipe.order or stands_on == "backbone" or set(tasks) == set(MASKED_TASKS):
+        return recipe
+    return replace(recipe, order=tuple(tasks))
+
+
+def tasks_of(recipe: Recipe, *, method: str, stands_on: "StandsOn", tasks: Sequence[str]) -> list[str]:
+    """The tasks to run with a method: PackNet's in its order, and the backbone's own where it is trained jointly.
+
+    Raises:
+        BadInput: the method does not have one of them.
+    """
+    for task in tasks:
+        refuse_task(recipe, task=task, method=method, stands_on=stands_on)
+    match stands_on:
+        case "pruned":
+            return sorted(tasks, key=recipe.sequence.index)
+        case "joint" if BACKBONE_TASK in recipe.order:
+            return [*(task for task in tasks if task != BACKBONE_TASK), BACKBONE_TASK]
+        case _:
+            return list(tasks)
+
+
+def refuse_task(recipe: Recipe, *, task: str, method: str, stands_on: "StandsOn") -> None:
+    """Raise BadInput for a task that a method does not have by this recipe."""
+    if task == BACKBONE_TASK and not (stands_on == "joint" and task in recipe.order):
+        raise BadInput(f"{BACKBONE_TASK} is the backbone's own task: see `piggyback decathlon backbone`")
+    if stands_on != "backbone" and task not in recipe.sequence:
+        named = ", ".join(recipe.sequence)
+        raise BadInput(f"{task} is not among the tasks of {method}, which are {named}: see the recipe's order")
+    if stands_on == "pruned" and BACKBONE_TASK in recipe.order:
+        raise BadInput(f"{BACKBONE_TASK} is PackNet's first task in any case: leave it out of the order")
+
+
+def task_before(recipe: Recipe, *, task: str) -> str | None:
+    """The task that comes before in the order, for methods whose tasks build on one another."""
+    place = recipe.sequence.index(task) if task in recipe.sequence else 0
+    return recipe.sequence[place - 1] if place else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,15 @@ from typing import Final
 import numpy as np
 import torch
 
-from decathlon.collection import find_runs, predict_backbone_task, read_setup
+from decathlon.collection import find_network, find_runs, predict_backbone_task, read_setup
 from decathlon.packed import open_split
 from decathlon.scoring import ScoreReport, TaskScore
 from decathlon.tasks import BACKBONE_TASK, TASK_VERSION
 from leaderboard.result import BACKBONE_METHOD, Code, Counts, Fingerprints, Result, write_result
 from piggyback.device import describe_device
 from piggyback.files import sha256_of
-from piggyback.runs import code_version
+from piggyback.methods import named_method
+from piggyback.runs import RunFolder, code_version
 
 NAME: Final = "test-result.json"
 
@@ -31,20 +32,59 @@ def write_test_records(runs: Path, *, method: str, seed: int, report: ScoreRepor
         report: their score.
         device: that the backbone predicted on.
     """
-    for task, run in find_runs(runs, method=method, seed=seed).items():
+    found = find_runs(runs, method=method, seed=seed)
+    for task, run in found.items():
         if task in report.tasks:
-            scored = as_metrics(report.tasks[task])
+            counted = as_metrics(report.tasks[task])
             kept = {name: value for name, value in run.result.metrics.items() if name == "zeros"}
             counts = Counts(n=report.tasks[task].n, correct=report.tasks[task].correct)
-            record = run.result.model_copy(update={"split": "test", "metrics": {**scored, **kept}, "counts": counts})
+            record = run.result.model_copy(update={"split": "test", "metrics": {**counted, **kept}, "counts": counts})
             write_result(run.folder.root / NAME, record)
-    if BACKBONE_TASK in report.tasks:
-        write_backbone_record(runs, scored=report.tasks[BACKBONE_TASK], official=report.official, device=device)
+    if BACKBONE_TASK not in report.tasks or BACKBONE_TASK in found:
+        return
+    scored = report.tasks[BACKBONE_TASK]
+    if named_method(method).stands_on == "backbone":
+        write_backbone_record(runs, scored=scored, official=report.official, device=device)
+    elif found:
+        any_run = next(iter(found.values())).result
+        write_network_record(runs, of=any_run, scored=scored, official=report.official, device=device)
 
 
 def as_metrics(scored: TaskScore) -> dict[str, float]:
     """Accuracy and error, fractions in [0, 1]."""
     return {"accuracy": scored.accuracy, "error": scored.error}
+
+
+def write_network_record(runs: Path, *, of: Result, scored: TaskScore, official: bool, device: torch.device) -> None:
+    """The accuracy on the backbone's task of the network that a method stands on, as a result of that method.
+
+    Args:
+        runs: the folder.
+        of: a result of the method, with the seed and the recipe that the network was made by.
+        scored: counts of the test part.
+        official: whether labels are the organisers'.
+        device: that the network predicted on.
+    """
+    setup, seed = read_setup(runs), of.seed or 0
+    network = find_network(runs, setup, method=of.method, seed=seed)
+    found = predict_backbone_task(runs, setup, method=of.method, seed=seed, device=device)
+    if network is None or found is None or of.fingerprints is None:
+        return
+    seconds = RunFolder(network.parent).read_status().get("seconds")
+    split = open_split(setup.data, BACKBONE_TASK, "test")
+    update = {
+        "task": BACKBONE_TASK,
+        "split": "test",
+        "metrics": as_metrics(scored),
+        "counts": Counts(n=scored.n, correct=scored.correct),
+        "bits": {},
+        "wall_s": float(seconds) if isinstance(seconds, int | float) else 0.0,  # of the network's own training
+        "official_data": official and split.official,
+        "fingerprints": Fingerprints(
+            data=split.fingerprint, backbone=of.fingerprints.backbone, predictions=sha256_of(found.folder.predictions)
+        ),
+    }
+    write_result(found.folder.result, of.model_copy(update=update))
 
 
 def write_backbone_record(runs: Path, *, scored: TaskScore, official: bool, device: torch.device) -> None:

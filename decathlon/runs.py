@@ -13,7 +13,7 @@ from decathlon.grounds import make_ground
 from decathlon.labels import Labels, find_labels, read_labels
 from decathlon.options import ReportOptions, RunOptions
 from decathlon.packed import read_manifest
-from decathlon.recipes import Recipe
+from decathlon.recipes import recipe_for, tasks_of
 from decathlon.records import write_test_records
 from decathlon.scoring import ScoreReport, score_file
 from decathlon.submission import submission_entries, write_submission
@@ -33,7 +33,7 @@ def plan_jobs(options: RunOptions) -> list[Job]:
 
     Raises:
         UnknownName: a task or method is not known; nothing was trained then.
-        BadInput: no method was named.
+        BadInput: no method was named, or one does not have a task.
     """
     tasks = [find_task(name).name for name in dict.fromkeys(options.tasks)] or list(MASKED_TASKS)
     methods = [named_method(name).name for name in dict.fromkeys(options.methods)]
@@ -49,31 +49,13 @@ def plan_jobs(options: RunOptions) -> list[Job]:
         device=pick_device(options.device),
         allow_other_environment=options.allow_other_environment,
     )
-    recipes = {method: recipe_for(method, options.settings, tasks=tasks) for method in methods}
-    jobs = [
-        replace(first, task=task, method=method, recipe=recipes[method])
-        for method in methods
-        for task in tasks_of(method, recipes[method], tasks=tasks)
-    ]
+    jobs = []
+    for method in methods:
+        stands_on = named_method(method).stands_on
+        recipe = recipe_for(options.settings, stands_on=stands_on, tasks=tasks)
+        own = tasks_of(recipe, method=method, stands_on=stands_on, tasks=tasks)
+        jobs += [replace(first, task=task, method=method, recipe=recipe) for task in own]
     return sorted(jobs, key=lambda job: place_of(job, tasks=tasks))
-
-
-def recipe_for(method: str, recipe: Recipe, *, tasks: Sequence[str]) -> Recipe:
-    """The recipe; methods that do not treat tasks one by one take those that are run, in their order."""
-    if recipe.order or named_method(method).stands_on == "backbone" or set(tasks) == set(MASKED_TASKS):
-        return recipe
-    return replace(recipe, order=tuple(tasks))
-
-
-def tasks_of(method: str, recipe: Recipe, *, tasks: Sequence[str]) -> list[str]:
-    """The tasks to run with a method: PackNet's in its order, and the backbone's own where it is trained jointly."""
-    match named_method(method).stands_on:
-        case "pruned":
-            return [task for task in recipe.sequence if task in tasks]
-        case "joint" if BACKBONE_TASK in recipe.order:
-            return [*tasks, BACKBONE_TASK]
-        case _:
-            return list(tasks)
 
 
 def place_of(job: Job, *, tasks: Sequence[str]) -> tuple[bool, int]:
@@ -204,10 +186,9 @@ def run_report(options: ReportOptions) -> int:
     for seed in dict.fromkeys(options.seeds):
         summaries = gather(options.runs, options.methods, seed=seed, labels=labels, device=device)
         missing += [
-            f"{task} {summary.method} seed {seed}"
-            for summary in summaries
-            for task in tasks
-            if task not in summary.tasks
+            f"{task} {method} seed {seed}"
+            for method in dict.fromkeys(options.methods)
+            for task in find_missing(options.runs, method=method, seed=seed, tasks=tasks)
         ]
         reports[seed] = summaries
         if not options.json:
@@ -219,3 +200,10 @@ def run_report(options: ReportOptions) -> int:
     elif missing:
         console.out.print(f"missing: {', '.join(missing)}", markup=False, soft_wrap=True)
     return 1 if missing else 0
+
+
+def find_missing(runs: Path, *, method: str, seed: int, tasks: Sequence[str]) -> list[str]:
+    """The tasks without a finished run; the backbone's own counts for methods that are trained on all tasks jointly."""
+    joint = named_method(method).stands_on == "joint"
+    found = find_runs(runs, method=method, seed=seed)
+    return [task for task in tasks if task not in found and (task != BACKBONE_TASK or joint)]

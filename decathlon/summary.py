@@ -117,7 +117,7 @@ def print_summaries(summaries: Sequence[MethodSummary]) -> None:
         lines = [summary.tasks.get(task) for summary in summaries]
         rows.append((task, *(f"{percent(line.test)} ({percent(line.val)})" if line else "-" for line in lines)))
     own = [s.report.tasks.get("imagenet12") if s.report is not None else None for s in summaries]
-    rows.append(("imagenet12 (backbone)", *(percent(line.accuracy) if line else "-" for line in own)))
+    rows.append(("imagenet12", *(percent(line.accuracy) if line else "-" for line in own)))
     rows.append(("mean of the nine", *(percent(summary.mean_test) for summary in summaries)))
     rows.append(
         (

@@ -302,6 +302,7 @@ def run(options: TrainOptions) -> int:
         allow_other_environment=options.allow_other_environment,
         folder=options.folder,
         after=options.after,
+        ground=options.ground,
     )
     open_bench(job)
     note_setup(job.out, Setup(data=job.data, backbone=job.backbone, size=job.recipe.size))

@@ -13,13 +13,13 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.added_modules import fold_modules, hide_modules, is_added, show_modules
+from piggyback.added_modules import fold_modules, hide_modules, layers_with_modules, show_modules
 from piggyback.anatomy import Anatomy, dissect, like, persistent_tensors
 from piggyback.errors import BadInput, NotTrainable, UnknownName
 from piggyback.fingerprint import fingerprint
-from piggyback.methods import AddsModules, Follows, Method
+from piggyback.methods import AddsModules, Method
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
-from piggyback.task_state import Norm, TaskState, fresh_modules
+from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
 from piggyback.wrapping import refuse_if_wrapped
 
 
@@ -37,6 +37,8 @@ def attach(network: nn.Module, *, method: Method, head: str | None = None, norm:
     """
     if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise BadInput("attach the adapter and add its tasks first, then wrap the network in DistributedDataParallel")
+    if layers_with_modules(network):
+        raise BadInput("the network shows a task with modules behind layers: attach to a copy by adapter.merged(task)")
     return Adapter(network, method=method, head=head, norm=norm)
 
 
@@ -106,38 +108,15 @@ class Adapter:
         state = TaskState(method=method, norm=norm or self.norm, head=head)
         if method.adapts == "weights":
             self.follow()
-            started = {weight: self._start(method, weight, after=after) for weight in self.anatomy.weights}
-            state.trained = {weight: parts for weight, parts in started.items() if parts}
+            weights = {weight: self.frozen[weight] for weight in self.anatomy.weights}
+            state.trained = start_weights(method, weights, earlier=None if after is None else self.task(after))
         elif after is not None:
             raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
-        origin = self._origin(method, begin)
+        origin = begin_own(method, self.frozen, begin=begin)
         state.own = {part: origin[part].clone() for part in state.own_names(self.anatomy, self.network)}
         state.modules = fresh_modules(method, self.network, self.anatomy)
         self.tasks[name] = state
         self.switch(name)
-
-    def _start(self, method: Method, weight: str, *, after: str | None) -> dict[str, Tensor]:
-        """The tensors of a fresh task for one weight."""
-        if after is None:
-            return method.start(self.frozen[weight])
-        if not isinstance(method, Follows):
-            raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
-        earlier = self.task(after)
-        if earlier.method != method:
-            raise BadInput(f"task {after!r} is by {earlier.method.name!r}, so no {method.name!r} task can build on it")
-        return method.follow(self.frozen[weight], earlier.kept_of(weight))
-
-    def _origin(self, method: Method, begin: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
-        """Where parts that a task has for itself begin."""
-        if (method.adapts == "anew") != (begin is not None):
-            word = "needs" if method.adapts == "anew" else "takes no"
-            raise BadInput(f"method {method.name!r} {word} `begin`, the state dict of a freshly drawn network")
-        if begin is None:
-            return self.frozen
-        for part, frozen in self.frozen.items():
-            if part not in begin or begin[part].shape != frozen.shape:
-                raise BadInput(f"`begin` has no {part!r} of shape {tuple(frozen.shape)}: draw the same network")
-        return {part: torch.empty_like(frozen).copy_(begin[part]) for part, frozen in self.frozen.items()}
 
     def task(self, name: str) -> TaskState:
         """The state of a task, up to date also when it is the current one.
@@ -338,7 +317,7 @@ class Adapter:
             BackboneMismatch: the payload was trained on other frozen weights.
             BadPayload: the file is damaged or does not fit.
         """
-        from piggyback.payload import load_task
+        from piggyback.loading import load_task
 
         return load_task(Path(path), self, task=task, head=head)
 
@@ -377,10 +356,11 @@ class Adapter:
             if state is not None and name in adapted:
                 source = state.method.apply(self.frozen[name], state.kept_of(name))
             tensors[name].copy_(source)
-        if state is not None:
-            show_modules(self.network, state.modules, like=tensors[self.anatomy.weights[0]])
+        modules = state.modules if state is not None else {}
+        show_modules(self.network, modules, like=tensors[self.anatomy.weights[0]])
+        added = {id(parameter) for module in modules.values() for parameter in module.parameters()}
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in own or name in adapted or is_added(name))
+            parameter.requires_grad_(name in own or name in adapted or id(parameter) in added)
             parameter.grad = None
         if self.head_slot is not None:
             head = cast(nn.Module, state.head if state is not None else self.base_head)

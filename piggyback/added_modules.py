@@ -46,11 +46,6 @@ def hide_modules(network: nn.Module) -> None:
         delattr(layer, CHILD)
 
 
-def is_added(name: str) -> bool:
-    """Whether a qualified name lies in such a module."""
-    return CHILD in name.split(".")
-
-
 @torch.no_grad()
 def fold_modules(network: nn.Module, method: AddsModules) -> None:
     """Put what such modules do in evaluation mode into their layers' own weights and biases, and take them away."""
@@ -59,6 +54,20 @@ def fold_modules(network: nn.Module, method: AddsModules) -> None:
     hide_modules(network)
     for name, layer in layers.items():
         bias = cast(Tensor | None, layer.bias)
-        folded, offset = method.fold(cast(Tensor, layer.weight), bias, modules[name])
-        layer.weight = nn.Parameter(torch.empty_like(cast(Tensor, layer.weight)).copy_(folded))
+        weight = join_groups(layer)
+        folded, offset = method.fold(weight, bias, modules[name])
+        layer.weight = nn.Parameter(torch.empty_like(weight).copy_(folded))
         layer.bias = nn.Parameter(offset.clone())
+
+
+def join_groups(layer: nn.Module) -> Tensor:
+    """The weight of a layer, which is from now on a convolution of one group: a module behind it may mix groups."""
+    weight, groups = cast(Tensor, layer.weight), cast(int, getattr(layer, "groups", 1))
+    if groups == 1:
+        return weight
+    rows, columns = len(weight) // groups, weight.shape[1]
+    whole = weight.new_zeros(len(weight), groups * columns, *weight.shape[2:])
+    for group, part in enumerate(torch.split(weight, rows)):
+        whole[group * rows : (group + 1) * rows, group * columns : (group + 1) * columns] = part
+    cast(Any, layer).groups = 1
+    return whole

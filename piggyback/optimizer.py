@@ -131,10 +131,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if group["role"] == "mask":
                 if group["rule"] != "AdamRule":
                     return "eager"
-                name = self.names[group["params"][0]]
-                return self.mask_update.settle(
-                    self.adapter.frozen[name], self.adapter.tasks[self.task_name].trained[name]
-                )
+                return self.mask_update.settle(self.adapter.frozen[self.names[group["params"][0]]])
         return "none"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

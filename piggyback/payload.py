@@ -16,14 +16,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
-from piggyback.anatomy import like
 from piggyback.bits import Stream, decode, encode
-from piggyback.errors import BackboneMismatch, BadInput, BadPayload, Diverged
+from piggyback.errors import BadInput, BadPayload, Diverged
 from piggyback.files import parse_json, write_bytes
 from piggyback.methods import Method, StoresSome, named_method
-from piggyback.task_state import Norm, TaskState, fresh_modules
+from piggyback.task_state import Norm, TaskState
 
 if TYPE_CHECKING:
     from piggyback.adapter import Adapter
@@ -258,7 +257,6 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
     masks: dict[str, StoredMask] = {}
     rest: dict[str, dict[str, Tensor]] = {"norm": {}, "weight": {}, "head": {}}
     modules: dict[str, dict[str, Tensor]] = {}
-    shapes = {name: tuple(shape) for name, shape in header.get("shapes", {}).items()}
     for label, tensor in tensors.items():
         kind, _, name = label.partition("/")
         if kind not in KINDS:
@@ -286,8 +284,6 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
         if key == "mask":
             shape = tuple(entry["shape"])
             masks[weight] = StoredMask(shape=shape, zeros=values.size - entry["ones"], bytes=tensor.nbytes)
-    for weight, parts in kept.items():
-        shapes.setdefault(weight, max((tuple(tensor.shape) for tensor in parts.values()), key=math.prod))
     method = stored_method(header["method"])
     return Payload(
         method=method,
@@ -301,8 +297,20 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
         modules=modules,
         bytes_by_kind={**bytes_by_kind, "header": header_bytes},
         masks=masks,
-        shapes=shapes,
+        shapes=find_shapes(header, kept),
     )
+
+
+def find_shapes(header: Mapping[str, Any], kept: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    """The weights' shapes: the header's, or those of parts that are of their shape, masks before numbers."""
+    shapes = {name: tuple(shape) for name, shape in header.get("shapes", {}).items()}
+    for weight, parts in kept.items():
+        told = max(parts.values(), key=lambda part: (part.dtype == torch.bool, part.numel()))
+        shapes.setdefault(weight, tuple(told.shape))
+    for weight, shape in shapes.items():
+        if not shape or not all(shape):
+            raise BadPayload(f"no weight can have the shape {list(shape)} that {weight!r} is given")
+    return shapes
 
 
 def spread(parts: dict[str, Tensor], method: Method, *, name: str) -> dict[str, Tensor]:
@@ -311,7 +319,7 @@ def spread(parts: dict[str, Tensor], method: Method, *, name: str) -> dict[str, 
         return parts
     try:
         places = method.stored(parts)
-    except (KeyError, RuntimeError) as fault:  # bits are missing, or of shapes that do not go together
+    except (KeyError, RuntimeError, TypeError) as fault:  # bits are missing, or do not go together
         raise BadPayload(f"the masks of {name!r} are not those of method {method.name!r}: {fault}") from None
     full = dict(parts)
     for key, where in places.items():
@@ -331,95 +339,8 @@ def stored_method(settings: Mapping[str, Any]) -> Method:
     if unknown := given.keys() - known:
         raise BadPayload(f"method {default.name!r} has no setting {sorted(unknown)[0]!r}")
     try:
-        return type(default)(**given)
+        method = type(default)(**given)
+        hash(method)  # no list may be among the settings
+        return method
     except (TypeError, ValueError) as fault:
         raise BadPayload(f"the settings of method {default.name!r} are wrong: {fault}") from None
-
-
-def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Module | None) -> str:
-    """Add a payload's task to an adapter and switch to it; see `Adapter.load`."""
-    payload = read_payload(path)
-    if payload.fingerprint != adapter.fingerprint:
-        raise BackboneMismatch(
-            f"{path} belongs to the backbone {payload.fingerprint[:12]}, but this network's frozen weights are "
-            f"{adapter.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on, "
-            "and attach it with the same head slot"
-        )
-    refuse_other_weights(payload, adapter, path=path)
-    if head is None and adapter.head_slot is not None:
-        head = linear_head(payload.head, name=str(path))
-    if adapter.head_slot is None and (head is not None or payload.head):
-        raise BadPayload(f"{path} comes with a head, but the adapter has no head slot: attach(..., head=...)")
-    if head is not None:
-        try:
-            head.load_state_dict(dict(payload.head))
-        except RuntimeError as fault:  # torch's word for a state dict that does not fit
-            raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
-    state = TaskState(method=payload.method, norm=payload.norm, head=head)
-    if set(state.own_names(adapter.anatomy, adapter.network)) != payload.own.keys():
-        raise BadPayload(f"{path} holds other parameters of its own than the network has")
-    refuse_other_parts(payload.own, {part: adapter.frozen[part] for part in payload.own}, name=str(path), types=False)
-    state.own = {part: tensor.to(adapter.frozen[part].device) for part, tensor in payload.own.items()}
-    state.kept = {
-        weight: {key: placed(tensor, adapter.frozen[weight]) for key, tensor in parts.items()}
-        for weight, parts in payload.kept.items()
-    }
-    state.modules = loaded_modules(payload, adapter, path=path)
-    name = task or payload.task
-    adapter.put_loaded(name, state)
-    return name
-
-
-def refuse_other_weights(payload: Payload, adapter: "Adapter", *, path: Path) -> None:
-    """Raise BadPayload unless the payload has what its method keeps, for each weight of the network."""
-    method, frozen = payload.method, adapter.frozen
-    started = {name: method.start(frozen[name]) for name in adapter.anatomy.weights if method.adapts == "weights"}
-    expected = {name: method.keep(parts) for name, parts in started.items() if parts}
-    wrong = [name for name in payload.kept if name not in expected] + sorted(expected.keys() - payload.kept.keys())
-    if wrong:
-        raise BadPayload(
-            f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?"
-        )
-    for name, parts in payload.kept.items():
-        refuse_other_parts(parts, expected[name], name=f"{path}: {name!r}")
-
-
-def placed(tensor: Tensor, target: Tensor) -> Tensor:
-    """A part of a weight on its device, and in its memory layout where it has one value per weight."""
-    return like(tensor, target) if tensor.shape == target.shape else tensor.to(target.device)
-
-
-def loaded_modules(payload: Payload, adapter: "Adapter", *, path: Path) -> dict[str, nn.Module]:
-    """The modules that the payload has behind layers.
-
-    Raises:
-        BadPayload: they are not those of its method on this network.
-    """
-    modules = fresh_modules(payload.method, adapter.network, adapter.anatomy)
-    if modules.keys() != payload.modules.keys():
-        raise BadPayload(f"{path} has modules behind other layers than the network has")
-    for name, module in modules.items():
-        refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}")
-        module.load_state_dict(payload.modules[name])
-    return modules
-
-
-def refuse_other_parts(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, name: str, types: bool = True
-) -> None:
-    """Raise BadPayload unless both have the same keys, shapes and, if asked for, types."""
-    if found.keys() != expected.keys():
-        raise BadPayload(f"{name} has the parts {sorted(found)}, not {sorted(expected)}")
-    for key, tensor in found.items():
-        wanted = expected[key]
-        if tensor.shape != wanted.shape or (types and tensor.dtype != wanted.dtype):
-            here = f"{tuple(tensor.shape)} of {tensor.dtype}"
-            raise BadPayload(f"{name}: {key!r} has shape {here}, not {tuple(wanted.shape)} of {wanted.dtype}")
-
-
-def linear_head(tensors: Mapping[str, Tensor], *, name: str) -> nn.Linear:
-    """A linear layer of the stored shape and type."""
-    weight = tensors.get("weight")
-    if weight is None or weight.ndim != 2 or not tensors.keys() <= {"weight", "bias"}:
-        raise BadInput(f"the head in {name} is not one linear layer: give load() a head module to fill")
-    return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors, dtype=weight.dtype)

@@ -72,7 +72,10 @@ def ratio_of_such(payload: Payload) -> float:
 
 def show(payload: Payload, *, path: Path) -> None:
     """Print one payload for a person."""
-    settings = "".join(f", {key} {value:g}" for key, value in method_settings(payload.method).items())
+    values = method_settings(payload.method).items()
+    settings = "".join(
+        f", {key} {value:g}" if isinstance(value, float) else f", {key} {value}" for key, value in values
+    )
     out.print(str(path), style="bold", markup=False, soft_wrap=True)
     lines = {
         "task": payload.task,

@@ -1,12 +1,15 @@
 """What one task adds to the network, while it is trained and afterwards."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from piggyback.anatomy import Anatomy
-from piggyback.methods import AddsModules, Method
+from piggyback.errors import BadInput
+from piggyback.methods import AddsModules, Follows, Method
 
 Norm = Literal["fixed", "statistics", "trained"]
 
@@ -60,6 +63,49 @@ class TaskState:
             buffers = {name for name, _ in network.named_buffers()}
             return tuple(name for name in anatomy.norm if name in buffers)
         return ()
+
+
+def start_weights(
+    method: Method, weights: Mapping[str, Tensor], *, earlier: TaskState | None
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a fresh task, for each weight that has any.
+
+    Args:
+        method: of the task.
+        weights: frozen, by name.
+        earlier: the task that it builds on.
+
+    Raises:
+        BadInput: tasks of the method do not build on one another, or not on that one.
+    """
+    if earlier is None:
+        started = {name: method.start(weight) for name, weight in weights.items()}
+    elif not isinstance(method, Follows):
+        raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
+    elif earlier.method != method:
+        raise BadInput(f"`after` is by {earlier.method.name!r}, so no task by {method.name!r} can build on it")
+    else:
+        started = {name: method.follow(weight, earlier.kept_of(name)) for name, weight in weights.items()}
+    return {name: parts for name, parts in started.items() if parts}
+
+
+def begin_own(
+    method: Method, frozen: Mapping[str, Tensor], *, begin: Mapping[str, Tensor] | None
+) -> Mapping[str, Tensor]:
+    """Where parts that a task has for itself begin: at the frozen weights, or at those of a freshly drawn network.
+
+    Raises:
+        BadInput: the method begins anew and nothing was drawn, or the other way round, or of another network.
+    """
+    if (method.adapts == "anew") != (begin is not None):
+        word = "needs" if method.adapts == "anew" else "takes no"
+        raise BadInput(f"method {method.name!r} {word} `begin`, the state dict of a freshly drawn network")
+    if begin is None:
+        return frozen
+    for part, tensor in frozen.items():
+        if part not in begin or begin[part].shape != tensor.shape:
+            raise BadInput(f"`begin` has no {part!r} of shape {tuple(tensor.shape)}: draw the same network")
+    return {part: torch.empty_like(tensor).copy_(begin[part]) for part, tensor in frozen.items()}
 
 
 def fresh_modules(method: Method, network: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:

@@ -57,20 +57,20 @@ class MaskUpdate:
     def __init__(self, method: Method, *, mode: Literal["auto", "compiled", "eager"]) -> None:
         self.method = method
         self.mode = mode
+        self.elementwise = is_elementwise(method)
         self.kernel: Kernel | None = None
         self.packed: tuple[Coefficients, Tensor] | None = None
 
-    def settle(self, weight: Tensor, trained: Tensors) -> Literal["compiled", "eager"]:
+    def settle(self, weight: Tensor) -> Literal["compiled", "eager"]:
         """The form in which updates run, found by compiling where that is still open.
 
         Args:
             weight: one of those to be updated, for its device and type.
-            trained: its tensors; where they are not of its shape, updates are never compiled.
 
         Raises:
             BadInput: compiled updates were asked for and cannot be had.
         """
-        if not is_elementwise(weight, trained):
+        if not self.elementwise:
             if self.mode == "compiled":
                 raise BadInput(f"updates of method {self.method.name!r} are not compiled: take update auto or eager")
             return "eager"
@@ -102,7 +102,7 @@ class MaskUpdate:
         assert gradient is not None
         if gradient.stride() != parameter.stride():
             gradient = torch.empty_like(parameter).copy_(gradient)
-        if self.settle(weight, trained) == "compiled" and is_dense(parameter):
+        if self.settle(weight) == "compiled" and is_dense(parameter):
             packed = self._pack(coefficients, weight)
             one, two, three = ({key: flat(t) for key, t in group.items()} for group in (trained, first, second))
             assert self.kernel is not None
@@ -185,7 +185,7 @@ def compiled_kernel(method: Method) -> Kernel:
         coefficients: Tensor,
     ) -> None:
         step_size, correction, rate1, beta2, rate2, eps = coefficients.unbind()
-        new = {}
+        new = dict(trained)  # what gets no gradient stays as it is
         for key, pulled in method.pull_back(gradient.to(weight.dtype), weight, trained).items():
             exp_avg = first[key] + rate1 * (pulled - first[key])
             exp_avg_sq = beta2 * second[key] + rate2 * pulled * pulled
@@ -200,9 +200,10 @@ def compiled_kernel(method: Method) -> Kernel:
     return KERNELS[method]
 
 
-def is_elementwise(weight: Tensor, trained: Tensors) -> bool:
-    """Whether each value that is trained belongs to one weight, so that all can be walked as flat memory."""
-    return all(tensor.shape == weight.shape for tensor in trained.values())
+def is_elementwise(method: Method) -> bool:
+    """Whether each value of the method belongs to one weight, so that all can be walked as flat memory."""
+    probe = torch.ones(2, 2, 3, 3)
+    return all(tensor.shape == probe.shape for tensor in method.start(probe).values())
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -21,7 +21,7 @@ from segmentation.backbone import Backbone, cached_backbone
 from segmentation.batches import epoch_length, scaled_shape, training_batches
 from segmentation.fcn import FCN32s, make_head
 from segmentation.packed import PackedSplit, open_split, refuse_overlap
-from segmentation.recipes import Recipe, RunKey
+from segmentation.recipes import Recipe, RunKey, refuse_method
 from segmentation.voc import CLASSES, VOID
 
 HEAD: Final = "head"
@@ -125,8 +125,24 @@ class Bench:
         network = self.backbone.build(margin=recipe.margin, dropout=recipe.dropout, new_hidden=recipe.new_hidden)
         network.to(device=self.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         adapter = attach(network, method=self.method, head=HEAD)
-        adapter.add_task(TASK, head=self.make_head(network))
+        begin = self.draw_weights(network) if self.method.adapts == "anew" else None
+        adapter.add_task(TASK, head=self.make_head(network), begin=begin)
         return adapter
+
+    def draw_weights(self, network: FCN32s) -> dict[str, Tensor]:
+        """Random weights for the features and hidden layers of such a network, on the processor; the seed fixes them.
+
+        He's rule, as for new hidden layers.  Unstated: the paper has no FCN-32s from scratch; torchvision's VGG is
+        drawn by the same rule over the outputs instead of the inputs.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.job.recipe.seed)
+            drawn = FCN32s(network.shape, hidden=not isinstance(network.hidden, nn.Identity))
+            for layer in drawn.modules():
+                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
+        return drawn.state_dict()
 
     def make_head(self, network: FCN32s) -> nn.Module:
         """The new layers at their start."""
@@ -191,11 +207,12 @@ def open_bench(job: Job) -> Bench:
     """Open everything a job needs; quick, so that what is missing shows before anything is trained.
 
     Raises:
-        BadInput: data or backbone are missing, pictures to evaluate on are among those to train on, or too few are
-            left to train on.
+        BadInput: the method means nothing here, data or backbone are missing, pictures to evaluate on are among those
+            to train on, or too few are left to train on.
         UnknownName: there is no such method.
     """
     named_method(job.method)
+    refuse_method(job.method)
     recipe = job.recipe
     train, evaluation = open_split(job.data, recipe.train), open_split(job.data, recipe.evaluate)
     refuse_overlap(train, evaluation, allow=job.allow_overlap)

@@ -179,7 +179,7 @@ class RunOptions:
         data: folder that `segmentation prepare` wrote.
         backbone: backbone file.
         out: folder for runs; the same command again continues.
-        methods: with commas between: piggyback, piggyback-ternary, feature, finetune.
+        methods: with commas between; docs/methods.md has them.
         seeds: with commas between; they take the place of the recipe's.
         recipe: name of the recipe: paper, mini or smoke.
         settings: the recipe's fields.

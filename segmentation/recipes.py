@@ -113,6 +113,22 @@ class Recipe:
             raise BadInput(f"a split without label maps can neither train nor score: {self.train}, {self.evaluate}")
 
 
+WITHOUT: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "packnet": "it begins with the backbone's own pictures, those of ImageNet",
+        **dict.fromkeys(("joint", "series-joint"), "it trains several tasks together, and here is one"),
+        "norm": "VGG-16 has no norm layers, so it would be the same as feature",
+    }
+)
+"""Methods that mean nothing here, and why."""
+
+
+def refuse_method(name: str) -> None:
+    """Raise BadInput for a method that means nothing here."""
+    if name in WITHOUT:
+        raise BadInput(f"segmentation has no {name}: {WITHOUT[name]}; take another method")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunKey:
     """What identifies a run: the same key, the same numbers.

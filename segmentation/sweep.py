@@ -2,7 +2,7 @@
 
 Fields of the spec: ``methods``, ``seeds``, ``recipe``, ``settings``; ``data``, a packed folder, or ``source``, a folder
 with the releases (``"drawn"`` draws a small one with a backbone for it); ``backbone``, a backbone file; ``label``, to
-tell two parts of one sweep.
+tell two parts of one sweep, which share their data where both name the same.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,9 @@ from piggyback.sweeps import (
     take_run_recipe,
     take_seeds,
 )
-from segmentation.recipes import RECIPES, Recipe
+from segmentation.recipes import RECIPES, Recipe, refuse_method
 
+NAME: Final = "segmentation"
 KNOWN: Final = ("methods", "seeds", "recipe", "settings", "data", "source", "backbone")
 
 
@@ -53,11 +54,13 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
         BadInput, UnknownName: it has fields, methods, recipes or settings that there are not.
     """
     refuse_unknown(spec, known=KNOWN)
-    label = take_label(spec, benchmark="segmentation")
-    out = take_place(spec, "out").path / label
+    label, sweep = take_label(spec, benchmark=NAME), take_place(spec, "out").path
+    out = sweep / label
     flags, recipe = take_run_recipe(spec, recipes=RECIPES)
     methods, seeds = take_methods(spec), take_seeds(spec)
-    ground = plan_ground(spec, label=label, out=out, recipe=recipe)
+    for method in methods:
+        refuse_method(method)
+    ground = plan_ground(spec, shared=sweep / NAME, recipe=recipe)
     place = out / f"recipe-{short_id(asdict(replace(recipe, seed=0)), ground.identity)}"  # scored as a whole
     runs = []
     for seed in seeds:
@@ -96,10 +99,10 @@ def plan(spec: Mapping[str, Any]) -> list[Planned]:
     return [*ground.steps, *runs, last]
 
 
-def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recipe) -> Ground:
-    """Data and backbone: those that are there, or the steps that make them."""
+def plan_ground(spec: Mapping[str, Any], *, shared: Path, recipe: Recipe) -> Ground:
+    """Data and backbone: those that are there, or the steps that make them, the same for every part that names them."""
     steps: list[Planned] = []
-    drawn = out / "drawn"
+    drawn = shared / "drawn"
     is_drawn = "source" in spec and take(spec, "source", str, default=None) == "drawn"
     if is_drawn and "backbone" not in spec:
         backbone, backbone_identity, given = drawn / "backbone.safetensors", "drawn", []
@@ -109,8 +112,8 @@ def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recip
     if is_drawn:
         proof = drawn / "backbone.safetensors"  # written last
         argv = ["segmentation", "draw", "--out", drawn]
-        title = f"{label} draw"
-        steps.append(planned_run(f"{label}-draw", title=title, kind="prepare", argv=argv, folder=drawn, proof=proof))
+        title = f"{NAME} draw"
+        steps.append(planned_run(f"{NAME}-draw", title=title, kind="prepare", argv=argv, folder=drawn, proof=proof))
     if "source" not in spec:
         place = take_place(spec, "data")
         identities = (place.identity, backbone_identity)
@@ -121,17 +124,17 @@ def plan_ground(spec: Mapping[str, Any], *, label: str, out: Path, recipe: Recip
         source, identity = place.path, place.identity
     splits = ",".join(dict.fromkeys((recipe.train, recipe.evaluate)))
     key = short_id(identity, splits)
-    data = out / f"data-{key}"
+    data = shared / f"data-{key}"
     if "data" in spec:
         place = take_place(spec, "data")
         data, identity, key = place.path, f"{identity} {place.identity}", short_id(identity, splits, place.identity)
     steps.append(
         planned_run(
-            f"{label}-prepare-{key}",
-            title=f"{label} prepare",
+            f"{NAME}-prepare-{key}",
+            title=f"{NAME} prepare",
             kind="prepare",
             argv=["segmentation", "prepare", "--source", source, "--out", data, "--splits", splits],
-            folder=out / f"prepare-{key}",
+            folder=shared / f"prepare-{key}",
             needs=[step["id"] for step in steps],
             inputs=[] if steps else [source],
         )

@@ -14,7 +14,7 @@ class NewOptions:
     """Write a sweep's file to edit, or the profiles file, which says how your cluster is asked for resources.
 
     Attributes:
-        name: one of smoke, decathlon-table8, segmentation and full, which are sweeps, and profiles.
+        name: one of smoke, decathlon-table8, packnet-orders, segmentation and full, which are sweeps, and profiles.
         out: the file to write; NAME.toml here when not given.
         force: overwrite a file that is there.
     """

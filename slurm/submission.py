@@ -1,4 +1,4 @@
-"""From a plan to jobs on a cluster, through submitit: a stage is an array, or several, and waits for the stage before.
+"""From a plan to jobs on a cluster, through submitit: a stage is an array, or several, and waits for what it needs.
 
 Dependencies say "after any ending", and each run looks for itself whether what it needs is done: after a failed
 parent, Slurm's own "after success" would keep its children waiting for ever, and would let them start once the parent
@@ -64,13 +64,22 @@ def find_array_limit(profile: Profile) -> int:
 
 
 def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
-    """The runs, in the order of their needs, in stages, split where an array would have more than `limit` elements."""
+    """The runs, in the order of their needs, in stages, split where an array would have more than `limit` elements.
+
+    A training that others build on is a job by itself, sent before the rest of its depth: what builds on it waits for
+    no other one.
+    """
     depths: dict[str, int] = {}
     for run in runs:
         depths[run.id] = max((depths[need] + 1 for need in run.needs if need in depths), default=0)
+    alone = {need for run in runs if run.kind == "run" for need in run.needs}
+    places = {run.id: place for place, run in enumerate(runs) if run.kind == "run" and run.id in alone}
+
+    def key(run: PlannedRun) -> tuple[int, str, int]:
+        return depths[run.id], run.kind, places.get(run.id, len(runs))
+
     stages = []
-    ordered = sorted(runs, key=lambda run: (depths[run.id], run.kind))
-    for (depth, kind), group in groupby(ordered, key=lambda run: (depths[run.id], run.kind)):
+    for (depth, kind, _), group in groupby(sorted(runs, key=key), key=key):
         members = list(group)
         starts = range(0, len(members), limit)
         for first in starts:

@@ -6,10 +6,10 @@ run the same laws over every entry of `METHODS`.  ``docs/adding-a-method.md`` wa
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, cast, get_args, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ GROUP: Final = "piggyback.methods"  # entry points: methods of other packages
 
 @runtime_checkable
 class Method(Protocol):
-    """What a method promises.
+    """What a method promises.  A frozen dataclass: its fields are the settings that recipes and payloads carry.
 
     Attributes:
         name: the same in recipes, payloads and tables.
@@ -155,9 +155,22 @@ def named_method(name: str) -> Method:
         made: object = entry.load()()
     except Exception as fault:  # whatever somebody's package raises; reported, not swallowed
         raise BadInput(f"method {name!r} of {entry.value} cannot be loaded: {fault}") from fault
-    if not isinstance(made, Method) or made.name != name:
+    if not isinstance(made, Method) or made.name != name or not is_declared(made):
         raise BadInput(f"{entry.value} is no method called {name!r}: see docs/adding-a-method.md")
     return made
+
+
+def is_declared(method: Method) -> bool:
+    """Whether a method is a frozen dataclass, and declares what is known here."""
+    kind: Any = type(method)  # a protocol says nothing of either
+    frozen = is_dataclass(kind) and kind.__hash__ is not None  # equal settings are one method
+    return (
+        frozen
+        and method.adapts in get_args(Adapts)
+        and method.stands_on in get_args(StandsOn)
+        and method.merge in ("exact", "close")
+        and (method.adapts == "modules") == isinstance(method, AddsModules)
+    )
 
 
 from piggyback.methods.affine import Affine  # noqa: E402 -- the contract above must exist first

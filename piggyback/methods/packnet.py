@@ -41,7 +41,7 @@ class PackNet:
     merge: Literal["exact"] = "exact"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.tasks < MOST:
+        if type(self.tasks) is not int or not 1 <= self.tasks < MOST:
             raise ValueError(f"PackNet adds 1 to {MOST - 1} tasks, not {self.tasks}")
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
@@ -52,11 +52,13 @@ class PackNet:
         """All that the tasks so far have left free.
 
         Raises:
-            BadInput: there are as many tasks already as were to be added.
+            BadInput: there are as many tasks already as were to be added, or nothing is free.
         """
         if int(earlier["task"]) > self.tasks:
             raise BadInput(f"the network has its {self.tasks} tasks already: plan for more of them from the start")
         owner = torch.where(weight != 0, BACKBONE, 0).to(torch.uint8) + join_planes(earlier)
+        if bool((owner != 0).all()):
+            raise nothing_free(f"a weight of shape {tuple(weight.shape)}", task=int(earlier["task"]))
         return deal(owner, earlier["value"], int(earlier["task"]) + 1)
 
     def keep(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,15 +96,20 @@ class PackNet:
         own = trained["owner"] == trained["task"]
         sizes = trained["value"][own].abs()
         if not len(sizes):
-            raise BadInput(
-                f"no free weights are left in {name} for task {int(trained['task']) - BACKBONE}: prune more of each "
-                "task before it (the recipe's first_prune and prune)"
-            )
+            raise nothing_free(name, task=int(trained["task"]) - BACKBONE)
         rank = round(share * len(sizes))  # as the authors' code; none for few weights, where kthvalue would fail
         if rank:
             free = own & (trained["value"].abs() <= sizes.kthvalue(rank).values)
             trained["owner"][free] = 0
             trained["value"][free] = 0.0
+
+
+def nothing_free(where: str, *, task: int) -> BadInput:
+    """What to say when there is nothing to train for a task, of which the first is 1."""
+    return BadInput(
+        f"no free weights are left in {where} for task {task}: prune more of each task before it (the recipe's "
+        "first_prune and prune)"
+    )
 
 
 def deal(owner: Tensor, value: Tensor, task: int) -> dict[str, Tensor]:

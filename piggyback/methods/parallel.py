@@ -19,7 +19,8 @@ class Parallel:
     """Effective weight W + A at the centre tap of every convolution larger than 1x1; other weights stay.
 
     A starts at zero, which is the backbone; the authors' code draws it (unstated in the paper's text that we have).
-    The taps' centre is the picture's own place where the padding is half the kernel's size, as in all our backbones.
+    The taps' centre is the picture's own place where the padding is half the kernel's size, as in WRN-28-4 and not in
+    FCN's first layer and fc6.
     """
 
     name: Literal["parallel"] = "parallel"

@@ -26,7 +26,8 @@ def test_the_papers_recipe() -> None:
 
 
 def test_every_recipe_is_described_and_found() -> None:
-    assert RECIPES.keys() == DESCRIPTIONS.keys() == {"paper", "mini", "smoke"}
+    assert RECIPES.keys() == DESCRIPTIONS.keys()
+    assert {"paper", "mini", "smoke", "packnet", "ksm", "affine", "adapters", "dan", "baselines"} <= RECIPES.keys()
     assert find_recipe("mini", recipes=RECIPES) is RECIPES["mini"]
     with pytest.raises(UnknownName, match="Did you mean 'smoke'"):
         find_recipe("smok", recipes=RECIPES)
@@ -88,8 +89,39 @@ def test_every_setting_has_a_docstring() -> None:
 
 def test_the_same_key_has_the_same_id_for_ever() -> None:
     """When this fails, a setting was added or renamed: finished runs are then not found again.  Was that meant?"""
-    assert KEY.run_id == "976b40176c"
+    assert KEY.run_id == "9fe72aedf4"
     assert KEY.folder_name == f"dtd-piggyback-seed0-{KEY.run_id}"
+
+
+def test_published_settings_of_other_methods() -> None:
+    """Of their authors' code, as ``docs/methods.md`` says of each."""
+    packnet, ksm, adapters, dan = (RECIPES[name] for name in ("packnet", "ksm", "adapters", "dan"))
+    trained = packnet.epochs - round(packnet.retrain * packnet.epochs)
+    assert (trained, packnet.epochs - trained, packnet.lr, packnet.decay_after * packnet.epochs) == (20, 10, 1e-3, 10)
+    assert (packnet.first_prune, packnet.first_epochs, packnet.lr * packnet.first_lr_factor) == (0.5, 10, 1e-4)
+    assert (packnet.prune, packnet.rule, packnet.head_rule) == (0.75, "sgd", "sgd")
+    assert (ksm.epochs, ksm.schedule, ksm.lr, ksm.batch_size, ksm.norm) == (30, "cosine", 2e-4, 32, "trained")
+    assert adapters.decay_again is not None
+    falls = [round(mark * adapters.epochs) for mark in (adapters.decay_after, adapters.decay_again)]
+    assert (adapters.epochs, falls, adapters.lr, adapters.batch_size) == (120, [80, 100], 0.1, 128)
+    assert (dan.epochs, dan.decay_after * dan.epochs, dan.batch_size, dan.norm) == (50, 25, 64, "statistics")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"order": ("dtd", "svhn", "dtd")}, "names a task twice"),
+        ({"order": ("dtd", "svnh")}, "svnh"),
+        ({"prune": 1.0}, "prune is a share between 0 and 1, not 1.0"),
+        ({"first_prune": 0.0}, "first_prune is a share"),
+        ({"retrain": float("nan")}, "retrain is a share"),
+        ({"decay_after": 0.5, "decay_again": 0.4}, "decay_again must lie between"),
+        ({"first_epochs": 0}, "first_epochs must be positive"),
+    ],
+)
+def test_settings_of_other_methods_have_their_ranges(fields: dict, message: str) -> None:
+    with pytest.raises((BadInput, UnknownName), match=message):
+        Recipe(**fields)
 
 
 def test_whatever_differs_gives_another_id() -> None:

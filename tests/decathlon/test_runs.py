@@ -62,7 +62,7 @@ def test_a_whole_run(options: RunOptions, labels: Path, trained: list[str], caps
     assert trained == [*four, "labels"]  # opened once, when all is trained
     said = capsys.readouterr()
     assert [line.split(" (")[0] for line in said.err.splitlines()] == [f"done: {name}" for name in four]
-    for text in ("accuracy in percent: test (val)", "learning rates tried", "imagenet12 (backbone)", "parameter ratio"):
+    for text in ("accuracy in percent: test (val)", "learning rates tried", "imagenet12", "parameter ratio"):
         assert text in said.out
     assert "1.28125" in said.out
     assert "not a decathlon score" in said.out

@@ -1,4 +1,4 @@
-"""A small network, pictures for it, and the one check that a comparison of masks is about anything."""
+"""A small network, pictures for it, and the checks that a comparison of tasks is about anything."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from piggyback import Adapter
+from decathlon.wrn import Block
+from piggyback import Adapter, Method
 
 Batch = tuple[Tensor, Tensor]
 
@@ -38,6 +39,92 @@ def moved_masks() -> Callable[[Adapter, str], dict[str, Tensor]]:
         return {f"{key} of {name}": tensor.clone() for name, parts in kept.items() for key, tensor in parts.items()}
 
     return collect
+
+
+@pytest.fixture
+def check_moved() -> Callable[[Adapter, str], None]:
+    """Fails unless each number that a task trains for itself has left its start for a good part of its values."""
+
+    def check(adapter: Adapter, task: str) -> None:
+        state = adapter.task(task)
+        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, trained in state.trained.items():
+            fresh = state.method.start(adapter.frozen[name])
+            pairs |= {f"{key} of {name}": (tensor, fresh[key]) for key, tensor in trained.items()}
+        pairs |= {name: (tensor, adapter.frozen[name]) for name, tensor in state.own.items()}
+        for layer, module in state.modules.items():
+            fresh_module = state.method.module(adapter.network.get_submodule(layer)).state_dict()
+            pairs |= {f"{key} of {layer}": (tensor, fresh_module[key]) for key, tensor in module.state_dict().items()}
+        for name, (tensor, fresh_tensor) in pairs.items():
+            if tensor.is_floating_point():
+                moved = (tensor != fresh_tensor).double().mean().item()
+                assert moved > 0.2, f"of {name} only {moved:.1%} has moved"
+        assert pairs or state.method.adapts == "head", "nothing is trained"
+
+    return check
+
+
+def zero_half(network: nn.Module, *, head: str = "head") -> None:
+    """The half of each convolution and linear weight that is nearest to zero: free for PackNet's tasks."""
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and name != head:
+                sizes = module.weight.abs()
+                module.weight[sizes <= sizes.flatten().median()] = 0.0
+
+
+@pytest.fixture
+def make_ground(make_network: Callable[..., nn.Sequential]) -> Callable[..., nn.Sequential]:
+    """The network of `make_network`, pruned where a method stands on a pruned one."""
+
+    def build(method: Method, **options: Any) -> nn.Sequential:
+        network = make_network(**options)
+        if method.stands_on == "pruned":
+            zero_half(network)
+        return network
+
+    return build
+
+
+@pytest.fixture
+def begin_of(make_network: Callable[..., nn.Sequential]) -> Callable[[Method], dict[str, Any]]:
+    """What `add_task` wants of a method that begins anew: another draw of the network."""
+    return lambda method: {"begin": make_network(seed=7).state_dict()} if method.adapts == "anew" else {}
+
+
+@pytest.fixture
+def reference_network() -> Callable[[str], tuple[nn.Module, tuple[int, ...]]]:
+    """By kind, a frozen network in double precision with a head of four classes, and the shape of its inputs."""
+
+    def build(kind: str) -> tuple[nn.Module, tuple[int, ...]]:
+        make, shape = {"WRN block": (block_network, (4, 8, 8)), "linear": (linear_network, (12,))}[kind]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make().double().eval(), shape
+
+    return build
+
+
+def block_network() -> nn.Module:
+    """A block of the Decathlon's network: stride 2, two batch norms, a convolution in the shortcut."""
+    network = nn.Sequential()
+    network.add_module("block", Block(4, 8, stride=2))
+    network.add_module("pool", nn.AdaptiveAvgPool2d(2))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("head", nn.Linear(32, 4))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def linear_network() -> nn.Module:
+    network = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU())
+    network.add_module("head", nn.Linear(16, 4))
+    return network
 
 
 @pytest.fixture

@@ -123,6 +123,25 @@ def test_masks_that_would_start_at_zero(method: Callable[[], piggyback.Method]) 
         method()
 
 
+def test_who_begins_anew_says_from_what(
+    adapter: piggyback.Adapter, make_network: Callable, make_head: Callable
+) -> None:
+    scratch, drawn = piggyback.METHODS["scratch"], make_network(seed=7).state_dict()
+    with pytest.raises(BadInput, match="'scratch' needs `begin`, the state dict of a freshly drawn network"):
+        adapter.add_task("a", head=make_head(0), method=scratch)
+    for name in ("piggyback", "finetune", "norm", "series"):
+        with pytest.raises(BadInput, match=f"'{name}' takes no `begin`"):
+            adapter.add_task("a", head=make_head(0), method=piggyback.METHODS[name], begin=drawn)
+    for wrong in ({}, {**drawn, "conv1.weight": torch.ones(8, 3, 5, 5)}):
+        with pytest.raises(BadInput, match=r"no 'conv1\.weight' of shape \(8, 3, 3, 3\): draw the same network"):
+            adapter.add_task("a", head=make_head(0), method=scratch, begin=wrong)
+    assert not adapter.tasks
+    adapter.add_task("a", head=make_head(0), method=scratch, begin=drawn)
+    with torch.no_grad():
+        drawn["conv1.weight"].zero_()  # it was copied
+    assert adapter.network.conv1.weight.any()
+
+
 def test_weight_decay_never_acts_on_masks(make_network: Callable, make_head: Callable) -> None:
     reals, heads = [], []
     for decay in (0.0, 0.5):
@@ -152,6 +171,9 @@ def test_only_the_tasks_own_parameters_ask_for_gradients(adapter: piggyback.Adap
             ("piggyback-ternary", "trained", weights | norm | head),
             ("feature", "fixed", head),
             ("feature", "trained", norm | head),
+            ("norm", "fixed", norm | head),
+            ("dan", "statistics", weights | head),
+            ("parallel", "fixed", weights - {"hidden.weight"} | head),
             ("finetune", "fixed", weights | norm | head | {"conv1.bias", "hidden.bias"}),
         )
     ):

@@ -98,7 +98,8 @@ def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
     assert payload.masks["0.weight"].zeros == 1
     assert payload.masks["0.weight"].weights == 3
     size = path.stat().st_size
-    assert payload.bytes_by_kind == {"mask": 1, "norm": 0, "weight": 0, "head": 16, "header": size - 17}
+    assert payload.bytes_by_kind == {"mask": 1, "value": 0, "norm": 0, "weight": 0, "head": 16, "header": size - 17}
+    assert payload.shapes == {"0.weight": (1, 3)}
 
 
 def test_any_flipped_byte_is_refused(tiny_file: Path) -> None:
@@ -312,6 +313,7 @@ def test_an_unchanged_forgery_is_the_file_itself(tmp_path: Path) -> None:
         set_method(init=0.001),
         set_method(adapts="everything"),
         set_method(merge="close"),
+        set_method(stands_on="joint"),
     ],
 )
 def test_headers_that_say_the_impossible_are_refused(edit: Edit, tmp_path: Path) -> None:

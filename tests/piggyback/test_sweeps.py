@@ -4,14 +4,19 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from piggyback import sweeps
 from piggyback.errors import BadInput, UnknownName
 from piggyback.sweeps import (
+    FOLLOWING,
+    METHOD_GROUP,
     METHOD_NAMES,
+    STANDS_ON,
     refuse_unknown,
     short_id,
     take,
@@ -40,10 +45,33 @@ class Toy:
 RECIPES = {"paper": Toy(), "smoke": Toy(epochs=1)}
 
 
-def test_methods_are_those_there_are() -> None:
-    code = "from piggyback.methods import METHODS; print(*METHODS)"
+def test_tables_of_methods_are_what_the_methods_declare() -> None:
+    from piggyback.methods import GROUP, METHODS, Follows
+
+    assert tuple(METHODS) == METHOD_NAMES
+    assert {name: method.stands_on for name, method in METHODS.items() if method.stands_on != "backbone"} == STANDS_ON
+    assert tuple(name for name, method in METHODS.items() if isinstance(method, Follows)) == FOLLOWING
+    assert {"packnet", "joint"} <= STANDS_ON.keys() >= set(FOLLOWING)
+    assert METHOD_GROUP == GROUP
+
+
+def test_the_tables_load_no_torch() -> None:
+    code = "import sys, piggyback.sweeps as s; s.take_methods({'methods': ['joint']}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert tuple(done.stdout.split()) == METHOD_NAMES
+    assert done.stdout == "False\n"
+
+
+def test_methods_of_other_packages_are_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offered(*, group: str) -> list[EntryPoint]:
+        return [EntryPoint(name="theirs", value="not.there:Method", group=group)] if group == METHOD_GROUP else []
+
+    monkeypatch.setattr(sweeps, "entry_points", offered)
+    assert take_methods({"methods": ["theirs", "joint"]}) == ["theirs", "joint"]  # and nothing was loaded
+    with pytest.raises(UnknownName, match=r"no method is called 'their'\. Did you mean 'theirs'\?"):
+        take_methods({"methods": ["their"]})
+
+
+def test_methods() -> None:
     assert take_methods({}) == ["piggyback"]
     assert take_methods({"methods": ["feature", "piggyback", "feature"]}) == ["feature", "piggyback"]
     with pytest.raises(UnknownName, match=r"no method is called 'pigyback'\. Did you mean 'piggyback'\?"):

@@ -88,6 +88,47 @@ def test_records_rates_and_steps() -> None:
     assert [line["loss"] for line in history] == pytest.approx(losses, abs=1.0)
 
 
+def test_rates_fall_twice() -> None:
+    plan = Plan(epochs=10, steps=20, decay_after=0.5, decay_again=0.75, decay_factor=0.1)
+    assert [plan.decay(step) for step in range(200)] == pytest.approx([1.0] * 100 + [0.1] * 50 + [0.01] * 50)
+    assert replace(plan, decay_again=None).decay(199) == 0.1
+    odd = Plan(epochs=1, steps=7, decay_after=0.5, decay_again=0.6)  # after 3.5 and 4.2 steps, rounded
+    assert [odd.decay(step) for step in range(7)] == pytest.approx([1.0] * 4 + [0.01] * 3)
+
+
+def test_rates_follow_half_a_cosine() -> None:
+    """Of all steps, not of an epoch's; the last step is the one before zero."""
+    plan = Plan(epochs=2, steps=3, schedule="cosine", decay_after=0.5, decay_again=0.6)
+    expected = [1.0, 0.5 + 3**0.5 / 4, 0.75, 0.5, 0.25, 0.5 - 3**0.5 / 4]  # cosines of multiples of 30 degrees
+    assert [plan.decay(step) for step in range(6)] == pytest.approx(expected)
+    rates: list[float] = []
+    done = make(plan=replace(PLAN, schedule="cosine"))
+    step = done.optimizer.step
+
+    def note() -> None:
+        rates.append(done.optimizer.param_groups[-1]["lr"])
+        step()
+
+    done.optimizer.step = note  # type: ignore[method-assign, assignment]
+    history = done.run()
+    assert rates == [1e-2 * 0.5 * (1 + math.cos(math.pi * step / 12)) for step in range(12)]
+    assert history[-1]["lr"] == 3e-3 * 0.5 * (1 + math.cos(math.pi * 11 / 12))
+
+
+def test_a_break_in_a_cosine_changes_no_bit(tmp_path: Path) -> None:
+    plan = replace(PLAN, schedule="cosine")
+    whole = make(plan=plan)
+    whole.run()
+    with pytest.raises(Requeue):
+        make(plan=plan, checkpoints=Checkpoints(tmp_path), stop=StopAfter(7)).run()
+    resumed = make(plan=plan, checkpoints=Checkpoints(tmp_path))
+    resumed.run()
+    assert same(bits(resumed), bits(whole))
+    stepped = make()
+    stepped.run()
+    assert not same(bits(resumed), bits(stepped))
+
+
 def test_the_loss_is_the_mean_over_the_steps() -> None:
     values = iter(range(1, 13))
 
@@ -97,7 +138,7 @@ def test_the_loss_is_the_mean_over_the_steps() -> None:
     assert [line["loss"] for line in make(loss=loss).run()] == [2.5, 6.5, 10.5]
 
 
-@pytest.mark.parametrize("method", ["piggyback", "piggyback-ternary", "finetune", "feature"])
+@pytest.mark.parametrize("method", ["piggyback", "piggyback-ternary", "finetune", "feature", "affine", "ksm", "dan"])
 def test_a_break_after_every_step_changes_no_bit(tmp_path: Path, method: str) -> None:
     whole = make(method)
     history = whole.run()
@@ -322,7 +363,12 @@ def test_another_environment_is_refused_unless_allowed(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("method", "update", "form"),
-    [("piggyback", "eager", "eager"), ("feature", "auto", "none"), ("finetune", "auto", "none")],
+    [
+        ("piggyback", "eager", "eager"),
+        ("ksm", "auto", "eager"),
+        ("feature", "auto", "none"),
+        ("finetune", "auto", "none"),
+    ],
 )
 def test_the_environment_has_the_real_form_of_the_update(method: str, update: Any, form: str) -> None:
     done = make(method)

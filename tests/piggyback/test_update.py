@@ -1,18 +1,23 @@
-"""Compiled mask updates where the compiler does not work."""
+"""Which mask updates are compiled, and what happens where the compiler does not work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
 import piggyback
-from piggyback import update
+from piggyback import METHODS, Method, update
 from piggyback.errors import BadInput
 
+BINARY = piggyback.Binary()
 
-def step(form: str) -> str:
+
+def step(form: str, *, method: Method = BINARY) -> str:
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     network.add_module("fc", nn.Linear(8, 2))
-    adapter = piggyback.attach(network, method=piggyback.Binary(), head="fc")
+    adapter = piggyback.attach(network, method=method, head="fc")
     adapter.add_task("task", head=nn.Linear(8, 2))
     optimizer = adapter.optimizer(update=form)  # type: ignore[arg-type]
     network(torch.ones(2, 8)).sum().backward()
@@ -36,3 +41,53 @@ def test_a_compiler_that_fails_is_tried_and_told_once(
     assert capsys.readouterr().err.count("uncompiled, the compiler failed: no compiler\n") == 1
     with pytest.raises(BadInput, match=r"cannot be compiled: no compiler\. Install"):
         step("compiled")
+
+
+WITH_LINEAR = [name for name, method in METHODS.items() if method.start(torch.ones(8, 8))]  # something to train there
+
+
+@pytest.mark.parametrize("name", WITH_LINEAR)
+def test_only_what_has_one_value_for_each_weight_is_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer is square: a controller among its outputs has the weight's shape too, and is no value per weight."""
+    compiled = []
+
+    def kernel(*tensors: object) -> None:
+        compiled.append(tensors)
+
+    monkeypatch.setattr(update, "compiled_kernel", lambda method: kernel)
+    expected = "compiled" if name in ("piggyback", "piggyback-ternary") else "eager"
+    assert step("auto", method=METHODS[name]) == expected
+    assert bool(compiled) == (expected == "compiled")
+    if expected == "eager":
+        with pytest.raises(BadInput, match=f"updates of method '{name}' are not compiled: take update auto or eager"):
+            step("compiled", method=METHODS[name])
+
+
+def test_a_tensor_without_a_gradient_stays_as_it_is_in_both_forms() -> None:
+    """`pull_back` may leave out what a method does not train, compiled or not."""
+    weight, gradient = torch.arange(1.0, 5.0).reshape(2, 2), torch.ones(2, 2)
+    for mode in ("eager", "compiled"):
+        trained = {"mask_real": torch.full((2, 2), 0.01), "fixed": torch.full((2, 2), 3.0)}
+        zeros = {key: torch.zeros(2, 2) for key in trained}
+        first, second = dict(zeros), {key: tensor.clone() for key, tensor in zeros.items()}
+        parameter = nn.Parameter(torch.zeros(2, 2))
+        parameter.grad = gradient
+        coefficients = update.Coefficients(step_size=0.004, correction=1.0, beta1=0.0, beta2=0.0, eps=0.0)
+        update.MaskUpdate(HalfFixed(), mode=mode).adam(parameter, weight, trained, first, second, coefficients)
+        assert torch.equal(trained["fixed"], torch.full((2, 2), 3.0))
+        torch.testing.assert_close(trained["mask_real"], torch.full((2, 2), 0.006))
+        assert torch.equal(parameter.detach(), 3 * weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfFixed(piggyback.Binary):
+    """Binary, with a factor that is not trained."""
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {**super().start(weight), "fixed": torch.full_like(weight, 3.0)}
+
+    def keep(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**super().keep(trained), "fixed": trained["fixed"]}
+
+    def apply(self, weight: torch.Tensor, kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return kept["fixed"] * super().apply(weight, kept)

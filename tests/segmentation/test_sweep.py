@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from piggyback.errors import BadInput, UnknownName
+from piggyback.sweeps import METHOD_NAMES, STANDS_ON
 from segmentation.options import DrawOptions, PrepareOptions, ReportOptions, TrainOptions
+from segmentation.recipes import WITHOUT
 from segmentation.sweep import plan
 
 GIVEN = {
@@ -106,6 +108,28 @@ def test_ids_change_with_all_that_changes_a_number_and_with_nothing_else() -> No
     drawn = [run["id"] for run in plan(DRAWN)]
     other = [run["id"] for run in plan({**DRAWN, "source": "/releases", "backbone": "b"})]
     assert not set(other[:-1]) & set(drawn)  # data of another source are other runs
+
+
+def test_parts_share_what_they_draw_and_pack() -> None:
+    one, other = ({run["id"]: run for run in plan({**DRAWN, "label": label})} for label in ("a", "b"))
+    common = one.keys() & other.keys()
+    assert [one[name]["argv"][1] for name in sorted(common)] == ["draw", "prepare"]
+    assert all(one[name] == other[name] for name in common)  # otherwise the plan as a whole is refused
+    elsewhere = plan({**DRAWN, "label": "c", "source": "releases", "backbone": "b"})
+    assert not {run["id"] for run in elsewhere} & one.keys()
+
+
+def test_methods_that_mean_something_here() -> None:
+    """Those that train weights of one task on VGG-16; not those that need other tasks, or its norm layers."""
+    assert WITHOUT.keys() >= STANDS_ON.keys()
+    for method in METHOD_NAMES:
+        if method not in WITHOUT:
+            assert [run["title"] for run in plan({**GIVEN, "methods": [method], "seeds": [0]})][:-1] == [
+                f"segmentation {method} seed 0"
+            ]
+            continue
+        with pytest.raises(BadInput, match=f"segmentation has no {method}: {WITHOUT[method]}; take another method"):
+            plan({**GIVEN, "methods": ["piggyback", method]})
 
 
 @pytest.mark.parametrize(

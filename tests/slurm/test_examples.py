@@ -4,12 +4,14 @@ import re
 import shutil
 import tomllib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from piggyback.sweeps import METHOD_NAMES
 from slurm.errors import SweepError
+from slurm.planned import PlannedRun
 from slurm.plans import Plan, plan
 from slurm.sending import Target, submit
 from slurm.submission import sbatch_texts
@@ -17,13 +19,17 @@ from slurm.sweep_files import EXAMPLES, PROFILES, read_profile, read_sweep
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted(path.stem for path in EXAMPLES.glob("*.toml") if path.stem != PROFILES)
-RUNS = {"smoke": 14, "decathlon-table8": 111, "segmentation": 15, "full": 125}
+RUNS = {"smoke": 14, "decathlon-table8": 288, "packnet-orders": 89, "segmentation": 15, "full": 302}
 PLACES = {
     "smoke": set(),
     "decathlon-table8": {"archives", "wrn28_4.safetensors"},
+    "packnet-orders": {"archives", "wrn28_4.safetensors"},
     "segmentation": {"archives", "vgg16.safetensors"},
     "full": {"archives", "wrn28_4.safetensors", "vgg16.safetensors"},
 }
+TASKS = ("aircraft", "cifar100", "daimlerpedcls", "dtd", "gtsrb", "omniglot", "svhn", "ucf101", "vgg-flowers")
+TABLE_8 = {"scratch", "feature", "finetune", "series", "series-joint", "dan", "piggyback"}
+TABLE_2 = {"feature", "packnet", "piggyback", "finetune"}
 
 
 def read_example(name: str, folder: Path) -> Plan:
@@ -61,25 +67,107 @@ def test_plans_are_what_the_comments_say(name: str, tmp_path: Path) -> None:
     assert all(path.is_relative_to(tmp_path) for run in planned.runs for path in run.inputs)
 
 
+def flag(run: PlannedRun, name: str) -> str:
+    """The word behind a flag of a run's command."""
+    return run.argv[run.argv.index(f"--{name}") + 1]
+
+
+def count_runs(runs: Sequence[PlannedRun], *, by: str) -> Counter[str]:
+    """Trainings of tasks by the word behind a flag."""
+    return Counter(flag(run, by) for run in runs if run.argv[:2] == ("decathlon", "train"))
+
+
 def test_table_8_is_nine_tasks_with_every_method_and_three_seeds(tmp_path: Path) -> None:
     runs = read_example("decathlon-table8", tmp_path).runs
     kinds = Counter(run.kind for run in runs)
-    assert kinds == {"prepare": 1, "run": 9 * len(METHOD_NAMES) * 3, "score": 1, "page": 1}
-    assert all("--recipe paper" in " ".join(run.argv) for run in runs if run.kind == "run")
-    words = {word for run in runs if run.kind == "run" for word in run.title.split()}
-    assert words >= {*METHOD_NAMES, "0", "1", "2", "omniglot"}
+    assert kinds == {"prepare": 1, "run": 279, "score": 7, "page": 1}
+    methods = {**dict.fromkeys(TABLE_8 | {"piggyback-ternary"}, 27), "packnet": 2 * 27, "series-joint": 30}
+    assert methods.keys() >= TABLE_2
+    assert count_runs(runs, by="method") == methods
+    assert count_runs(runs, by="task") == {**dict.fromkeys(TASKS, 30), "imagenet12": 3}
+    assert count_runs(runs, by="seed") == {"0": 91, "1": 91, "2": 91}
+    assert {flag(run, "method"): flag(run, "recipe") for run in runs if run.kind == "run"} == {
+        **dict.fromkeys(("piggyback", "piggyback-ternary"), "paper"),
+        **dict.fromkeys(("feature", "finetune"), "baselines"),
+        **dict.fromkeys(("scratch", "series", "series-joint"), "adapters"),
+        **{"dan": "dan", "packnet": "packnet"},
+    }
     both = {run.id for run in read_example("full", tmp_path).runs}
     assert both == {run.id for run in (*runs, *read_example("segmentation", tmp_path).runs)}
 
 
+def test_table_8_with_all_methods_trained_in_the_same_way(tmp_path: Path) -> None:
+    """What the file calls its switch: the other list of methods, and one part alone."""
+    text = (EXAMPLES / "decathlon-table8.toml").read_text()
+    text = text[: text.index("\n# Table 2's")]
+    switch = re.search(r"^# (methods = .*)\n# +(.*\])$", text, flags=re.M)
+    assert switch is not None
+    text, count = re.subn(r"^methods = .*$", f"{switch[1]} {switch[2]}", text, flags=re.M)
+    assert count == 1
+    (tmp_path / "s.toml").write_text(text.replace("# lr_grid", "lr_grid"))
+    runs = plan(read_sweep(tmp_path / "s.toml")).runs
+    assert count_runs(runs, by="method") == dict.fromkeys(TABLE_8 | TABLE_2 | {"piggyback-ternary"}, 27)
+    assert Counter(run.kind for run in runs) == {"prepare": 1, "run": 9 * 27 + 2 * 3, "score": 1, "page": 1}
+    assert {flag(run, "recipe") for run in runs if run.kind == "run"} == {"paper"}
+    assert all("--lr-grid 3e-05 0.0001 0.0003" in " ".join(run.argv) for run in runs if run.kind == "run")
+
+
+@pytest.mark.parametrize("name", ["decathlon-table8", "packnet-orders"])
+def test_packnets_tasks_wait_for_each_other_in_two_orders(name: str, tmp_path: Path) -> None:
+    runs = {run.id: run for run in read_example(name, tmp_path).runs}
+    networks = {run.id for run in runs.values() if run.argv[:4] == ("decathlon", "ground", "--method", "packnet")}
+    assert len(networks) == 3  # one for each seed, of both orders
+    found = []
+    for run in [run for run in runs.values() if flag_or_none(run, "method") == "packnet" and run.id not in networks]:
+        need, *before = run.needs
+        assert need in networks
+        assert flag(runs[need], "seed") == flag(run, "seed")
+        assert flag(run, "ground") == str(runs[need].folder)
+        assert ([flag(run, "after")] if before else []) == [str(runs[one].folder) for one in before]
+        assert [flag(runs[one], "seed") for one in before] == [flag(run, "seed")] * len(before)
+        found.append((flag(runs[before[0]], "task") if before else None, flag(run, "task")))
+    pairs = Counter(found)
+    assert set(pairs.values()) == {3}  # seeds
+    for order in (TASKS, TASKS[::-1]):
+        assert pairs.keys() >= set(zip((None, *order[:-1]), order, strict=True))
+    assert len(pairs) == 2 * len(TASKS)
+
+
+def flag_or_none(run: PlannedRun, name: str) -> str | None:
+    return flag(run, name) if f"--{name}" in run.argv else None
+
+
+def test_packnet_orders_has_masks_beside_it(tmp_path: Path) -> None:
+    runs = read_example("packnet-orders", tmp_path).runs
+    assert count_runs(runs, by="method") == {"packnet": 54, "piggyback": 27}
+    assert Counter(run.kind for run in runs) == {"prepare": 1, "run": 84, "score": 3, "page": 1}
+    assert {flag(run, "epochs") for run in runs if flag_or_none(run, "method") == "packnet"} == {"45"}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_commands_are_the_console_commands(name: str, tmp_path: Path, read_command: Callable[[list[str]], Any]) -> None:
+    """Of each verb with each method in each part, the last one."""
+    runs = {
+        (run.argv[:2], flag_or_none(run, "method"), run.title.split()[0]): run
+        for run in read_example(name, tmp_path).runs
+    }
+    assert len(runs) >= 5
+    for run in runs.values():
+        options = read_command(list(run.argv))
+        if run.kind == "run":
+            assert options.folder == run.folder
+            assert str(options.settings.seed) == flag(run, "seed")
+            assert getattr(options, "ground", None) == (Path(flag(run, "ground")) if "--ground" in run.argv else None)
+
+
 def test_table_8_with_a_backbone_of_its_own(tmp_path: Path) -> None:
-    """What the comment at the end of the file says one may do."""
+    """What the file's last default says one may do."""
     text = (EXAMPLES / "decathlon-table8.toml").read_text()
     text = re.sub(r"^backbone = .*\n", "", text, flags=re.M)
-    text = text.replace("# [benchmark.backbone]\n# recipe", "[benchmark.backbone]\nrecipe")
+    text = text.replace("# [defaults.decathlon.backbone]\n# recipe", "[defaults.decathlon.backbone]\nrecipe")
     (tmp_path / "s.toml").write_text(text)
     runs = plan(read_sweep(tmp_path / "s.toml")).runs
-    assert [run.kind for run in runs[:3]] == ["prepare", "backbone", "run"]
+    assert [run.kind for run in runs[:3]] == ["prepare", "backbone", "run"]  # one backbone for all parts
     assert len(runs) == RUNS["decathlon-table8"] + 1
 
 
@@ -100,8 +188,8 @@ def test_nothing_is_sent_while_archives_and_backbones_are_missing(tmp_path: Path
     with pytest.raises(SweepError) as caught:
         submit(planned, target=Target(cluster="local"))
     said = str(caught.value)
-    assert [f"{tmp_path / name}, which {count} of 125 runs need" in said for name, count in
-            (("archives", 2), ("wrn28_4.safetensors", 108), ("vgg16.safetensors", 12))] == [True] * 3  # fmt: skip
+    assert [f"{tmp_path / name}, which {count} of 302 runs need" in said for name, count in
+            (("archives", 2), ("wrn28_4.safetensors", 279), ("vgg16.safetensors", 12))] == [True] * 3  # fmt: skip
     assert not planned.folder.plan.exists()
     assert not (planned.folder.root / "jobs").exists()
 

@@ -72,7 +72,8 @@ srun --unbuffered --output 'FOLDER/submitit/%A_%a_%t_log.out' --error 'FOLDER/su
 
 @pytest.fixture
 def planned(make_plan: Callable[..., Plan]) -> Plan:
-    return make_plan(p=(["say", "p"], []), a=(["make"], ["p"]), b=(["make"], ["p"]), s=(["say", "s"], ["a", "b"]))
+    made = make_plan(p=(["say", "p"], []), a=(["make"], ["p"]), b=(["make"], ["p"]), s=(["say", "s"], ["a", "b"]))
+    return replace(made, runs=(*made.runs[:-1], replace(made.runs[-1], kind="score", after="ended")))
 
 
 def send(planned: Plan, **more: object) -> dict[str, str]:
@@ -113,6 +114,20 @@ def test_stages_and_their_order(planned: Plan, fake_slurm: Path, monkeypatch: py
     assert read_json(planned.folder.job("b").submitted)["job"] == "102_1"
     pickles = sorted(path.name for path in (planned.folder.root / "submitit").glob("*.pkl"))
     assert pickles == ["101_submitted.pkl", "102_0_submitted.pkl", "102_1_submitted.pkl", "103_submitted.pkl"]
+
+
+def test_runs_that_others_build_on_are_jobs_of_their_own(make_plan: Callable[..., Plan], fake_slurm: Path) -> None:
+    """Two chains, x and y, beside single runs: a chain waits for nothing but itself."""
+    chains: dict[str, tuple[list[str], list[str]]] = {"a": (["make"], []), "x1": (["make"], [])}
+    chains |= {"y1": (["make"], []), "b": (["make"], []), "x2": (["make"], ["x1"]), "y2": (["make"], ["y1"])}
+    chains |= {"x3": (["make"], ["x1", "x2"]), "z1": (["make"], ["y1"])}
+    sent = send(make_plan(**chains))
+    assert sent == {
+        **{"x1": "101", "y1": "102", "a": "103_0", "b": "103_1"},
+        **{"x2": "104", "y2": "105_0", "z1": "105_1", "x3": "106"},
+    }
+    waits = [re.findall(r"--dependency=(\S+)", script) for script in read_scripts(fake_slurm)]
+    assert waits == [[], [], [], ["afterany:101"], ["afterany:102"], ["afterany:101:104"]]
 
 
 def test_runs_wait_for_what_was_sent_before(planned: Plan, fake_slurm: Path) -> None:

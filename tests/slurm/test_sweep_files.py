@@ -38,11 +38,47 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
         (SWEEP.replace('name = "toy"', "seeds = [0]"), r"each \[\[benchmark\]\] table must have a name"),
         (SWEEP + 'out = "x"\n', "'out' stands at the top"),
         ("page = 3\n" + SWEEP, "page must be true or false, not 3"),
+        ("defaults = 3\n" + SWEEP, r"tables by the names of benchmarks, such as \[defaults.decathlon\]"),
+        ("defaults.toy = 3\n" + SWEEP, "defaults must be tables by the names of benchmarks"),
+        (SWEEP + "[defaults.tyo]\nseeds = [0]\n", r"\[defaults.tyo\] is of no use: no \[\[bench"),
+        (SWEEP + '[defaults.toy]\nout = "x"\n', "'out' stands at the top"),
     ],
 )
 def test_sweeps_that_are_none(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SweepError, match=words):
         read_sweep(write(tmp_path / "s.toml", text))
+
+
+def test_parts_share_defaults(tmp_path: Path) -> None:
+    text = """
+        name = "n"
+        out = "o"
+        [defaults.toy]
+        seeds = [0, 1]
+        backbone = "b"
+        source = "a"
+        [defaults.toy.settings]
+        lr = 0.1
+        epochs = 3
+        [[benchmark]]
+        name = "toy"
+        seeds = [2]
+        [benchmark.settings]
+        epochs = 4
+        flip = true
+        [[benchmark]]
+        name = "other"
+        [[benchmark]]
+        name = "toy"
+        [benchmark.backbone]
+        depth = 10
+    """
+    first, other, last = read_sweep(write(tmp_path / "s.toml", text)).benchmarks
+    common = {"name": "toy", "source": "a"}
+    settings = {"lr": 0.1, "epochs": 4, "flip": True}  # joined
+    assert first == common | {"seeds": [2], "backbone": "b", "settings": settings}
+    assert other == {"name": "other"}
+    assert last == common | {"seeds": [0, 1], "backbone": {"depth": 10}, "settings": {"lr": 0.1, "epochs": 3}}
 
 
 def test_a_sweep_that_is_not_there(tmp_path: Path) -> None:
