@@ -16,10 +16,10 @@ from torch.nn.functional import cross_entropy
 from decathlon.backbone import save_backbone
 from decathlon.batches import Augmentation, epoch_length, normalise, training_batches
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench
-from decathlon.packed import open_split, read_manifest
+from decathlon.packed import PackedSplit, open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK
 from decathlon.wrn import WideResNet
-from piggyback.adapter import attach
+from piggyback.adapter import Adapter, attach
 from piggyback.errors import BadInput
 from piggyback.methods.packnet import FirstPruning
 from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch
@@ -44,6 +44,25 @@ def prune_backbone(
     network.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     adapter = attach(network, method=FirstPruning(share=recipe.first_prune), head=HEAD, norm="trained")
     adapter.add_task(BACKBONE_TASK, head=copy.deepcopy(network.fc))
+    training = replace(make_training(bench, adapter, split=split), stop=stop)
+    total = training.plan.epochs * training.plan.steps
+    history = replace(
+        training,
+        checkpoints=Checkpoints(folder.checkpoints),
+        on_step=lambda step: on_step(step / total),
+        on_save=lambda step: watch.note(step / total),
+        on_epoch=folder.write_metrics,
+    ).run()
+    source = {"made": "pruned", "share": recipe.first_prune, "backbone": backbone.sha256, "loss": history[-1]["loss"]}
+    pruned = cast(WideResNet, adapter.merged(BACKBONE_TASK)).cpu().eval()
+    path = folder.root / BACKBONE_FILE
+    save_backbone(path, pruned, mean=backbone.mean, std=backbone.std, source=source, replace=True)
+
+
+def make_training(bench: Bench, adapter: Adapter, *, split: PackedSplit) -> Training:
+    """The loop over imagenet12's train part, by the recipe's fields for it."""
+    job, recipe, backbone = bench.job, bench.job.recipe, bench.backbone
+    plain = replace(bench, job=replace(job, recipe=replace(recipe, head_lr_factor=1.0)))  # its head is no new one
 
     def batches(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         augmentation = Augmentation(size=recipe.size, view="crop", flip=recipe.flip)
@@ -53,40 +72,19 @@ def prune_backbone(
             pixels = normalise(batch.pixels.to(job.device), mean=backbone.mean, std=backbone.std)
             yield pixels, batch.labels.to(job.device)
 
-    plan = Plan(
-        epochs=recipe.first_epochs,
-        steps=epoch_length(len(split), batch_size=recipe.batch_size),
-        schedule=recipe.schedule,
-        decay_after=0.5,  # 5 of 10 epochs
-        decay_factor=recipe.decay_factor,
-        precision=recipe.precision,
-    )
-    total = plan.epochs * plan.steps
-    optimizer = replace(bench, job=replace(job, recipe=replace(recipe, head_lr_factor=1.0))).make_optimizer(
-        adapter, rate=recipe.lr * recipe.first_lr_factor
-    )
-    training = Training(
+    return Training(
         adapter=adapter,
-        optimizer=optimizer,
+        optimizer=plain.make_optimizer(adapter, rate=recipe.lr * recipe.first_lr_factor),
         batches=batches,
         loss=cross_entropy,
-        plan=plan,
+        plan=Plan(
+            epochs=recipe.first_epochs,
+            steps=epoch_length(len(split), batch_size=recipe.batch_size),
+            schedule=recipe.schedule,
+            decay_after=0.5,  # 5 of 10 epochs
+            decay_factor=recipe.decay_factor,
+            precision=recipe.precision,
+        ),
         seed=recipe.seed,
         allow_other_environment=job.allow_other_environment,
-        checkpoints=Checkpoints(folder.checkpoints),
-        stop=stop,
-        on_step=lambda step: on_step(step / total),
-        on_save=lambda step: watch.note(step / total),
-        on_epoch=folder.write_metrics,
-    )
-    history = training.run()
-    source = {"made": "pruned", "share": recipe.first_prune, "backbone": backbone.sha256, "loss": history[-1]["loss"]}
-    pruned = cast(WideResNet, adapter.merged(BACKBONE_TASK))
-    save_backbone(
-        folder.root / BACKBONE_FILE,
-        pruned.cpu().eval(),
-        mean=backbone.mean,
-        std=backbone.std,
-        source=source,
-        replace=True,
     )
