@@ -111,19 +111,24 @@ def run(code: str, *words: object, place: Path | None) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_method_of_another_package_trains_saves_and_loads(tmp_path: Path) -> None:
-    place = install(tmp_path / "site")
-    for code in (TRAIN, LOAD):
-        done = run(code, tmp_path / "task.safetensors", place=place)
-        assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package, ``site``, and a task by its method."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run(TRAIN, folder / "task.safetensors", place=install(folder / "site"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_method_of_another_package_trains_saves_and_loads(trained: Path) -> None:
+    done = run(LOAD, trained / "task.safetensors", place=trained / "site")
+    assert done.returncode == 0, done.stderr
     assert "dan-diagonal, gain 1" in done.stdout
     assert "parameter ratio 1.95455" in done.stdout  # 1 + 9 (3 + 4) / (54 + 12)
 
 
-def test_its_payload_says_what_is_missing_where_it_is_not_installed(tmp_path: Path) -> None:
-    done = run(TRAIN, tmp_path / "task.safetensors", place=install(tmp_path / "site"))
-    assert done.returncode == 0, done.stderr
-    done = run(LOAD, tmp_path / "task.safetensors", place=None)
+def test_its_payload_says_what_is_missing_where_it_is_not_installed(trained: Path) -> None:
+    done = run(LOAD, trained / "task.safetensors", place=None)
     assert "UnknownName: no method is called 'dan-diagonal'. Known: affine, dan," in done.stderr
 
 

@@ -384,6 +384,7 @@ def test_an_update_that_cannot_be_compiled_is_recorded_as_eager(monkeypatch: pyt
     def broken(*arguments: object) -> None:
         raise RuntimeError("no compiler here")
 
+    monkeypatch.setattr(update, "FAILURES", {})  # what failed here must not be remembered elsewhere
     monkeypatch.setattr(update, "compiled_kernel", lambda method: broken)
     done = make()
     done.optimizer.mask_update.mode = "auto"

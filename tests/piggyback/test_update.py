@@ -54,6 +54,7 @@ def test_only_what_has_one_value_for_each_weight_is_compiled(name: str, monkeypa
     def kernel(*tensors: object) -> None:
         compiled.append(tensors)
 
+    monkeypatch.setattr(update, "FAILURES", {})
     monkeypatch.setattr(update, "compiled_kernel", lambda method: kernel)
     expected = "compiled" if name in ("piggyback", "piggyback-ternary") else "eager"
     assert step("auto", method=METHODS[name]) == expected
@@ -73,7 +74,8 @@ def test_a_tensor_without_a_gradient_stays_as_it_is_in_both_forms() -> None:
         parameter = nn.Parameter(torch.zeros(2, 2))
         parameter.grad = gradient
         coefficients = update.Coefficients(step_size=0.004, correction=1.0, beta1=0.0, beta2=0.0, eps=0.0)
-        update.MaskUpdate(HalfFixed(), mode=mode).adam(parameter, weight, trained, first, second, coefficients)
+        with torch.no_grad():
+            update.MaskUpdate(HalfFixed(), mode=mode).adam(parameter, weight, trained, first, second, coefficients)
         assert torch.equal(trained["fixed"], torch.full((2, 2), 3.0))
         torch.testing.assert_close(trained["mask_real"], torch.full((2, 2), 0.006))
         assert torch.equal(parameter.detach(), 3 * weight)
