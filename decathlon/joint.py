@@ -242,17 +242,26 @@ def share_weights(members: tuple[Member, ...]) -> tuple[Member, ...]:
 
 
 def make_optimizer(members: tuple[Member, ...], *, rate: float) -> torch.optim.Optimizer:
-    """Over what is shared, each once, and what each task has for itself; heads at their own rate.
+    """Over what is shared, each once, and what each task has for itself; heads and norm layers at their own rates.
 
     A parameter without a gradient is left alone, moments included, so a step moves one task's own.
+
+    Raises:
+        BadInput: the recipe has another optimizer for heads.
     """
     recipe = members[0].bench.job.recipe
+    if recipe.head_rule != recipe.rule:
+        raise BadInput(f"joint training has one optimizer: head_rule must be {recipe.rule}, not {recipe.head_rule}")
     heads = [parameter for member in members for parameter in member.adapter.network.get_submodule(HEAD).parameters()]
-    taken = {id(parameter) for parameter in heads}
-    found = (parameter for member in members for parameter in member.adapter.network.parameters())
+    named = [dict(member.adapter.network.named_parameters()) for member in members]
+    norm_names = members[0].adapter.anatomy.norm
+    norms = [parameters[name] for parameters in named for name in norm_names if name in parameters]
+    taken = {id(parameter) for parameter in (*heads, *norms)}
+    found = (parameter for parameters in named for parameter in parameters.values())
     rest = [p for p in dict.fromkeys(found) if p.requires_grad and id(p) not in taken]
     groups: list[dict[str, Any]] = [
         {"params": rest, "lr": rate},
+        {"params": norms, "lr": rate if recipe.norm_lr is None else recipe.norm_lr},
         {"params": heads, "lr": rate * recipe.head_lr_factor},
     ]
     if recipe.rule == "adam":

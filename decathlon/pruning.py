@@ -62,7 +62,8 @@ def prune_backbone(
 def make_training(bench: Bench, adapter: Adapter, *, split: PackedSplit) -> Training:
     """The loop over imagenet12's train part, by the recipe's fields for it."""
     job, recipe, backbone = bench.job, bench.job.recipe, bench.backbone
-    plain = replace(bench, job=replace(job, recipe=replace(recipe, head_lr_factor=1.0)))  # its head is no new one
+    slower = None if recipe.norm_lr is None else recipe.norm_lr * recipe.first_lr_factor
+    plain = replace(bench, job=replace(job, recipe=replace(recipe, head_lr_factor=1.0, norm_lr=slower)))  # an old head
 
     def batches(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         augmentation = Augmentation(size=recipe.size, view="crop", flip=recipe.flip)

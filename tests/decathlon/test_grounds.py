@@ -169,6 +169,20 @@ def test_joint_training_chooses_its_rate_by_the_mean_over_tasks(ordered: Job) ->
     assert recipe["lr_used"] in (1e-4, 5e-3)
 
 
+def test_norm_layers_have_their_own_rate_in_joint_training(ordered: Job) -> None:
+    job = replace(ordered, method="joint", recipe=replace(ordered.recipe, norm_lr=1e-30))
+    for folder in train_all(job).values():
+        assert torch.equal(
+            read_payload(folder.payload).own["bn1.weight"], load_backbone(job.backbone).network.bn1.weight
+        )
+
+
+def test_another_optimizer_for_heads_is_refused_in_joint_training(ordered: Job) -> None:
+    job = replace(ordered, method="joint", recipe=replace(ordered.recipe, head_rule="sgd"))
+    with pytest.raises(BadInput, match="head_rule must be adam, not sgd"):
+        train_task(job)
+
+
 # -- breaks, and wrong input ----------------------------------------------------------------------------
 
 
