@@ -157,6 +157,7 @@ def test_stale_moments_move_nothing_that_is_not_the_tasks_own(
         owner, value = trained["owner"], trained["value"]
         shown = adapter.network.get_parameter(name)
         moment = optimizer.state[shown]["value.exp_avg"]
+        assert {key.partition(".")[0] for key in optimizer.state[shown] if "exp_avg" in key} == {"value"}  # no owner's
         assert (moment[owner == 0] != 0).double().mean() > 0.1  # the optimizer itself has forgotten nothing
         assert (shown[owner == 0] == 0).all()
         first = owner == BACKBONE + 1
