@@ -5,6 +5,7 @@ output: so optimizers, DistributedDataParallel, ``train()`` and ``deepcopy`` fin
 function of this file that knows no task, so copies of the network work by themselves.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -27,6 +28,9 @@ def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: 
         layer = network.get_submodule(name)
         layer.add_module(CHILD, module.to(like.device, like.dtype))
         layer.register_forward_hook(run_added)
+    # Graphs of a compiled network do not look whether hooks have come; what hooks did they do look at.
+    if modules and "torch._dynamo" in sys.modules:  # else nothing has been compiled, and to load it takes seconds
+        torch.compiler.reset()
 
 
 def layers_with_modules(network: nn.Module) -> dict[str, nn.Module]:

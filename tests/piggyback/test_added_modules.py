@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -163,6 +164,32 @@ def test_they_move_with_the_network(trained: Adapter, shown: bool) -> None:
     torch.testing.assert_close(logits_of(trained.network).float(), before, rtol=1e-5, atol=1e-5)
     trained.network.float()
     assert torch.equal(logits_of(trained.network), before)
+
+
+@pytest.mark.parametrize("head", [None, "2"])
+def test_a_compiled_network_sees_them_come_and_go(head: str | None) -> None:
+    """torch does not look whether a layer has hooks before it takes a graph that it knows."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    adapter = piggyback.attach(network, method=SERIES, head=head)
+    inputs, seen = torch.randn(2, 3, 3, 3), {}
+    for name, method in (("one", SERIES), ("other", SERIES), ("masks", piggyback.Binary())):
+        adapter.add_task(name, head=nn.Linear(4, 2) if head else None, method=method)
+        for module in adapter.task(name).modules.values():
+            nn.init.normal_(module.mix.weight)
+    adapter.base()
+    adapter.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the compiler finds on the machine
+        compiled = torch.compile(network, backend="eager")
+        compiled(inputs)
+        for name in ("one", "masks", "other", "one"):
+            adapter.switch(name)
+            seen[name] = compiled(inputs)
+            torch.testing.assert_close(seen[name], network(inputs))
+        adapter.base()
+        torch.testing.assert_close(compiled(inputs), network(inputs))
+    assert not torch.allclose(seen["one"], seen["other"])
 
 
 def test_each_task_has_its_own_and_other_methods_have_none(

@@ -145,6 +145,29 @@ def test_channels_last_gives_the_same_masks_and_lines_up_in_memory(
         torch.testing.assert_close(real_masks(adapter)[name], real, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["affine", "ksm", "packnet", "parallel", "dan", "series"])
+def test_channels_last_in_the_middle_of_a_training(
+    name: str, make_ground: Callable, make_head: Callable, make_batches: Callable, run_steps: Callable
+) -> None:
+    """Also where what is trained is not of the weight's shape, so that it keeps a layout of its own."""
+    batches, trained = make_batches(10, dtype=torch.float64), []
+    for last in (False, True):
+        method = piggyback.METHODS[name]
+        adapter = piggyback.attach(make_ground(method).double(), method=method, head="head")
+        adapter.add_task("task", head=make_head(0))
+        adapter.train()
+        optimizer = adapter.optimizer(mask_lr=LR, update="eager")
+        run_steps(adapter.network, optimizer, batches[:5])
+        if last:
+            adapter.network.to(memory_format=torch.channels_last)
+        run_steps(adapter.network, optimizer, batches[5:])
+        trained.append(adapter.network.state_dict())
+        assert (adapter.network.conv2.weight.stride(1) == 1) == last
+    assert trained[0].keys() == trained[1].keys()
+    for key, tensor in trained[0].items():
+        torch.testing.assert_close(trained[1][key], tensor, rtol=0, atol=1e-9)
+
+
 def test_two_half_batches_are_a_whole_one(
     begin: Callable, make_batches: Callable, run_steps: Callable, moved_masks: Callable
 ) -> None:
