@@ -278,7 +278,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         ),
         "methods": Recipe(
             epochs=1,
-            min_steps=100,
+            min_steps=80,
             batch_size=16,
             lr=4e-4,
             head_lr_factor=10.0,

@@ -168,11 +168,12 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
     def advance(step: int) -> None:
         if step == prune_at:
             prune_task(adapter, share=recipe.prune)
+            training.optimizer.reset()  # the authors' code goes on with a new one
         work.on_step(step / total)
 
     def look(history: list[Record]) -> None:
-        if recipe.selected_on == "val":
-            best = max((line["val_accuracy"] for line in history[:-1]), default=-1.0)
+        if recipe.selected_on == "val" and len(history) * plan.steps >= prune_at:  # before, nothing is left for others
+            best = max((line["val_accuracy"] for line in history[:-1] if "val_accuracy" in line), default=-1.0)
             history[-1]["val_accuracy"] = measure(bench, adapter.network, bench.val)
             if history[-1]["val_accuracy"] > best:  # of equally good epochs the first
                 save_payload(work, adapter)
@@ -197,12 +198,12 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
     return Trained(adapter=adapter, history=history, rate=rate, trials=trials, update=update)
 
 
-def find_pruning(bench: Bench, *, total: int) -> int | None:
-    """After how many steps the task gives weights back; the last of PackNet's tasks keeps all."""
+def find_pruning(bench: Bench, *, total: int) -> int:
+    """After how many steps the task gives weights back, 0 for never; the last of PackNet's tasks keeps all."""
     recipe = bench.job.recipe
     if not isinstance(bench.method, PackNet) or bench.job.task == recipe.sequence[-1]:
-        return None
-    return total - max(1, round(recipe.retrain * total))
+        return 0
+    return max(1, total - max(1, round(recipe.retrain * total)))
 
 
 def prune_task(adapter: Adapter, *, share: float) -> None:

@@ -89,10 +89,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().__init__(groups, {"lr": rates.head})
         self.names = {parameter: name for name, parameter in self.parameters.items()}
         self.mask_update = MaskUpdate(state.method, mode=update)
-        for group in self.param_groups:
-            if group["role"] == "mask":
-                for parameter in group["params"]:
-                    self._prepare(parameter, state.trained[self.names[parameter]], group)
+        self.reset()
 
     def _groups(
         self, adapter: "Adapter", state: "TaskState", rates: Rates, rule: Rule, head_rule: Rule
@@ -109,6 +106,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
             ({"role": "norm", "lr": rates.norm, "params": [pick(n) for n in own if n in norm]}, rule),
             ({"role": "head", "lr": rates.head, "params": head}, head_rule),
         ]
+
+    def reset(self) -> None:
+        """Forget moments and counts of steps: a new optimizer's state, with what is trained as it is."""
+        self.state.clear()
+        trained = self.adapter.tasks[self.task_name].trained
+        for group in self.param_groups:
+            if group["role"] == "mask":
+                for parameter in group["params"]:
+                    self._prepare(parameter, trained[self.names[parameter]], group)
 
     def _prepare(self, parameter: Tensor, trained: dict[str, Tensor], group: dict[str, Any]) -> None:
         """Moments for a weight's trained tensors; the real mask itself stands beside them."""

@@ -21,6 +21,7 @@ from piggyback.adapter import attach
 from piggyback.cli import main
 from piggyback.errors import BadInput, Requeue
 from piggyback.methods import METHODS
+from piggyback.optimizer import AdapterOptimizer
 from piggyback.payload import read_payload
 from piggyback.runs import RunFolder
 
@@ -78,6 +79,38 @@ def test_packnet_prunes_a_copy_and_deals_the_rest_out(ordered: Job) -> None:
         assert torch.equal(second[name]["value"][mine], kept["value"][mine])  # the later task has moved none of them
         assert bool((second[name]["owner0"] | second[name]["owner1"])[state[name] == 0].all())  # the last keeps all
     assert json.loads(folders["svhn"].result.read_text())["parameter_ratio"] == pytest.approx(1 + 4 / 32)
+
+
+def test_packnet_goes_on_with_a_new_optimizer_after_its_pruning(ordered: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its authors' code: no moment of the weights before is left when the first step after the pruning comes."""
+    steps: list[int] = []
+    reset = AdapterOptimizer.reset
+
+    def watch(optimizer: AdapterOptimizer) -> None:
+        steps.append(max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0))
+        reset(optimizer)
+        moments = [t for state in optimizer.state.values() for key, t in state.items() if "exp_avg" in key]
+        assert moments
+        assert not any(moment.any() for moment in moments)
+
+    monkeypatch.setattr(AdapterOptimizer, "reset", watch)
+    job = replace(ordered, method="packnet", recipe=replace(ordered.recipe, retrain=1 / 3))
+    train_task(job)
+    assert steps == [0, 0, 4]  # the network's own optimizer, the task's, and that again after four steps of six
+    train_task(replace(job, task="svhn"))
+    assert steps == [0, 0, 4, 0]  # the last task does not prune
+
+
+def test_packnet_selects_no_epoch_from_before_its_pruning(ordered: Job) -> None:
+    recipe = replace(ordered.recipe, epochs=4, retrain=0.5, selected_on="val", lr=1e-6)  # val would stay as it is
+    job = replace(ordered, method="packnet", recipe=recipe)
+    folder = train_task(job)
+    history = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert ["val_accuracy" in line for line in history] == [False, True, True, True]
+    kept = read_payload(folder.payload).kept
+    pruned = load_backbone(ground(job) / BACKBONE_FILE).network.state_dict()
+    for name, planes in kept.items():
+        assert int(planes["owner1"].sum()) < 0.3 * int((pruned[name] == 0).sum())
 
 
 def test_packnets_second_task_needs_the_first(ordered: Job) -> None:
