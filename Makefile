@@ -29,8 +29,9 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
+# As many processes as processors, each of one thread: the networks of the tests are too small for more.
 pytest: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 # Brings up a real two-node Slurm below a temporary folder; Debian's packages slurm-wlm slurmdbd munge mariadb-server.
 cluster-test: $(READY)

@@ -3,11 +3,10 @@
 import io
 import os
 import shutil
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,6 +20,7 @@ from decathlon.packed import INDEX, VERSION, index_file, pixel_file
 from decathlon.tasks import SPLITS, Split
 from piggyback.errors import BadInput
 from piggyback.files import atomic_file, hold, read_json, write_json
+from piggyback.packing import Writers, load_done, open_sized, refuse_full_disk, save_done, write_at
 from piggyback.pictures import FORMATS, UNREADABLE
 
 NOTED_EVERY: Final = 2000
@@ -75,9 +75,7 @@ class Packing:
         }
         self._files: dict[Split, int] = {}
         self._done: dict[Split, NDArray[np.bool_]] = {}
-        self._running: deque[tuple[str, Place, Future[str | None]]] = deque()
-        self._workers = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._writers = Writers(self._settle)
         self._since_note = 0
         self._held = ExitStack()
         self.done = 0
@@ -96,8 +94,7 @@ class Packing:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._pool.shutdown(wait=True)
-            self.drain()
+            self._writers.close()
             if self._files:
                 self.note()
         finally:
@@ -113,23 +110,19 @@ class Packing:
         split, number = self._names[name]
         _, _, offset, height, width = self._indices[split][number].tolist()
         place = Place(split, number, offset, height, width)
-        self._running.append((name, place, self._pool.submit(write_picture, self._files[split], place, data)))
-        while len(self._running) > 32 * self._workers:
-            self._settle()
+        self._writers.add((name, place), partial(write_picture, self._files[split], place, data))
         if self._since_note >= NOTED_EVERY:
             self.note()
 
     def drain(self) -> None:
         """Wait for every picture added."""
-        while self._running:
-            self._settle()
+        self._writers.drain()
 
     def note(self) -> None:
         """Put pixels on the disk, then the list of those that are there, in this order."""
         for split, file in self._files.items():
             os.fsync(file)
-            with atomic_file(self.partial / f"{split}.done.npy") as noted:
-                np.save(noted, self._done[split], allow_pickle=False)
+            save_done(self.partial / f"{split}.done.npy", self._done[split])
         self._since_note = 0
 
     def finish(self) -> None:
@@ -142,9 +135,8 @@ class Packing:
         self._close_files()
         shutil.rmtree(self.partial)
 
-    def _settle(self) -> None:
-        name, place, future = self._running.popleft()
-        text = future.result()
+    def _settle(self, key: tuple[str, Place], text: str | None) -> None:
+        name, place = key
         if text is not None:
             self.faults[name] = Fault(place.split, text)
             return
@@ -164,27 +156,20 @@ class Packing:
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True, exist_ok=True)
         sizes = {split: _bytes(self._indices[split]) for split in SPLITS}
-        missing = sum(sizes.values()) - _allocated(self.partial)
-        free = shutil.disk_usage(self.partial).free
-        if missing > free:
-            raise BadInput(f"{self.folder} needs {missing / 2**30:.1f} GiB more, but only {free / 2**30:.1f} are free")
+        refuse_full_disk(self.partial, size=sum(sizes.values()))
         for split in SPLITS:
             self._done[split] = self._earlier(split, size=sizes[split])
-            self._files[split] = os.open(pixel_file(self.partial, split), os.O_RDWR | os.O_CREAT, 0o666)
-            os.ftruncate(self._files[split], sizes[split])
+            self._files[split] = open_sized(pixel_file(self.partial, split), size=sizes[split])
         self.done = int(sum(done.sum() for done in self._done.values()))
         write_json(path, state)
 
     def _earlier(self, split: Split, *, size: int) -> NDArray[np.bool_]:
         """Which pictures an earlier run has packed; none where its files do not fit."""
-        nothing = np.zeros(len(self.splits[split]), dtype=np.bool_)
-        try:
-            if pixel_file(self.partial, split).stat().st_size != size:
-                return nothing
-            done = np.load(self.partial / f"{split}.done.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return nothing
-        return done if done.dtype == nothing.dtype and done.shape == nothing.shape else nothing
+        shape = (len(self.splits[split]),)
+        pixels = pixel_file(self.partial, split)
+        if not pixels.is_file() or pixels.stat().st_size != size:
+            return np.zeros(shape, dtype=np.bool_)
+        return load_done(self.partial / f"{split}.done.npy", shape=shape)
 
     def _close_files(self) -> None:
         for file in self._files.values():
@@ -228,16 +213,9 @@ def write_picture(file: int, place: Place, data: bytes) -> str | None:
     pixels = decode(data, height=place.height, width=place.width)
     if isinstance(pixels, str):
         return pixels
-    written = 0
-    while written < len(pixels):  # a nearly full disk writes in parts before it fails
-        written += os.pwrite(file, pixels[written:], place.offset + written)
+    write_at(file, pixels, offset=place.offset)
     return None
 
 
 def _bytes(index: NDArray[np.void]) -> int:
     return int((index["height"].astype(np.int64) * index["width"] * 3).sum())
-
-
-def _allocated(folder: Path) -> int:
-    """Bytes of disk that a folder's files take already: sparse files take less than their size."""
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())

@@ -319,7 +319,7 @@ def tell_apart(recipes: Sequence[Mapping[str, str]], *, settings: int = 3, longe
     """For each recipe, the settings in which the recipes differ, such as " (lr=0.1)"; empty for equal recipes.
 
     Args:
-        recipes: texts by setting.
+        recipes: JSON by setting.
         settings: how many are named; a digest of the whole recipe stands for the rest.
         longest: characters of a setting's text.
     """
@@ -329,9 +329,20 @@ def tell_apart(recipes: Sequence[Mapping[str, str]], *, settings: int = 3, longe
         return [""] * len(recipes)
     told = []
     for recipe in recipes:
-        parts = [f"{key[:longest]}={recipe.get(key, 'none')[:longest]}" for key in differing[:settings]]
-        cut = any(len(key) > longest or len(recipe.get(key, "")) > longest for key in differing[:settings])
+        words = [(key, _without_brackets(recipe.get(key, "none"))) for key in differing[:settings]]
+        parts = [f"{_cut(key, longest)}={_cut(text, longest)}" for key, text in words]
+        cut = any(max(len(key), len(text)) > longest for key, text in words)
         if len(differing) > settings or cut:
             parts.append(hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:6])
         told.append(f" ({', '.join(parts)})")
     return told
+
+
+def _without_brackets(text: str) -> str:
+    """Several names as options take them, with spaces between; all else as it is."""
+    names = json.loads(text) if text.startswith('["') else []
+    return " ".join(names) if names and all(isinstance(name, str) for name in names) else text
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,6 +15,7 @@ LEAST: Final = 400
 
 MOST_PROCESSES: Final = 8
 CHUNKS: Final = 4  # for each process, so that all end at about the same time
+LOOK_EVERY_S: Final = 1.0
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -39,15 +42,24 @@ def spread(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
         return [work(one) for one in items[place * size : (place + 1) * size]]
 
     chunks = range(-(-len(items) // size))
-    with ProcessPoolExecutor(processes, get_context("fork"), initializer=_begin, initargs=(do_chunk,)) as pool:
+    context, given = get_context("fork"), (do_chunk, os.getpid())
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=given) as pool:
         return [one for made in pool.map(_do, chunks) for one in made]
 
 
-def _begin(work: Callable[[int], Any]) -> None:
+def _begin(work: Callable[[int], Any], parent: int) -> None:
     global _work  # noqa: PLW0603 - a worker's own, inherited by the fork, where a task's function would be pickled
     _work = work
     gc.freeze()  # what the parent made stays; looking through it for garbage, page by page, would copy it all
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends the workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: killed without warning it tells nobody, and its forks would wait on."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)
 
 
 def _do(place: int) -> Any:

@@ -201,9 +201,30 @@ def compiled_kernel(method: Method) -> Kernel:
 
 
 def is_elementwise(method: Method) -> bool:
-    """Whether each value of the method belongs to one weight, so that all can be walked as flat memory."""
-    probe = torch.ones(2, 2, 3, 3)
-    return all(tensor.shape == probe.shape for tensor in method.start(probe).values())
+    """Whether each value of the method belongs to one weight and meets no other: all can be walked as flat memory.
+
+    It is tried out: on a small weight, each half along each dimension must come to what it is as part of the whole.
+    """
+    weight, gradient, noise = torch.randn(3, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    trained = dict(method.start(weight))
+    if any(tensor.shape != weight.shape for tensor in trained.values()):
+        return False
+    for key, tensor in trained.items():
+        if tensor.is_floating_point():
+            trained[key] = tensor + 0.02 * noise  # to both sides of the thresholds
+
+    def update(part: tuple[slice, ...]) -> list[Tensor]:
+        own = {key: tensor[part].clone() for key, tensor in trained.items()}
+        return [
+            *method.pull_back(gradient[part], weight[part], own).values(),
+            method.apply(weight[part], method.keep(own)),
+        ]
+
+    whole = update(())
+    halves = [(slice(None),) * dimension + (slice(2),) for dimension in range(weight.ndim)]
+    return all(
+        torch.allclose(one, other[part]) for part in halves for one, other in zip(update(part), whole, strict=True)
+    )
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -3,11 +3,10 @@
 import io
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from piggyback.errors import BadInput, one_line
 from piggyback.files import atomic_file, read_json, write_json
+from piggyback.packing import Writers, load_done, open_sized, refuse_full_disk, save_done, write_at
 from piggyback.pictures import FORMATS, UNREADABLE
 from segmentation.label_files import read_label_map
 from segmentation.mat_files import read_mat
@@ -85,9 +85,7 @@ class Packing:
         self._done = np.zeros((len(plan.ids), len(self._kinds)), dtype=np.bool_)
         self._index = np.zeros(0, dtype=INDEX)
         self._files: dict[Kind, int] = {}
-        self._running: deque[tuple[Key, Future[str | None]]] = deque()
-        self._workers = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._writers = Writers(self._settle)
         self._since_note = 0
 
     def __enter__(self) -> Self:
@@ -103,8 +101,7 @@ class Packing:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._pool.shutdown(wait=True)
-            self.drain()
+            self._writers.close()
             self.note()
         finally:
             self._close()
@@ -116,24 +113,20 @@ class Packing:
 
     def add(self, found: Found) -> None:
         """Decode one file and write its pixels, in the background; bounded in what it holds."""
-        self._running.append((found.key, self._pool.submit(self._store, found)))
-        while len(self._running) > 32 * self._workers:
-            self._settle()
+        self._writers.add(found.key, partial(self._store, found))
         if self._since_note >= NOTED_EVERY:
             self.note()
 
     def drain(self) -> None:
         """Wait for every file added."""
-        while self._running:
-            self._settle()
+        self._writers.drain()
 
     def note(self) -> None:
         """Put pixels on the disk, then the list of those that are there, in this order."""
         for file in self._files.values():
             os.fsync(file)
         if self._files:
-            with atomic_file(self.partial / "done.npy") as noted:
-                np.save(noted, self._done, allow_pickle=False)
+            save_done(self.partial / "done.npy", self._done)
         self._since_note = 0
 
     def _store(self, found: Found) -> str | None:
@@ -152,9 +145,8 @@ class Packing:
             write_at(self._files[kind], pixels.tobytes(), offset=offset * (3 if kind == "picture" else 1))
         return None
 
-    def _settle(self) -> None:
-        (kind, one), future = self._running.popleft()
-        text = future.result()
+    def _settle(self, key: Key, text: str | None) -> None:
+        kind, one = key
         if text is not None:
             self.faults[kind, one] = text
         self._done[self._numbers[one], self._kinds.index(kind)] = text is None
@@ -167,30 +159,25 @@ class Packing:
         self._index = build_index(sizes[:, 0], sizes[:, 1])
         pixels = int(sizes.prod(axis=1).sum())
         self.partial.mkdir(parents=True, exist_ok=True)
-        missing = pixels * (4 if self.plan.labelled else 3) - _allocated(self.partial)
-        free = shutil.disk_usage(self.partial).free
-        if missing > free:
-            room = f"{missing / 2**20:,.1f} MiB more, but only {free / 2**20:,.1f} are free"
-            raise BadInput(f"{one_line(self.plan.folder)} needs {room}")
+        refuse_full_disk(self.partial, size=pixels * (4 if self.plan.labelled else 3))
         self._done = self._earlier(pixels)
         self.done = int(self._done.sum())
         for kind in self._kinds:
-            self._files[kind] = os.open(_file(self.partial, kind), os.O_RDWR | os.O_CREAT, 0o666)
-            os.ftruncate(self._files[kind], pixels * (3 if kind == "picture" else 1))
+            size = pixels * (3 if kind == "picture" else 1)
+            self._files[kind] = open_sized(_file(self.partial, kind), size=size)
         with atomic_file(index_file(self.partial)) as file:
             np.save(file, self._index, allow_pickle=False)
 
     def _earlier(self, pixels: int) -> NDArray[np.bool_]:
         """Which files an earlier run has packed; none where its files do not fit."""
-        nothing = np.zeros_like(self._done)
         try:
             same = np.array_equal(np.load(index_file(self.partial), allow_pickle=False), self._index)
             sizes = [_file(self.partial, kind).stat().st_size for kind in self._kinds]
-            done = np.load(self.partial / "done.npy", allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            return nothing
-        fits = same and sizes == [pixels * (3 if kind == "picture" else 1) for kind in self._kinds]
-        return done if fits and done.dtype == nothing.dtype and done.shape == nothing.shape else nothing
+            same, sizes = False, []
+        if not same or sizes != [pixels * (3 if kind == "picture" else 1) for kind in self._kinds]:
+            return np.zeros_like(self._done)
+        return load_done(self.partial / "done.npy", shape=self._done.shape)
 
     def _close(self) -> None:
         for file in self._files.values():
@@ -215,16 +202,16 @@ def continues(folder: Path, *, state: object) -> bool:
         folder: the split's.
         state: JSON that says what is packed: its ids, for one.
     """
-    partial = partial_folder(folder)
-    path = partial / "state.json"
+    begun = partial_folder(folder)
+    path = begun / "state.json"
     state = {"version": VERSION, "packs": state}
     try:
         same = path.is_file() and read_json(path) == state
     except BadInput:
         same = False
     if not same:
-        if partial.exists():
-            shutil.rmtree(partial)
+        if begun.exists():
+            shutil.rmtree(begun)
         write_json(path, state)
     return same
 
@@ -281,17 +268,5 @@ def _opened(found: Found) -> Iterator[Image.Image]:
         raise BadInput(f"{found.name} cannot be decoded ({one_line(fault)})") from None
 
 
-def write_at(file: int, data: bytes, *, offset: int) -> None:
-    """Write all of `data`; a nearly full disk writes in parts before it fails."""
-    written = 0
-    while written < len(data):
-        written += os.pwrite(file, data[written:], offset + written)
-
-
 def _file(folder: Path, kind: Kind) -> Path:
     return picture_file(folder) if kind == "picture" else label_file(folder)
-
-
-def _allocated(folder: Path) -> int:
-    """Bytes of disk that a folder's files take already: sparse files take less than their size."""
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())

@@ -88,6 +88,17 @@ def change() -> Callable[..., Job]:
 
 
 @pytest.fixture
+def count_steps() -> Callable[[Job], tuple[RunFolder, int]]:
+    """Trains a job; gives its folder and how many steps the final training took in this process."""
+
+    def train(job: Job) -> tuple[RunFolder, int]:
+        shares: list[float] = []
+        return train_task(job, on_step=shares.append), len(shares)
+
+    return train
+
+
+@pytest.fixture
 def checkpoint_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decathlon.training, "Plan", partial(Plan, checkpoint_s=-1.0))
 

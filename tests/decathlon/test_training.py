@@ -1,23 +1,17 @@
-"""One run, mostly six steps of masks on svhn: bits, breaks, trials, and what it must not look at."""
+"""One run, mostly six steps of masks on svhn: what it leaves, what it refuses, and its verb."""
 
 import json
 import os
-import pickle
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-import decathlon.prediction as prediction
 import decathlon.training as training
 from decathlon.bench import Job, open_bench
 from decathlon.packed import open_split
@@ -27,32 +21,13 @@ from decathlon.tasks import TASKS
 from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.cli import main
-from piggyback.errors import BadInput, Diverged, Requeue, UnknownName
-from piggyback.payload import Payload, read_payload
-from piggyback.runs import Environment, RunFolder
+from piggyback.errors import BadInput, UnknownName
+from piggyback.payload import read_payload
+from piggyback.runs import RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]
-Kill = Callable[[Job, int], None]
-
-
-def checkpoint_files(folder: RunFolder) -> list[Path]:
-    return sorted(folder.checkpoints.rglob("*.pt"))
-
-
-def count_steps(job: Job) -> tuple[RunFolder, int]:
-    shares: list[float] = []
-    return train_task(job, on_step=shares.append), len(shares)
-
-
-def tensors(payload: Payload) -> dict[str, Tensor]:
-    masks = {f"{key} of {name}": tensor for name, parts in payload.kept.items() for key, tensor in parts.items()}
-    return {**masks, **payload.own, **{f"head.{name}": tensor for name, tensor in payload.head.items()}}
-
-
-def same(one: Payload, other: Payload) -> bool:
-    a, b = tensors(one), tensors(other)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+Count = Callable[[Job], tuple[RunFolder, int]]
 
 
 def arguments(job: Job, *more: str) -> list[str]:
@@ -64,7 +39,9 @@ def arguments(job: Job, *more: str) -> list[str]:
 # -- a whole run ----------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_what_it_says_and_is_done(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_what_it_says_and_is_done(
+    job: Job, capsys: pytest.CaptureFixture[str], count_steps: Count
+) -> None:
     folder, steps = count_steps(job)
     assert steps == 6
     assert {path.name for path in folder.root.iterdir() if not path.name.startswith(".")} == {
@@ -157,7 +134,7 @@ def test_pictures_are_normalised_as_the_recipe_says(job: Job, change: Change) ->
         assert black[0, :, 0, 0].tolist() == pytest.approx([-m / s for m, s in zip(mean, std, strict=True)], rel=1e-5)
 
 
-def test_train_and_val_are_both_trained_on(job: Job, change: Change) -> None:
+def test_train_and_val_are_both_trained_on(job: Job, change: Change, count_steps: Count) -> None:
     folder, steps = count_steps(change(job, trained_on="train+val"))
     assert steps == 2 * 4  # twelve pictures
     assert read_result(folder.result).trained_on == "train+val"
@@ -171,178 +148,6 @@ def test_the_head_starts_alike_for_every_method(job: Job) -> None:
         heads.append(state.head.state_dict()["weight"])
     assert torch.equal(heads[0], heads[1])
     assert torch.equal(heads[0], heads[2])
-
-
-# -- breaks ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "breaks"),
-    [({}, 6), ({"lr_grid": (1e-3, 2e-3), "trial_share": 0.5}, 12), ({"selected_on": "val", "norm": "trained"}, 6)],
-    ids=["plain", "trials", "selected on val"],
-)
-def test_stops_after_every_step_change_no_bit(
-    job: Job, change: Change, outcome: Outcome, stop_after: Any, tmp_path: Path, fields: dict[str, Any], breaks: int
-) -> None:
-    job = change(job, **fields)
-    whole = train_task(job)
-    again = replace(job, out=tmp_path / "again")
-    folder = RunFolder(again.out / "runs" / whole.root.name)
-    for number in range(breaks):
-        with pytest.raises(Requeue):
-            train_task(again, stop=stop_after(1))
-        status = json.loads(folder.status.read_text())
-        assert (status["state"], status["progress"] <= 1) == ("requeue", True), number
-        assert not folder.result.exists()
-        assert checkpoint_files(folder)
-    resumed, steps = count_steps(again)
-    assert (resumed, steps) == (folder, 0)
-    assert outcome(folder) == outcome(whole)
-    assert not checkpoint_files(folder)
-
-
-@pytest.mark.parametrize("steps", [1, 3, 4, 6])
-def test_a_killed_run_goes_on_to_the_same_bits(
-    job: Job, outcome: Outcome, kill_at: Kill, checkpoint_each_step: None, tmp_path: Path, steps: int
-) -> None:
-    again = replace(job, out=tmp_path / "again")
-    kill_at(again, steps)
-    folder = RunFolder(open_bench(again).root)
-    assert json.loads(folder.status.read_text())["state"] == "running"
-    assert not folder.result.exists()
-    resumed, more = count_steps(again)
-    assert more == 6 - (steps - 1)  # the checkpoint of the step itself was not written yet
-    assert outcome(resumed) == outcome(train_task(job))
-
-
-def test_a_process_killed_without_warning_goes_on_to_the_same_bits(job: Job, outcome: Outcome, tmp_path: Path) -> None:
-    again = replace(job, out=tmp_path / "again")
-    script = """
-import functools, os, pickle, signal, sys
-import torch
-import decathlon.training as training
-torch.set_num_threads(1)
-training.Plan = functools.partial(training.Plan, checkpoint_s=-1.0)
-steps = []
-def on_step(share):
-    steps.append(share)
-    if len(steps) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-training.train_task(pickle.load(sys.stdin.buffer), on_step=on_step)
-"""
-    ended = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(again), capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    resumed, more = count_steps(again)
-    assert more == 2
-    assert outcome(resumed) == outcome(train_task(job))
-
-
-@pytest.mark.parametrize(("damaged", "steps"), [(1, 3), (2, 6)], ids=["the newest", "all"])
-def test_damaged_checkpoints_cost_time_and_no_bits(
-    job: Job,
-    outcome: Outcome,
-    kill_at: Kill,
-    checkpoint_each_step: None,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    damaged: int,
-    steps: int,
-) -> None:
-    again = replace(job, out=tmp_path / "again")
-    kill_at(again, 5)
-    folder = RunFolder(open_bench(again).root)
-    files = checkpoint_files(folder)
-    assert [path.stem for path in files] == ["step-000000003", "step-000000004"]
-    for path in files[-damaged:]:
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
-    resumed, more = count_steps(again)
-    assert more == steps
-    assert capsys.readouterr().err.count("is damaged") == damaged
-    assert outcome(resumed) == outcome(train_task(job))
-
-
-def test_a_checkpoint_in_the_middle_of_an_epoch_counts_as_progress(
-    job: Job, kill_at: Kill, stop_after: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(Requeue):
-        train_task(job, stop=stop_after(2))
-    status = RunFolder(open_bench(job).root).status
-    assert json.loads(status.read_text())["progress"] == pytest.approx(2 / 6)
-    monkeypatch.setattr(training, "Plan", partial(training.Plan, checkpoint_s=-1.0))
-    kill_at(job, 3)  # after the fifth step, whose checkpoint was not written yet
-    assert json.loads(status.read_text())["progress"] == pytest.approx(4 / 6)
-
-
-def test_no_epoch_is_recorded_twice(job: Job, kill_at: Kill, stop_after: Any) -> None:
-    with pytest.raises(Requeue):
-        train_task(job, stop=stop_after(2))
-    kill_at(job, 4)  # past the end of the first epoch, which is not in a checkpoint
-    folder = train_task(job)
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-
-
-def test_a_run_that_ended_just_before_its_last_word_is_done(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(BaseException):
-        pass
-
-    write = training.write_result
-
-    def write_and_end(*arguments: Any) -> None:
-        write(*arguments)
-        raise Gone
-
-    monkeypatch.setattr(training, "write_result", write_and_end)
-    with pytest.raises(Gone):
-        train_task(job)
-    monkeypatch.undo()
-    folder, steps = count_steps(job)
-    assert steps == 0
-    assert json.loads(folder.status.read_text())["state"] == "done"
-    assert not folder.checkpoints.exists()
-
-
-def test_time_is_counted_over_breaks(job: Job, stop_after: Any) -> None:
-    with pytest.raises(Requeue):
-        train_task(job, stop=stop_after(2))
-    folder = RunFolder(open_bench(job).root)
-    status = json.loads(folder.status.read_text())
-    folder.status.write_text(json.dumps({**status, "seconds": 1000.0}))
-    wall = read_result(train_task(job).result).wall_s
-    assert wall is not None
-    assert 1000 < wall < 1600
-
-
-def test_a_checkpoint_of_another_environment_is_refused_unless_allowed(
-    job: Job, stop_after: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(Requeue):
-        train_task(job, stop=stop_after(2))
-    other = Environment(torch_version="9.9", device="abacus, 3 threads", machine="m68k", update="eager")
-    monkeypatch.setattr(Environment, "here", lambda device, *, update: other)
-    with pytest.raises(BadInput, match=r"is abacus, 3 threads.*--allow-other-environment"):
-        train_task(job)
-    folder = RunFolder(open_bench(job).root)
-    assert json.loads(folder.status.read_text())["state"] == "failed"
-    assert train_task(replace(job, allow_other_environment=True)).result.exists()
-
-
-def test_a_second_process_is_kept_out(job: Job) -> None:
-    folder = RunFolder(open_bench(job).root)
-    folder.root.mkdir(parents=True)
-    with folder.hold(), pytest.raises(BadInput, match="another process is at work"):
-        train_task(job)
-    assert train_task(job).result.exists()
-
-
-def test_interrupted_by_hand_it_can_be_continued(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_task(job, on_step=interrupt)
-    folder = RunFolder(open_bench(job).root)
-    assert json.loads(folder.status.read_text())["state"] == "requeue"
 
 
 # -- failures -------------------------------------------------------------------------------------------
@@ -402,148 +207,6 @@ def test_the_folder_of_another_run_is_refused(job: Job) -> None:
     folder.key.write_text('{"task": "dtd"}')
     with pytest.raises(BadInput, match="another run"):
         train_task(job)
-
-
-# -- learning rates -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def val(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Lets val have given accuracies, one after the other; Diverged where there is None.  Gives what was measured."""
-
-    def give(*values: float | None) -> list[str]:
-        waiting, measured = list(values), list[str]()
-
-        def measure(bench: Any, network: Any, split: Any) -> float:
-            measured.append(split.split)
-            value = waiting.pop(0)
-            if value is None:
-                raise Diverged("logits are not finite")
-            return value
-
-        monkeypatch.setattr(training, "measure", measure)
-        return measured
-
-    return give
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "used"),
-    [((0.25, 0.5, 0.25), 1e-3), ((0.5, 0.5, 0.25), 1e-3), ((0.5, 0.5, 0.5), 1e-4), ((None, 0.0, None), 1e-3)],
-    ids=["best", "tie", "all equal", "diverged"],
-)
-def test_the_best_rate_on_val_is_used_and_ties_go_to_the_lower(
-    job: Job, change: Change, val: Callable[..., list[str]], accuracies: tuple[float | None, ...], used: float
-) -> None:
-    measured = val(*accuracies)
-    folder = train_task(change(job, lr_grid=(3e-3, 1e-3, 1e-4), trial_share=0.5))
-    assert measured == ["val"] * 3
-    expected = [
-        {"lr": rate, "steps": None if accuracy is None else 3, "val_accuracy": accuracy}
-        for rate, accuracy in zip((3e-3, 1e-3, 1e-4), accuracies, strict=True)
-    ]
-    assert json.loads(folder.trials.read_text()) == expected
-    recipe = read_result(folder.result).recipe
-    assert recipe is not None
-    assert (recipe["lr_used"], recipe["lr_trials"]) == (used, expected)
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    assert lines[0]["lr"] == used
-
-
-def test_trials_leave_nothing_behind_in_the_final_training(
-    job: Job, change: Change, val: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    val(0.5, 0.75)
-    tried = train_task(change(job, lr_grid=(1e-4, 2e-3)))
-    plain = train_task(replace(job, out=tmp_path / "plain"))
-    assert same(read_payload(tried.payload), read_payload(plain.payload))
-
-
-def test_when_every_rate_diverges_the_run_fails(job: Job, change: Change, val: Callable[..., list[str]]) -> None:
-    val(None, None)
-    with pytest.raises(Diverged, match="every learning rate"):
-        train_task(change(job, lr_grid=(1e-3, 1e-4)))
-
-
-def test_a_finished_trial_is_not_done_again(
-    job: Job, change: Change, outcome: Outcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    class Gone(BaseException):
-        pass
-
-    job = change(job, lr_grid=(1e-3, 2e-3))
-    whole = train_task(job)
-    tried: list[float] = []
-    real = training.try_rate
-
-    def try_rate(work: Any, *, rate: float, number: int) -> Any:
-        tried.append(rate)
-        if tried == [1e-3, 2e-3]:
-            raise Gone
-        return real(work, rate=rate, number=number)
-
-    monkeypatch.setattr(training, "try_rate", try_rate)
-    again = replace(job, out=tmp_path / "again")
-    with pytest.raises(Gone):
-        train_task(again)
-    folder = train_task(again)
-    assert tried == [1e-3, 2e-3, 2e-3]
-    assert outcome(folder) == outcome(whole)
-
-
-@pytest.mark.parametrize("text", ["{}", "[1]", '[{"lr": 1}]', '[{"lr": 9, "steps": 1, "val_accuracy": 0.5}]'])
-def test_damaged_trials_are_a_message(job: Job, change: Change, text: str) -> None:
-    job = change(job, lr_grid=(1e-3, 2e-3))
-    folder = RunFolder(open_bench(job).root)
-    folder.root.mkdir(parents=True)
-    folder.trials.write_text(text)
-    with pytest.raises(BadInput, match=r"trials\.json.*delete it"):
-        train_task(job)
-
-
-# -- what is selected, and on what ----------------------------------------------------------------------
-
-
-def test_the_best_epoch_on_val_is_kept(job: Job, change: Change, val: Callable[..., list[str]], tmp_path: Path) -> None:
-    job = change(job, epochs=3, decay_after=1.0, selected_on="val")
-    measured = val(0.25, 0.75, 0.75)
-    folder = train_task(job)
-    assert measured == ["val"] * 3
-    assert read_result(folder.result).selected_on == "val"
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    assert [line["val_accuracy"] for line in lines] == [0.25, 0.75, 0.75]
-    short = train_task(change(job, epochs=2, selected_on="last epoch"))
-    assert same(read_payload(folder.payload), read_payload(short.payload))
-    assert Predictions.load(folder.predictions).category_ids.tolist() == (
-        Predictions.load(short.predictions).category_ids.tolist()
-    )
-    last = train_task(change(job, selected_on="last epoch"))
-    assert not same(read_payload(folder.payload), read_payload(last.payload))
-
-
-def test_the_test_part_is_looked_at_once_after_all_training(
-    job: Job, change: Change, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-    real = training.predict
-
-    def predict(bench: Any, network: Any, split: Any) -> Any:
-        seen.append(split.split)
-        return real(bench, network, split)
-
-    for module in (training, prediction):  # whose `measure` predicts, too
-        monkeypatch.setattr(module, "predict", predict)
-    job = change(job, selected_on="val", lr_grid=(1e-3, 2e-3))
-    train_task(job, on_step=lambda share: seen.append("step"))
-    assert seen == ["val", "val", *["step"] * 3, "val", *["step"] * 3, "val", "test", "val"]
-    assert set(open_split(job.data, "svhn", "test").labels.tolist()) == {-1}
-
-
-def test_labels_of_the_test_part_are_never_opened_by_a_run(job: Job, outcome: Outcome, tmp_path: Path) -> None:
-    plain = outcome(train_task(job))
-    (job.data / "labels_test").mkdir()
-    (job.data / "labels_test" / "svhn_test.json").write_text("no JSON")
-    assert outcome(train_task(replace(job, out=tmp_path / "again"))) == plain
 
 
 # -- the verb -------------------------------------------------------------------------------------------

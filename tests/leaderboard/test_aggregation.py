@@ -1,5 +1,6 @@
 """From results to entries: what belongs together, what never does, and who is ranked."""
 
+import re
 from collections.abc import Callable
 from statistics import stdev
 
@@ -148,6 +149,16 @@ def test_recipes_are_told_apart(make_stored: Maker) -> None:
     assert first.startswith(" (a=0, b=0, c=0, ")
     assert first[-7:] != second[-7:]
     assert len(tell_apart([{"a": "x" * 1000}, {"a": "x" * 999}])[0]) < 60
+
+
+def test_orders_of_tasks_are_told_apart_by_their_names(make_stored: Maker) -> None:
+    orders: tuple[list[object], ...] = (["svhn", "dtd"], ["dtd", "svhn", "vgg-flowers", "ucf101"], [], ["svhn", 1, 2])
+    stored = [make_stored(recipe={"order": order}, attempt=f"{len(order)}") for order in orders]
+    odd, none, many, few = sorted(entry.label for entry in measured(stored))
+    assert few == "piggyback (order=svhn dtd)"
+    assert re.fullmatch("piggyback \\(order=dtd svhn vgg-flowers uc\N{HORIZONTAL ELLIPSIS}, [0-9a-f]{6}\\)", many)
+    assert none == "piggyback (order=[])"
+    assert odd == 'piggyback (order=["svhn", 1, 2])'
 
 
 def test_a_repeated_seed_counts_once_and_not_by_its_number(make_stored: Maker) -> None:

@@ -1,5 +1,6 @@
 """Which mask updates are compiled, and what happens where the compiler does not work."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,6 +63,51 @@ def test_only_what_has_one_value_for_each_weight_is_compiled(name: str, monkeypa
     if expected == "eager":
         with pytest.raises(BadInput, match=f"updates of method '{name}' are not compiled: take update auto or eager"):
             step("compiled", method=METHODS[name])
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Values in the shape of the weight that meet each other: each is told apart from the mean over some dimensions."""
+
+    over: tuple[int, ...]
+    where: str
+    name: str = "balanced"
+    adapts: str = "weights"
+    stands_on: str = "backbone"
+    merge: str = "exact"
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"value": torch.zeros_like(weight)}
+
+    def keep(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"value": self.centre(trained["value"], "keep")}
+
+    def apply(self, weight: torch.Tensor, kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return weight + self.centre(kept["value"], "apply")
+
+    def pull_back(
+        self, gradient: torch.Tensor, weight: torch.Tensor, trained: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        return {"value": self.centre(gradient, "pull_back")}
+
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
+        return 32 * math.prod(shape) * tasks
+
+    def centre(self, tensor: torch.Tensor, where: str) -> torch.Tensor:
+        return tensor - tensor.mean(self.over, keepdim=True) if where == self.where else tensor
+
+
+@pytest.mark.parametrize("where", ["keep", "apply", "pull_back"])
+@pytest.mark.parametrize("over", [(0,), (1,), (2, 3), (3,), (0, 1, 2, 3)])
+def test_values_that_meet_each_other_are_not_compiled(over: tuple[int, ...], where: str) -> None:
+    assert not update.is_elementwise(Balanced(over=over, where=where))  # type: ignore[arg-type]
+    assert update.is_elementwise(Balanced(over=over, where="nowhere"))  # type: ignore[arg-type]
+
+
+def test_asking_whether_values_meet_leaves_random_numbers_as_they_were() -> None:
+    before = torch.get_rng_state()
+    update.is_elementwise(BINARY)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_tensor_without_a_gradient_stays_as_it_is_in_both_forms() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,7 +26,7 @@ from piggyback.runs import RunFolder, StopFlag
 from piggyback.training import Plan
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Header
-from segmentation.bench import Job
+from segmentation.bench import Job, open_bench
 from segmentation.fcn import FCN32s, Shape
 from segmentation.label_files import encode_label_map
 from segmentation.prepare import prepare
@@ -280,6 +281,29 @@ def recipe_words() -> list[str]:
     words = ["--recipe", "smoke", "--epochs", "2", "--batch-size", "3", "--size", "48", "--lr", "2e-3"]
     words += ["--head-lr-factor", "20", "--new-hidden", "6", "--dropout", "0.1", "--deconvolution", "fixed"]
     return [*words, "--update", "eager", "--precision", "fp32"]
+
+
+@pytest.fixture
+def copied(job: Job, tmp_path: Path) -> Job:
+    """The job on a copy of the packed pictures, which may be changed."""
+    return replace(job, data=shutil.copytree(job.data, tmp_path / "copied"))
+
+
+@pytest.fixture
+def folder_of() -> Callable[[Job], RunFolder]:
+    """Where a job's run is."""
+    return lambda job: RunFolder(open_bench(job).root)
+
+
+@pytest.fixture
+def count_steps() -> Callable[[Job], tuple[RunFolder, int]]:
+    """Trains a job; gives its folder and how many steps the final training took in this process."""
+
+    def train(job: Job) -> tuple[RunFolder, int]:
+        shares: list[float] = []
+        return train_task(job, on_step=shares.append), len(shares)
+
+    return train
 
 
 @pytest.fixture
