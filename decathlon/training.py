@@ -172,7 +172,8 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
         work.on_step(step / total)
 
     def look(history: list[Record]) -> None:
-        if recipe.selected_on == "val" and len(history) * plan.steps >= prune_at:  # before, nothing is left for others
+        # a task that gave nothing back yet would leave later ones no weights
+        if recipe.selected_on == "val" and len(history) * plan.steps >= prune_at:
             best = max((line["val_accuracy"] for line in history[:-1] if "val_accuracy" in line), default=-1.0)
             history[-1]["val_accuracy"] = measure(bench, adapter.network, bench.val)
             if history[-1]["val_accuracy"] > best:  # of equally good epochs the first

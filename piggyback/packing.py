@@ -91,5 +91,5 @@ def refuse_full_disk(folder: Path, *, size: int) -> None:
     missing = size - sum(path.stat().st_blocks * 512 for path in folder.iterdir())
     free = shutil.disk_usage(folder).free
     if missing > free:
-        room = f"{missing / 2**30:,.2f} GiB more, but only {free / 2**30:,.2f} are free"
+        room = f"{missing / 2**20:,.1f} MiB more, but only {free / 2**20:,.1f} are free"
         raise BadInput(f"{one_line(folder.parent)} needs {room}")

@@ -203,28 +203,35 @@ def compiled_kernel(method: Method) -> Kernel:
 def is_elementwise(method: Method) -> bool:
     """Whether each value of the method belongs to one weight and meets no other: all can be walked as flat memory.
 
-    It is tried out: on a small weight, each half along each dimension must come to what it is as part of the whole.
+    It is tried out as the kernel would do it: some values of a small weight, picked at random and without its shape,
+    must come to what they are as parts of the whole.  A method that cannot do so much runs uncompiled.
     """
-    weight, gradient, noise = torch.randn(3, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    trained = dict(method.start(weight))
-    if any(tensor.shape != weight.shape for tensor in trained.values()):
+    if method.adapts != "weights":
         return False
-    for key, tensor in trained.items():
-        if tensor.is_floating_point():
-            trained[key] = tensor + 0.02 * noise  # to both sides of the thresholds
+    random = torch.Generator().manual_seed(0)
+    weight, gradient, noise = torch.randn(3, 4, 4, 3, 3, generator=random, dtype=torch.float32, device="cpu")
+    picked = torch.randperm(weight.numel(), generator=random, device="cpu")[:71]
 
-    def update(part: tuple[slice, ...]) -> list[Tensor]:
-        own = {key: tensor[part].clone() for key, tensor in trained.items()}
-        return [
-            *method.pull_back(gradient[part], weight[part], own).values(),
-            method.apply(weight[part], method.keep(own)),
-        ]
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1)[picked]
 
-    whole = update(())
-    halves = [(slice(None),) * dimension + (slice(2),) for dimension in range(weight.ndim)]
-    return all(
-        torch.allclose(one, other[part]) for part in halves for one, other in zip(update(part), whole, strict=True)
-    )
+    def update(weight: Tensor, gradient: Tensor, trained: Tensors) -> list[Tensor]:
+        pulled = method.pull_back(gradient, weight, trained)
+        return [*pulled.values(), method.apply(weight, method.keep(trained))]
+
+    try:
+        started = method.start(weight)
+        if any(tensor.shape != weight.shape for tensor in started.values()):
+            return False
+        for size in (0.02, 2.0):  # to both sides of thresholds, small ones and others
+            trained = {key: t + size * noise if t.is_floating_point() else t for key, t in started.items()}
+            parts = update(pick(weight), pick(gradient), {key: pick(tensor) for key, tensor in trained.items()})
+            wholes = update(weight, gradient, trained)
+            if not all(torch.allclose(part, pick(whole)) for part, whole in zip(parts, wholes, strict=True)):
+                return False
+    except Exception:  # whatever somebody's method raises on values without a shape
+        return False
+    return True
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -62,8 +62,10 @@ spreading.spread(work, list(range(6)))
 
 def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", FOREVER, str(tmp_path)]) as parent:
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
-        parent.send_signal(signal.SIGKILL)
+        try:
+            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        finally:
+            parent.send_signal(signal.SIGKILL)
     workers = [int(path.name) for path in tmp_path.iterdir()]
     wait_for(lambda: not any(is_alive(worker) for worker in workers))
 

@@ -97,11 +97,43 @@ class Balanced:
         return tensor - tensor.mean(self.over, keepdim=True) if where == self.where else tensor
 
 
+class Paired(Balanced):
+    """Outputs two by two: half a layer would show nothing."""
+
+    def centre(self, tensor: torch.Tensor, where: str) -> torch.Tensor:
+        pairs = tensor.reshape(len(tensor) // 2, 2, -1)
+        return (pairs - pairs.mean(1, keepdim=True)).reshape(tensor.shape)
+
+
+class Ranged(Balanced):
+    """Values beyond a threshold far from zero shrink by the range of the whole layer."""
+
+    def centre(self, tensor: torch.Tensor, where: str) -> torch.Tensor:
+        return torch.where(tensor < 0.5, tensor, tensor / (tensor.max() - tensor.min() + 1))
+
+
+class Closed(Balanced):
+    """A method that does not come so far."""
+
+    def centre(self, tensor: torch.Tensor, where: str) -> torch.Tensor:
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize("where", ["keep", "apply", "pull_back"])
 @pytest.mark.parametrize("over", [(0,), (1,), (2, 3), (3,), (0, 1, 2, 3)])
 def test_values_that_meet_each_other_are_not_compiled(over: tuple[int, ...], where: str) -> None:
     assert not update.is_elementwise(Balanced(over=over, where=where))  # type: ignore[arg-type]
     assert update.is_elementwise(Balanced(over=over, where="nowhere"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Paired, Ranged, Closed])
+def test_what_cannot_be_walked_as_flat_memory_is_not_compiled(kind: type[Balanced]) -> None:
+    assert not update.is_elementwise(kind(over=(), where=""))  # type: ignore[arg-type]
+
+
+def test_the_default_device_does_not_matter() -> None:
+    with torch.device("meta"):
+        assert update.is_elementwise(BINARY)
 
 
 def test_asking_whether_values_meet_leaves_random_numbers_as_they_were() -> None:
