@@ -15,7 +15,9 @@ from decathlon.packed import open_split
 from decathlon.scoring import ScoreReport, TaskScore
 from decathlon.tasks import BACKBONE_TASK, TASK_VERSION
 from leaderboard.result import BACKBONE_METHOD, Code, Counts, Fingerprints, Result, write_result
+from piggyback.console import notice
 from piggyback.device import describe_device
+from piggyback.errors import one_line
 from piggyback.files import sha256_of
 from piggyback.methods import named_method
 from piggyback.runs import RunFolder, code_version
@@ -70,7 +72,11 @@ def write_network_record(runs: Path, *, of: Result, scored: TaskScore, official:
     found = predict_backbone_task(runs, setup, method=of.method, seed=seed, device=device)
     if network is None or found is None or of.fingerprints is None:
         return
-    seconds = RunFolder(network.parent).read_status().get("seconds")
+    ground = RunFolder(network.parent)
+    seconds = ground.read_status().get("seconds")  # of the network's own training
+    if not isinstance(seconds, int | float):
+        notice(f"note: {one_line(ground.status)} does not say how long it took, so {BACKBONE_TASK} gets no record")
+        return
     split = open_split(setup.data, BACKBONE_TASK, "test")
     update = {
         "task": BACKBONE_TASK,
@@ -78,7 +84,7 @@ def write_network_record(runs: Path, *, of: Result, scored: TaskScore, official:
         "metrics": as_metrics(scored),
         "counts": Counts(n=scored.n, correct=scored.correct),
         "bits": {},
-        "wall_s": float(seconds) if isinstance(seconds, int | float) else 0.0,  # of the network's own training
+        "wall_s": float(seconds),
         "official_data": official and split.official,
         "fingerprints": Fingerprints(
             data=split.fingerprint, backbone=of.fingerprints.backbone, predictions=sha256_of(found.folder.predictions)

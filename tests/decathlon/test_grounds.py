@@ -144,15 +144,25 @@ def test_packnets_submission_has_its_own_answers_on_imagenet12(ordered: Job, dat
     }
 
 
-def test_records_of_the_test_part_name_packnets_network(ordered: Job, labels: Path) -> None:
+def test_records_of_the_test_part_name_packnets_network(
+    ordered: Job, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from decathlon.labels import read_labels
 
     job = replace(ordered, method="packnet")
     write_setup(job.out, Setup(data=job.data, backbone=job.backbone, size=16))
     train_all(job)
     gather(job.out, ["packnet"], seed=0, labels=read_labels(labels), device=job.device)
-    (record,) = [json.loads(path.read_text()) for path in job.out.glob("imagenet12-*/result.json")]
+    (file,) = job.out.glob("imagenet12-*/result.json")
+    record = json.loads(file.read_text())
     assert (record["method"], record["task"], record["split"], record["seed"]) == ("packnet", "imagenet12", "test", 0)
+    status = RunFolder(ground(job)).status
+    assert record["wall_s"] == json.loads(status.read_text())["seconds"] > 0
+    file.unlink()
+    status.unlink()
+    gather(job.out, ["packnet"], seed=0, labels=read_labels(labels), device=job.device)
+    assert not file.exists()  # no time is made up
+    assert "does not say how long it took, so imagenet12 gets no record" in capsys.readouterr().err
 
 
 def test_packnet_without_imagenet12_says_what_is_missing(ordered: Job) -> None:
