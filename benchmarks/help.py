@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from piggyback.cli import find_commands
+from piggyback.shell.cli import find_commands
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 
 from decathlon.batches import Augmentation, normalise, training_batches
 from decathlon.packed import open_split
-from decathlon.prepare import prepare
+from decathlon.release.prepare import prepare
 from decathlon.tasks import find_task
 
 TASK = "dtd"

@@ -23,9 +23,9 @@ from step import PLAIN, RATE, make_adapter, make_optimizer, plain_variant, time_
 from torch import Tensor, nn
 
 from decathlon import joint
+from decathlon.backbone.wrn import wide_resnet
 from decathlon.bench import HEAD, Bench
 from decathlon.recipes import Recipe
-from decathlon.wrn import wide_resnet
 from piggyback.anatomy import dissect
 from piggyback.device import describe_device, pick_device
 from piggyback.methods import METHODS, Method, named_method

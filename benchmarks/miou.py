@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from piggyback.device import describe_device
-from segmentation.confusion import count_pairs, score
+from segmentation.metric.confusion import count_pairs, score
 from segmentation.voc import CLASSES, VOID
 
 try:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decathlon.wrn import wide_resnet
+from decathlon.backbone.wrn import wide_resnet
 from piggyback import AdamRule, Adapter, Binary, Feature, attach
 from piggyback.device import autocast, describe_device, pick_device
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decathlon.packed import PackedSplit, whole
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 View = Literal["crop", "whole"]
 

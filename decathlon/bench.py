@@ -10,18 +10,18 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from decathlon.backbone import Backbone, load_backbone
+from decathlon.backbone.backbone_file import Backbone, load_backbone
+from decathlon.backbone.wrn import wide_resnet
 from decathlon.batches import Augmentation, normalise, training_batches
-from decathlon.channels import Statistics, measure_statistics, official_statistics
 from decathlon.packed import PackedSplit, open_split
 from decathlon.recipes import GroundKey, Recipe, RunKey, refuse_task, task_before
+from decathlon.release.channels import Statistics, measure_statistics, official_statistics
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
-from decathlon.wrn import wide_resnet
 from piggyback.adapter import Adapter, attach
-from piggyback.errors import BadInput
 from piggyback.methods import Follows, Method, named_method, set_masks
 from piggyback.methods.packnet import PackNet
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
+from piggyback.shell.errors import BadInput
 
 HEAD: Final = "fc"
 GROUNDS: Final = "grounds"  # folder, beside that of the runs, of networks that were changed for a method first

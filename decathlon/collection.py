@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from decathlon.backbone import predict
+from decathlon.backbone.backbone_file import predict
 from decathlon.bench import BACKBONE_FILE, GROUNDS, cached_backbone
+from decathlon.challenge.submission import Predictions, check_complete, submission_entries, write_submission
 from decathlon.options import SubmitOptions
 from decathlon.packed import open_split, read_manifest
-from decathlon.submission import Predictions, check_complete, submission_entries, write_submission
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from leaderboard.result import BACKBONE_METHOD, Result, ResultError, read_result
-from piggyback import console
-from piggyback.errors import BadInput
-from piggyback.files import read_json, write_json
 from piggyback.methods import named_method
-from piggyback.runs import RunFolder
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput
+from piggyback.shell.files import read_json, write_json
+from piggyback.suite.run_folder import RunFolder
 
 SETUP: Final = "setup.json"
 

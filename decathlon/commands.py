@@ -2,28 +2,28 @@
 
 from typing import Final
 
-from piggyback.cli import Command
+from piggyback.shell.cli import Command
 
 COMMANDS: Final = (
     Command(
         name="decathlon fetch",
         summary="download the official archives, resumed after a break",
         options="decathlon.options:FetchOptions",
-        target="decathlon.fetch:run",
+        target="decathlon.release.fetch:run",
         examples="  piggyback decathlon fetch --out archives",
     ),
     Command(
         name="decathlon draw",
         summary="draw a small decathlon in the form of the official release, to try things on",
         options="decathlon.options:DrawOptions",
-        target="decathlon.drawn_release:run",
+        target="decathlon.drawn.release:run",
         examples="  piggyback decathlon draw --out release",
     ),
     Command(
         name="decathlon prepare",
         summary="check the pictures against the annotations and pack them for training",
         options="decathlon.options:PrepareOptions",
-        target="decathlon.prepare:run",
+        target="decathlon.release.prepare:run",
         examples=(
             "  piggyback decathlon prepare --source archives --out data\n"
             "  piggyback decathlon prepare --source archives --out data --tasks dtd,svhn --json"
@@ -32,23 +32,23 @@ COMMANDS: Final = (
     Command(
         name="decathlon backbone import",
         summary="turn a published WRN-28-4 checkpoint into a backbone file",
-        options="decathlon.backbone_options:ImportOptions",
-        target="decathlon.backbone_verbs:run_import",
+        options="decathlon.backbone.options:ImportOptions",
+        target="decathlon.backbone.verbs:run_import",
         examples="  piggyback decathlon backbone import imagenet12_wide28_sgd/0049 --out backbone.safetensors",
     ),
     Command(
         name="decathlon backbone evaluate",
         summary="top-1 and top-5 of a backbone's own head on imagenet12",
-        options="decathlon.backbone_options:EvaluateOptions",
-        target="decathlon.backbone_verbs:run_evaluate",
+        options="decathlon.backbone.options:EvaluateOptions",
+        target="decathlon.backbone.verbs:run_evaluate",
         examples="  piggyback decathlon backbone evaluate --backbone backbone.safetensors --data data --split val",
     ),
     Command(
         name="decathlon backbone train",
         summary="train a WRN-28-4 from scratch on imagenet12, on one or several GPUs or nodes",
-        options="decathlon.backbone_options:TrainOptions",
-        defaults="decathlon.backbone_options:train_defaults",
-        target="decathlon.backbone_verbs:run_train",
+        options="decathlon.backbone.options:TrainOptions",
+        defaults="decathlon.backbone.options:train_defaults",
+        target="decathlon.backbone.verbs:run_train",
         examples=(
             "  piggyback decathlon backbone train --data data --out backbone\n"
             "  torchrun --nproc-per-node 4 -m piggyback decathlon backbone train --data data --out backbone"
@@ -115,7 +115,7 @@ COMMANDS: Final = (
         name="decathlon score",
         summary="accuracies, points and score of a results.json or its zip",
         options="decathlon.options:ScoreOptions",
-        target="decathlon.scoring:run",
+        target="decathlon.challenge.scoring:run",
         examples=(
             "  piggyback decathlon score results.json --labels labels_test.zip\n"
             "  piggyback decathlon score results.zip --labels data/labels_test --json"

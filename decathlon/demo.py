@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from decathlon.challenge.scoring import ScoreReport, score_file
 from decathlon.collection import find_runs
-from decathlon.drawn_release import Amounts, write_release
-from decathlon.labels import read_labels
-from decathlon.scoring import ScoreReport, score_file
+from decathlon.drawn.release import Amounts, write_release
+from decathlon.release.labels import read_labels
 from decathlon.summary import MethodSummary, percent, summarise
 from decathlon.tasks import MASKED_TASKS
-from piggyback.console import out, table
-from piggyback.demo import announce, take_step
+from piggyback.shell.console import out, table
+from piggyback.suite.demo import announce, take_step
 
 METHODS: Final = ("piggyback", "feature")
 CROPPED: Final = ("cifar100", "dtd")  # wallpapers, where a window is as good as all; the others are one thing

@@ -5,15 +5,15 @@ from numpy.typing import NDArray
 
 from decathlon.bench import Bench, Job, open_bench
 from decathlon.collection import load_result
-from decathlon.labels import find_labels, read_labels
 from decathlon.options import EvaluateOptions
 from decathlon.prediction import predict
 from decathlon.recipes import Recipe
-from piggyback import console
+from decathlon.release.labels import find_labels, read_labels
 from piggyback.device import pick_device
-from piggyback.errors import BadInput
-from piggyback.recipes import read_recipe
-from piggyback.runs import RunFolder
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput
+from piggyback.suite.recipe import read_recipe
+from piggyback.suite.run_folder import RunFolder
 
 
 def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptions) -> NDArray[np.bool_]:

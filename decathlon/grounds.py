@@ -13,11 +13,11 @@ from decathlon.joint import PAYLOADS, train_jointly
 from decathlon.options import GroundOptions
 from decathlon.packed import read_manifest
 from decathlon.pruning import prune_backbone
-from piggyback import console
 from piggyback.device import pick_device
-from piggyback.errors import BadInput
-from piggyback.files import write_bytes
-from piggyback.runs import RunFolder, StopFlag, Watch, conduct, open_run, stop_on_signal
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput
+from piggyback.shell.files import write_bytes
+from piggyback.suite.run_folder import RunFolder, StopFlag, Watch, conduct, open_run, stop_on_signal
 
 
 def make_ground(

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from decathlon.backbone import save_backbone
+from decathlon.backbone.backbone_file import save_backbone
 from decathlon.batches import epoch_length
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench, open_bench
 from decathlon.packed import join
 from decathlon.prediction import measure
 from piggyback.adapter import Adapter, attach
 from piggyback.device import autocast
-from piggyback.errors import BadInput, Diverged, Requeue
-from piggyback.files import read_json, write_json
-from piggyback.runs import Checkpoints, Environment, RunFolder, StopFlag, Watch
-from piggyback.training import LOOK_EVERY, Plan, Record
-from piggyback.trials import choose_rate, cut_batches
+from piggyback.shell.errors import BadInput, Diverged, Requeue
+from piggyback.shell.files import read_json, write_json
+from piggyback.suite.loop import LOOK_EVERY, Plan, Record
+from piggyback.suite.rate_trials import choose_rate, cut_batches
+from piggyback.suite.run_folder import Checkpoints, Environment, RunFolder, StopFlag, Watch
 
 PAYLOADS: Final = "tasks"  # folder of what each task adds to the network
 RECORD: Final = "joint.json"

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from decathlon.backbone import Backbone, load_backbone
+from decathlon.backbone.backbone_file import Backbone, load_backbone
 from decathlon.bench import HEAD
 from decathlon.options import MergeOptions
-from piggyback import console
 from piggyback.adapter import attach
-from piggyback.errors import BadInput
-from piggyback.files import sha256_of, write_bytes
 from piggyback.payload import Payload, read_payload
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput
+from piggyback.shell.files import sha256_of, write_bytes
 
 ENTRY: Final = "piggyback_merged"
 

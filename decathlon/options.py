@@ -8,8 +8,8 @@ from typing import Annotated, Final, Literal
 import tyro
 
 from decathlon.recipes import RECIPES, Recipe
-from piggyback.arguments import Names, Numbers
-from piggyback.recipes import recipe_named_in
+from piggyback.shell.arguments import Names, Numbers
+from piggyback.suite.recipe import recipe_named_in
 
 DEFAULT_RECIPE: Final = "paper"
 

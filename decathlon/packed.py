@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from decathlon.tasks import SPLITS, Split
-from piggyback.console import notice, progress_bar
-from piggyback.errors import BadInput
-from piggyback.files import atomic_file, read_json, write_json
+from piggyback.shell.console import notice, progress_bar
+from piggyback.shell.errors import BadInput
+from piggyback.shell.files import atomic_file, read_json, write_json
 
 VERSION: Final = 1
 INDEX: Final = np.dtype([("image_id", "<i8"), ("label", "<i4"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])

@@ -11,7 +11,7 @@ from decathlon.batches import evaluation_batches
 from decathlon.bench import Bench
 from decathlon.packed import PackedSplit
 from piggyback.device import autocast
-from piggyback.errors import Diverged
+from piggyback.shell.errors import Diverged
 
 EVALUATION_BATCH: Final = 100
 

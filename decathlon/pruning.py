@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from decathlon.backbone import save_backbone
+from decathlon.backbone.backbone_file import save_backbone
+from decathlon.backbone.wrn import WideResNet
 from decathlon.batches import Augmentation, epoch_length, normalise, training_batches
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench
 from decathlon.packed import PackedSplit, open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK
-from decathlon.wrn import WideResNet
 from piggyback.adapter import Adapter, attach
-from piggyback.errors import BadInput
 from piggyback.methods.packnet import FirstPruning
-from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch
-from piggyback.training import Plan, Training
+from piggyback.shell.errors import BadInput
+from piggyback.suite.loop import Plan, Training
+from piggyback.suite.run_folder import Checkpoints, RunFolder, StopFlag, Watch
 
 
 def prune_backbone(

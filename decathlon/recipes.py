@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
-from piggyback.errors import BadInput
-from piggyback.recipes import run_id
+from piggyback.shell.errors import BadInput
+from piggyback.suite.recipe import run_id
 
 if TYPE_CHECKING:
     from piggyback.methods import StandsOn

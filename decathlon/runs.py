@@ -8,24 +8,24 @@ from pathlib import Path
 import torch
 
 from decathlon.bench import Job, ground_folder, open_bench
+from decathlon.challenge.records import write_test_records
+from decathlon.challenge.scoring import ScoreReport, score_file
+from decathlon.challenge.submission import submission_entries, write_submission
 from decathlon.collection import Setup, collect, find_runs, write_setup
 from decathlon.grounds import make_ground
-from decathlon.labels import Labels, find_labels, read_labels
 from decathlon.options import ReportOptions, RunOptions
 from decathlon.packed import read_manifest
 from decathlon.recipes import recipe_for, tasks_of
-from decathlon.records import write_test_records
-from decathlon.scoring import ScoreReport, score_file
-from decathlon.submission import submission_entries, write_submission
+from decathlon.release.labels import Labels, find_labels, read_labels
 from decathlon.summary import MethodSummary, print_summaries, summaries_as_json, summarise
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
 from decathlon.training import train_task
-from piggyback import console
 from piggyback.device import pick_device
-from piggyback.errors import BadInput
 from piggyback.methods import named_method
-from piggyback.runs import StopFlag, stop_on_signal
-from piggyback.workers import show_share, train_jobs
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput
+from piggyback.suite.run_folder import StopFlag, stop_on_signal
+from piggyback.suite.workers import show_share, train_jobs
 
 
 def plan_jobs(options: RunOptions) -> list[Job]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from decathlon.challenge.scoring import ScoreReport
 from decathlon.collection import FinishedRun
-from decathlon.scoring import ScoreReport
 from decathlon.tasks import MASKED_TASKS
-from piggyback import console
+from piggyback.shell import console
 
 BITS_PER_MB = 8e6
 

@@ -15,12 +15,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from decathlon.pretraining_recipe import PRESETS
+from decathlon.backbone.pretraining_recipe import PRESETS
 from decathlon.recipes import RECIPES, Recipe, recipe_for, task_before, tasks_of
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
-from piggyback.errors import BadInput
-from piggyback.recipes import as_flags
-from piggyback.sweeps import (
+from piggyback.shell.errors import BadInput
+from piggyback.suite.recipe import as_flags
+from piggyback.suite.sweep import (
     FOLLOWING,
     STANDS_ON,
     Planned,

@@ -10,26 +10,35 @@ from torch.nn.functional import cross_entropy
 
 from decathlon.batches import epoch_length
 from decathlon.bench import Bench, Job, ground_folder, open_bench
+from decathlon.challenge.submission import Predictions
 from decathlon.collection import Setup, load_result, note_setup
 from decathlon.grounds import make_ground
 from decathlon.joint import PAYLOADS, read_record
 from decathlon.options import TrainOptions
 from decathlon.packed import join
 from decathlon.prediction import measure, predict
-from decathlon.submission import Predictions
 from decathlon.tasks import TASK_VERSION
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
-from piggyback import console
 from piggyback.adapter import Adapter
 from piggyback.budget import count_masked, parameter_ratio, write_sparsity
 from piggyback.device import describe_device, pick_device
-from piggyback.errors import Diverged
-from piggyback.files import sha256_of, write_bytes
 from piggyback.methods.packnet import PackNet
 from piggyback.payload import read_payload
-from piggyback.runs import Checkpoints, RunFolder, StopFlag, Watch, code_version, conduct, open_run, stop_on_signal
-from piggyback.training import Batches, Plan, Record, Training
-from piggyback.trials import choose_rate, cut_batches
+from piggyback.shell import console
+from piggyback.shell.errors import Diverged
+from piggyback.shell.files import sha256_of, write_bytes
+from piggyback.suite.loop import Batches, Plan, Record, Training
+from piggyback.suite.rate_trials import choose_rate, cut_batches
+from piggyback.suite.run_folder import (
+    Checkpoints,
+    RunFolder,
+    StopFlag,
+    Watch,
+    code_version,
+    conduct,
+    open_run,
+    stop_on_signal,
+)
 
 TASKS_ADDED: Final = 9  # the parameter ratio counts nine tasks beside the backbone's own
 

@@ -26,7 +26,7 @@ MAX_BYTES: Final = 64 << 20  # the largest official file, imagenet12's test labe
 MAX_VALUES: Final = 4_000_000
 SUFFIX: Final = "_test.json"
 
-# What zipfile lets out on damaged archives (`decathlon.labels` found these by flipping bytes).
+# What zipfile lets out on damaged archives (`decathlon.release.labels` found these by flipping bytes).
 ZIP_FAULTS: Final = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError),

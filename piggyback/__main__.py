@@ -2,6 +2,6 @@
 
 import sys
 
-from piggyback.cli import main
+from piggyback.shell.cli import main
 
 sys.exit(main())

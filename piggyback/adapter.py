@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from piggyback.added_modules import fold_modules, hide_modules, layers_with_modules, show_modules
 from piggyback.anatomy import Anatomy, dissect, like, persistent_tensors
-from piggyback.errors import BadInput, NotTrainable, UnknownName
 from piggyback.fingerprint import fingerprint
 from piggyback.methods import AddsModules, Method
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
+from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
 from piggyback.wrapping import refuse_if_wrapped
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 NORM_TYPES: Final = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from piggyback.errors import BadPayload
+from piggyback.shell.errors import BadPayload
 
 Coding = Literal["raw", "deflate", "gap0", "gap1"]
 CODINGS: Final[tuple[Coding, ...]] = ("raw", "deflate", "gap0", "gap1")

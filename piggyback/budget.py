@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piggyback.files import write_json
 from piggyback.methods import Method
 from piggyback.payload import Payload
+from piggyback.shell.files import write_json
 
 if TYPE_CHECKING:
     from piggyback.adapter import Adapter

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 def pick_device(name: str | None = None) -> torch.device:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from piggyback.anatomy import like
-from piggyback.errors import BackboneMismatch, BadInput, BadPayload
 from piggyback.payload import Payload, read_payload
+from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload
 from piggyback.task_state import TaskState, fresh_modules
 
 if TYPE_CHECKING:

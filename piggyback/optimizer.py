@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from piggyback.errors import NotTrainable
+from piggyback.shell.errors import NotTrainable
 from piggyback.update import Coefficients, MaskUpdate
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from piggyback.bits import Stream, decode, encode
-from piggyback.errors import BadInput, BadPayload, Diverged
-from piggyback.files import parse_json, write_bytes
 from piggyback.methods import Method, StoresSome, named_method
+from piggyback.shell.errors import BadInput, BadPayload, Diverged
+from piggyback.shell.files import parse_json, write_bytes
 from piggyback.task_state import Norm, TaskState
 
 if TYPE_CHECKING:

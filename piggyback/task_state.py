@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.anatomy import Anatomy
-from piggyback.errors import BadInput
 from piggyback.methods import AddsModules, Follows, Method
+from piggyback.shell.errors import BadInput
 
 Norm = Literal["fixed", "statistics", "trained"]
 

@@ -12,9 +12,9 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from piggyback.console import notice
-from piggyback.errors import BadInput
 from piggyback.methods import Method
+from piggyback.shell.console import notice
+from piggyback.shell.errors import BadInput
 
 Tensors = Mapping[str, Tensor]
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensors, Tensors, Tensors, Tensor], None]

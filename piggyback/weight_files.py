@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
 
-from piggyback.errors import BadInput, one_line
-from piggyback.files import parse_json, write_bytes
+from piggyback.shell.errors import BadInput, one_line
+from piggyback.shell.files import parse_json, write_bytes
 
 FORMAT: Final = 1
 ENTRY: Final = "piggyback_backbone"

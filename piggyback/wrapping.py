@@ -5,7 +5,7 @@ import gc
 import torch
 from torch import nn
 
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 def refuse_if_wrapped(network: nn.Module) -> None:

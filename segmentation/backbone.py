@@ -23,8 +23,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from piggyback.errors import BadInput, UnknownName, one_line
-from piggyback.files import sha256_of
+from piggyback.shell.errors import BadInput, UnknownName, one_line
+from piggyback.shell.files import sha256_of
 from piggyback.weight_files import (
     FORMAT,
     check_weights,

@@ -1,6 +1,6 @@
 """``piggyback segmentation backbone import``."""
 
-from piggyback import console
+from piggyback.shell import console
 from segmentation.backbone import import_backbone, load_backbone
 from segmentation.options import ImportOptions
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from piggyback.adapter import Adapter, attach
-from piggyback.errors import BadInput
 from piggyback.methods import Method, named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
+from piggyback.shell.errors import BadInput
 from segmentation.backbone import Backbone, cached_backbone
 from segmentation.batches import epoch_length, scaled_shape, training_batches
 from segmentation.fcn import FCN32s, make_head

@@ -2,28 +2,28 @@
 
 from typing import Final
 
-from piggyback.cli import Command
+from piggyback.shell.cli import Command
 
 COMMANDS: Final = (
     Command(
         name="segmentation fetch",
         summary="download VOC and SBD, resumed after a break",
         options="segmentation.options:FetchOptions",
-        target="segmentation.fetch:run",
+        target="segmentation.release.fetch:run",
         examples="  piggyback segmentation fetch --out archives",
     ),
     Command(
         name="segmentation draw",
         summary="draw scenes in the form of SBD and VOC, and train a small VGG for them, to try things on",
         options="segmentation.options:DrawOptions",
-        target="segmentation.drawn_backbone:run",
+        target="segmentation.drawn.small_vgg:run",
         examples="  piggyback segmentation draw --out drawn",
     ),
     Command(
         name="segmentation prepare",
         summary="check pictures and label maps and pack them by split",
         options="segmentation.options:PrepareOptions",
-        target="segmentation.prepare:run",
+        target="segmentation.release.prepare:run",
         examples=(
             "  piggyback segmentation prepare --source archives --out data\n"
             "  piggyback segmentation prepare --source archives --out data --splits voc2012_val,voc2012_test --json"
@@ -88,7 +88,7 @@ COMMANDS: Final = (
         name="segmentation miou",
         summary="mean IoU of palette PNGs of any program",
         options="segmentation.options:MiouOptions",
-        target="segmentation.miou:run",
+        target="segmentation.metric.miou:run",
         examples=(
             "  piggyback segmentation miou --truth VOCdevkit/VOC2012/SegmentationClass --predictions predictions \\\n"
             "      --ids VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
@@ -98,7 +98,7 @@ COMMANDS: Final = (
         name="segmentation bundle",
         summary="the archive for VOC's evaluation server, checked offline",
         options="segmentation.options:BundleOptions",
-        target="segmentation.bundle:run",
+        target="segmentation.voc_server.bundle:run",
         examples=(
             "  piggyback segmentation bundle --predictions scores/predictions \\\n"
             "      --pictures VOCdevkit/VOC2012/JPEGImages --out results.tgz"
@@ -108,7 +108,7 @@ COMMANDS: Final = (
         name="segmentation rle",
         summary="label maps as COCO RLE",
         options="segmentation.options:RleOptions",
-        target="segmentation.rle:run",
+        target="segmentation.voc_server.rle:run",
         examples="  piggyback segmentation rle --predictions scores/predictions --out predictions.json",
     ),
 )

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from piggyback.console import out
-from piggyback.demo import announce, take_step
+from piggyback.shell.console import out
+from piggyback.suite.demo import announce, take_step
 from segmentation.collection import find_runs
-from segmentation.drawn_backbone import train_backbone
-from segmentation.drawn_release import Amounts, write_release
+from segmentation.drawn.release import Amounts, write_release
+from segmentation.drawn.small_vgg import train_backbone
 
 METHODS: Final = ("piggyback", "feature")
 

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from piggyback import console
 from piggyback.device import pick_device
-from piggyback.errors import BadInput, one_line
-from piggyback.recipes import read_recipe
-from piggyback.runs import Environment, RunFolder, stop_on_signal
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput, one_line
+from piggyback.suite.recipe import read_recipe
+from piggyback.suite.run_folder import Environment, RunFolder, stop_on_signal
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, load_result
-from segmentation.confusion import score, show, warn_if_background, write_csv, write_matrix
+from segmentation.metric.confusion import score, show, warn_if_background, write_csv, write_matrix
+from segmentation.metric.split_sheets import write_sheets
 from segmentation.options import EvaluateOptions
 from segmentation.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.prediction import Scored, predict_split
 from segmentation.recipes import Recipe
-from segmentation.split_sheets import write_sheets
 from segmentation.training import prediction_source
 
 

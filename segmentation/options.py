@@ -7,10 +7,10 @@ from typing import Annotated, Final
 
 import tyro
 
-from piggyback.arguments import Names, Numbers
-from piggyback.recipes import recipe_named_in
+from piggyback.shell.arguments import Names, Numbers
+from piggyback.suite.recipe import recipe_named_in
 from segmentation.recipes import RECIPES, Recipe
-from segmentation.splits import EVALUATION_SPLIT, TRAIN_SPLIT
+from segmentation.release.splits import EVALUATION_SPLIT, TRAIN_SPLIT
 
 DEFAULT_RECIPE: Final = "paper"
 

@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from piggyback.console import notice
-from piggyback.errors import BadInput, one_line
-from piggyback.files import read_json, write_json
-from segmentation.splits import ID, complete_text, find_split, overlap, published_ids
+from piggyback.shell.console import notice
+from piggyback.shell.errors import BadInput, one_line
+from piggyback.shell.files import read_json, write_json
+from segmentation.release.splits import ID, complete_text, find_split, overlap, published_ids
 
 VERSION: Final = 1
 INDEX: Final = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
-from piggyback.console import notice
 from piggyback.device import autocast
-from piggyback.errors import BadInput, Diverged, Requeue, one_line
-from piggyback.files import read_json, write_json
-from piggyback.runs import StopFlag
+from piggyback.shell.console import notice
+from piggyback.shell.errors import BadInput, Diverged, Requeue, one_line
+from piggyback.shell.files import read_json, write_json
+from piggyback.suite.run_folder import StopFlag
 from segmentation.batches import scale_picture
 from segmentation.bench import Bench
-from segmentation.confusion import Matrix, count_pairs
-from segmentation.label_files import read_label_file, write_label_map
+from segmentation.metric.confusion import Matrix, count_pairs
 from segmentation.packed import PackedSplit
+from segmentation.release.label_files import read_label_file, write_label_map
 from segmentation.voc import CLASSES
 
 OF = "of.json"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from piggyback.errors import BadInput
-from piggyback.recipes import run_id
-from segmentation.splits import EVALUATION_SPLIT, TRAIN_SPLIT, find_split
+from piggyback.shell.errors import BadInput
+from piggyback.suite.recipe import run_id
+from segmentation.release.splits import EVALUATION_SPLIT, TRAIN_SPLIT, find_split
 
 HUGE: Final = (1 << 63) - 1  # the last number that fits into C's
 RATE: Final = 1_000_000  # far beyond use, and its products are still float32 numbers

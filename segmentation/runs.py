@@ -6,19 +6,19 @@ from typing import cast
 
 import numpy as np
 
-from piggyback import console
 from piggyback.device import pick_device
-from piggyback.errors import BadInput, one_line
 from piggyback.methods import named_method
-from piggyback.runs import stop_on_signal
-from piggyback.workers import train_jobs
+from piggyback.shell import console
+from piggyback.shell.errors import BadInput, one_line
+from piggyback.suite.run_folder import stop_on_signal
+from piggyback.suite.workers import train_jobs
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, find_runs
-from segmentation.confusion import Matrix, read_matrix, score, warn_if_background
+from segmentation.metric.confusion import Matrix, read_matrix, score, warn_if_background
+from segmentation.metric.split_sheets import write_sheets
 from segmentation.options import ReportOptions, RunOptions
 from segmentation.packed import PackedSplit, open_split
 from segmentation.prediction import count_place
-from segmentation.split_sheets import write_sheets
 from segmentation.summary import as_json, show, summarise
 from segmentation.training import train_task
 

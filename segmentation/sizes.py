@@ -12,8 +12,8 @@ from typing import Final
 import torch
 from torch import nn
 
-from piggyback import console
 from piggyback.anatomy import dissect
+from piggyback.shell import console
 from segmentation.backbone import load_backbone
 from segmentation.bench import HEAD
 from segmentation.fcn import VGG16, FCN32s, make_head

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from piggyback import console
+from piggyback.shell import console
 from segmentation.collection import FinishedRun
 from segmentation.training import METRIC
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from piggyback.sweeps import (
+from piggyback.suite.sweep import (
     Planned,
     planned_run,
     refuse_unknown,

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
-from piggyback import console
 from piggyback.adapter import Adapter
 from piggyback.budget import count_masked, parameter_ratio, write_sparsity
 from piggyback.device import describe_device, pick_device
-from piggyback.errors import Diverged, one_line
-from piggyback.files import sha256_of
 from piggyback.payload import read_payload
-from piggyback.runs import (
+from piggyback.shell import console
+from piggyback.shell.errors import Diverged, one_line
+from piggyback.shell.files import sha256_of
+from piggyback.suite.loop import Batches, Plan, Record, Training
+from piggyback.suite.rate_trials import choose_rate, cut_batches
+from piggyback.suite.run_folder import (
     Checkpoints,
     Environment,
     RunFolder,
@@ -26,15 +28,13 @@ from piggyback.runs import (
     open_run,
     stop_on_signal,
 )
-from piggyback.training import Batches, Plan, Record, Training
-from piggyback.trials import choose_rate, cut_batches
 from segmentation.bench import TASK, Bench, Job, open_bench
 from segmentation.collection import advise, load_result
-from segmentation.confusion import read_matrix, score, show, warn_if_background, write_csv, write_matrix
+from segmentation.metric.confusion import read_matrix, score, show, warn_if_background, write_csv, write_matrix
+from segmentation.metric.split_sheets import write_sheets
 from segmentation.options import TrainOptions
 from segmentation.packed import PackedSplit
 from segmentation.prediction import Scored, count_places, predict_split
-from segmentation.split_sheets import write_sheets
 
 TASK_VERSION: Final = 1
 SHEET_PICTURES: Final = 4  # on the overlay sheet that lies beside a result

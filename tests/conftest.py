@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decathlon.annotations import annotation_file
+from decathlon.release.annotations import annotation_file
 from decathlon.tasks import SPLITS, TASKS, find_task
-from piggyback.cli import choose, find_commands, parse
+from piggyback.shell.cli import choose, find_commands, parse
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -32,6 +32,12 @@ def shared_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def float32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precision ``auto`` is float32 in the tests' own process, so that numbers depend on no processor's bfloat16."""
+    monkeypatch.setattr("piggyback.device.has_native_bf16", lambda device: False)
 
 
 @pytest.fixture
@@ -159,7 +165,7 @@ def tiny_pictures() -> Callable[[str], tuple[dict[str, Any], dict[str, bytes]]]:
 @pytest.fixture
 def packed_root(tiny: Tiny, tmp_path: Path) -> Path:
     """Aircraft and svhn, packed."""
-    from decathlon.prepare import prepare
+    from decathlon.release.prepare import prepare
 
     prepare(tiny.write("aircraft", "svhn"), tmp_path / "packed")
     return tmp_path / "packed"
@@ -170,7 +176,7 @@ def release(tmp_path: Path) -> Path:
     """A folder with what a user has: ``archives``, ``labels_test.zip`` and ``backbone.pth``, all tiny."""
     import torch
 
-    from decathlon.wrn import wide_resnet
+    from decathlon.backbone.wrn import wide_resnet
 
     folder = tmp_path / "release"
     Tiny(folder / "archives").write_official(*TASKS)

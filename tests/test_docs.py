@@ -15,11 +15,11 @@ import torch
 import torchvision
 
 import piggyback
+from decathlon.backbone.wrn import wide_resnet
 from decathlon.recipes import RECIPES
-from decathlon.wrn import wide_resnet
 from piggyback.anatomy import dissect
-from piggyback.errors import UnknownName
 from piggyback.methods import METHODS, AddsModules, Method, StoresSome, named_method
+from piggyback.shell.errors import UnknownName
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

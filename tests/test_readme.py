@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from segmentation.drawn_release import Amounts, write_release
+from segmentation.drawn.release import Amounts, write_release
 from segmentation.fcn import VGG16
 
 ROOT = Path(__file__).resolve().parents[1]

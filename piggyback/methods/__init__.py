@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, cast, get_args, runtime_checka
 
 from torch import Tensor, nn
 
-from piggyback.errors import BadInput, UnknownName
+from piggyback.shell.errors import BadInput, UnknownName
 
 Adapts = Literal["head", "norm", "weights", "modules", "everything", "anew"]
 StandsOn = Literal["backbone", "pruned", "joint"]

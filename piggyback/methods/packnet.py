@@ -17,7 +17,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 BACKBONE: Final = 1  # owner of what the pruned backbone uses; 0 is nobody, 2 the first task that is added
 MOST: Final = 254  # owners' numbers are bytes, of which 0 and 1 are not those of tasks

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import decathlon.training
-from decathlon.backbone import save_backbone
+from decathlon.backbone.backbone_file import save_backbone
+from decathlon.backbone.wrn import wide_resnet
 from decathlon.bench import Job
 from decathlon.packed import open_split
-from decathlon.prepare import prepare
 from decathlon.recipes import Recipe
+from decathlon.release.prepare import prepare
 from decathlon.training import train_task
-from decathlon.wrn import wide_resnet
-from piggyback.runs import RunFolder, StopFlag
-from piggyback.training import Plan
+from piggyback.suite.loop import Plan
+from piggyback.suite.run_folder import RunFolder, StopFlag
 
 TRAINED = ("aircraft", "svhn")
 SMALL = Recipe(epochs=2, batch_size=3, size=16, lr=2e-3, update="eager", precision="fp32")

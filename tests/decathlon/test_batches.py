@@ -7,7 +7,7 @@ import torch
 
 from decathlon.batches import Augmentation, Batch, evaluation_batches, normalise, training_batches
 from decathlon.packed import PackedSplit, join, open_split
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import decathlon.training as training
 from decathlon.bench import Job, open_bench
 from decathlon.training import train_task
 from leaderboard.result import read_result
-from piggyback.errors import BadInput, Requeue
-from piggyback.runs import Environment, RunFolder
+from piggyback.shell.errors import BadInput, Requeue
+from piggyback.suite.run_folder import Environment, RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]
@@ -182,7 +182,7 @@ def test_time_is_counted_over_breaks(job: Job, stop_after: Any) -> None:
     folder.status.write_text(json.dumps({**status, "seconds": 1000.0}))
     wall = read_result(train_task(job).result).wall_s
     assert wall is not None
-    assert 1000 < wall < 1600
+    assert 1000 <= wall < 1600  # a fast machine takes less than the tenth of a second that is written
 
 
 def test_a_checkpoint_of_another_environment_is_refused_unless_allowed(

@@ -11,13 +11,13 @@ import pytest
 
 import decathlon.collection as collection
 from decathlon.bench import Job
+from decathlon.challenge.submission import Predictions
 from decathlon.collection import Setup, collect, find_runs, note_setup, read_setup, write_setup
 from decathlon.packed import open_split
-from decathlon.submission import Predictions
 from decathlon.training import train_task
-from piggyback.cli import main
-from piggyback.errors import BadInput
-from piggyback.runs import RunFolder
+from piggyback.shell.cli import main
+from piggyback.shell.errors import BadInput
+from piggyback.suite.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_payload_is_measured_as_the_run_measured_it(
 def test_evaluate_refuses_what_does_not_fit(
     job: Job, labels: Path, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from decathlon.prepare import prepare
+    from decathlon.release.prepare import prepare
 
     folder = train_task(replace(job, method="feature"))
     assert evaluate(job, "--split", "test") == 1

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from decathlon.annotations import read_annotations
 from decathlon.demo import Folder, Scale, plan_commands, run_scaled
-from decathlon.drawing import DRAWN
-from decathlon.drawn_release import Amounts, plan_pictures, write_release
-from decathlon.labels import read_labels
+from decathlon.drawn.pictures import DRAWN
+from decathlon.drawn.release import Amounts, plan_pictures, write_release
 from decathlon.packed import open_split, read_manifest
-from decathlon.prepare import prepare
+from decathlon.release.annotations import read_annotations
+from decathlon.release.labels import read_labels
+from decathlon.release.prepare import prepare
 from decathlon.tasks import MASKED_TASKS
-from piggyback.cli import choose, find_commands, parse
-from piggyback.errors import BadInput
+from piggyback.shell.cli import choose, find_commands, parse
+from piggyback.shell.errors import BadInput
 
 FEW = Amounts(backbone=(40, 20, 20), task=(12, 10, 10))
 

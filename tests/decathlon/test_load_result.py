@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from decathlon.collection import load_result
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"schema_version": 1}', '{"benchmark": NaN}'])

@@ -6,13 +6,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from decathlon.backbone import load_backbone, save_backbone
+from decathlon.backbone.backbone_file import load_backbone, save_backbone
+from decathlon.backbone.wrn import WideResNet, wide_resnet
 from decathlon.merging import run
 from decathlon.options import MergeOptions
-from decathlon.wrn import WideResNet, wide_resnet
 from piggyback.adapter import attach
-from piggyback.errors import BackboneMismatch, BadInput
 from piggyback.methods import METHODS
+from piggyback.shell.errors import BackboneMismatch, BadInput
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.25)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from decathlon.packed import join, open_split, whole
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 def test_a_split_opens_read_only_with_what_the_annotations_say(packed_root: Path) -> None:

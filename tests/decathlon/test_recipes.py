@@ -10,8 +10,8 @@ import pytest
 from decathlon.options import run_defaults, train_defaults
 from decathlon.recipes import DESCRIPTIONS, RECIPES, Recipe, RunKey
 from decathlon.tasks import MASKED_TASKS, TASKS
-from piggyback.errors import BadInput, UnknownName
-from piggyback.recipes import find_recipe, recipe_named_in
+from piggyback.shell.errors import BadInput, UnknownName
+from piggyback.suite.recipe import find_recipe, recipe_named_in
 
 KEY = RunKey(task="dtd", method="piggyback", recipe=Recipe(), data="d" * 64, backbone="b" * 64)
 

@@ -10,15 +10,15 @@ import torch
 
 import decathlon.runs as runs
 from decathlon.bench import Job
+from decathlon.challenge.scoring import score_file
 from decathlon.options import RunOptions
 from decathlon.recipes import Recipe
-from decathlon.scoring import score_file
 from decathlon.training import train_task
 from leaderboard.result import read_result
-from piggyback.cli import main
-from piggyback.errors import BadInput, Diverged, Requeue, UnknownName
-from piggyback.files import sha256_of
-from piggyback.runs import RunFolder
+from piggyback.shell.cli import main
+from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName
+from piggyback.shell.files import sha256_of
+from piggyback.suite.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from torch import Tensor
 import decathlon.prediction as prediction
 import decathlon.training as training
 from decathlon.bench import Job, open_bench
+from decathlon.challenge.submission import Predictions
 from decathlon.packed import open_split
-from decathlon.submission import Predictions
 from decathlon.training import train_task
 from leaderboard.result import read_result
-from piggyback.errors import BadInput, Diverged
 from piggyback.payload import Payload, read_payload
-from piggyback.runs import RunFolder
+from piggyback.shell.errors import BadInput, Diverged
+from piggyback.suite.run_folder import RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from decathlon.scoring import ScoreReport, TaskScore
+from decathlon.challenge.scoring import ScoreReport, TaskScore
 from decathlon.summary import MethodSummary, TaskLine, percent, print_summaries, summaries_as_json, trial_text
 from decathlon.tasks import MASKED_TASKS, TASKS
 

@@ -14,16 +14,16 @@ import torch
 
 import decathlon.training as training
 from decathlon.bench import Job, open_bench
+from decathlon.challenge.submission import Predictions
 from decathlon.packed import open_split
 from decathlon.recipes import Recipe
-from decathlon.submission import Predictions
 from decathlon.tasks import TASKS
 from decathlon.training import train_task
 from leaderboard.result import read_result
-from piggyback.cli import main
-from piggyback.errors import BadInput, UnknownName
 from piggyback.payload import read_payload
-from piggyback.runs import RunFolder
+from piggyback.shell.cli import main
+from piggyback.shell.errors import BadInput, UnknownName
+from piggyback.suite.run_folder import RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

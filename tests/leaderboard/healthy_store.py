@@ -12,7 +12,7 @@ import numpy as np
 
 from leaderboard.candidates import find_place
 from leaderboard.result import parse_result
-from segmentation.confusion import score
+from segmentation.metric.confusion import score
 from segmentation.voc import CLASSES
 
 VAL, TEST = range(40100001, 40100011), range(40200001, 40200011)

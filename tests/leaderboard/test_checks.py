@@ -19,7 +19,7 @@ from leaderboard.store import read_store
 from leaderboard.store_verbs import run_check
 from leaderboard.tasks import DECATHLON, VOC_CLASSES
 from leaderboard.truth import read_labels
-from segmentation.confusion import score
+from segmentation.metric.confusion import score
 from segmentation.voc import CLASSES
 
 

@@ -14,7 +14,7 @@ import leaderboard.showing
 from leaderboard.commands import COMMANDS
 from leaderboard.result import ResultError
 from leaderboard.store import Finding, StoredResult
-from piggyback.cli import Command, load, parse
+from piggyback.shell.cli import Command, load, parse
 
 Maker = Callable[..., StoredResult]
 TenMaker = Callable[..., list[StoredResult]]

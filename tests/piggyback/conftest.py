@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decathlon.wrn import Block
+from decathlon.backbone.wrn import Block
 from piggyback import Adapter, Method
 
 Batch = tuple[Tensor, Tensor]

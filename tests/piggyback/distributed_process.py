@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import piggyback
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 WORLD = 2
 STEPS = 50

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import piggyback
 from piggyback import METHODS, Adapter
-from piggyback.errors import BadInput
 from piggyback.methods.series import Series
+from piggyback.shell.errors import BadInput
 
 SERIES = METHODS["series"]
 PARTS = {"mix.weight", "norm.weight", "norm.bias"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from piggyback.bits import CODINGS, Stream, decode, deflate, encode, encode_gaps, pack, unpack
-from piggyback.errors import BadPayload
+from piggyback.shell.errors import BadPayload
 
 
 def booleans(*ones: int, count: int) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from piggyback.device import autocast, describe_device, pick_device
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "cuda:-1"])

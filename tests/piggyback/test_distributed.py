@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import piggyback
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 SCRIPT = Path(__file__).with_name("distributed_process.py")
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import piggyback
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 
 def shared_layer() -> nn.Module:

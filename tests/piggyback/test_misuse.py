@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import piggyback
-from piggyback.errors import BadInput, NotTrainable, UnknownName
+from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from piggyback.errors import BadInput, UnknownName
 from piggyback.methods import GROUP, METHODS, named_method
+from piggyback.shell.errors import BadInput, UnknownName
 
 NAME = "dan-diagonal"
 DIAGONAL = '''"""One factor for each filter: the "diagonal" controller of deep adaptation networks."""
@@ -51,8 +51,8 @@ import torch
 from torch import nn
 import piggyback
 from piggyback.methods import named_method
-from piggyback.payload_verbs import run_show
-from piggyback.options import ShowOptions
+from piggyback.suite.payload_show import run_show
+from piggyback.suite.core_options import ShowOptions
 from pathlib import Path
 
 torch.manual_seed(0)

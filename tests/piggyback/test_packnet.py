@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import piggyback
 from piggyback import Adapter
-from piggyback.errors import BadInput
 from piggyback.methods.packnet import BACKBONE, FirstPruning, PackNet, join_planes, split_planes
 from piggyback.optimizer import AdapterOptimizer
+from piggyback.shell.errors import BadInput
 
 METHOD = PackNet(tasks=3)
 TASKS = ("first", "second", "third")

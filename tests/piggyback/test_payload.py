@@ -12,8 +12,8 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 import piggyback
-from piggyback.errors import BackboneMismatch, BadInput, BadPayload, Diverged, UnknownName
 from piggyback.payload import KEY, check, seal
+from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload, Diverged, UnknownName
 
 BLANK = "0" * 64
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import piggyback
 from piggyback import METHODS, Adapter
-from piggyback.errors import BadInput, BadPayload
-from piggyback.options import ShowOptions
 from piggyback.payload import BLANK, KEY, check, seal
-from piggyback.payload_verbs import run_show
+from piggyback.shell.errors import BadInput, BadPayload
+from piggyback.suite.core_options import ShowOptions
+from piggyback.suite.payload_show import run_show
 
 Parts = dict[str, Tensor]
 Edit = Callable[[dict[str, Any], Parts], object]

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import piggyback.training as training
+import piggyback.suite.loop as training
 from piggyback.adapter import attach
-from piggyback.errors import BadInput, Diverged, Requeue
 from piggyback.methods import named_method
-from piggyback.runs import Checkpoints, Environment, StopFlag
-from piggyback.training import Plan, Training
+from piggyback.shell.errors import BadInput, Diverged, Requeue
+from piggyback.suite.loop import Plan, Training
+from piggyback.suite.run_folder import Checkpoints, Environment, StopFlag
 
 STEPS = 4
 PLAN = Plan(epochs=3, steps=STEPS, decay_after=0.5)

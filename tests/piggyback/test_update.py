@@ -10,7 +10,7 @@ from torch import nn
 
 import piggyback
 from piggyback import METHODS, Method, update
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 
 BINARY = piggyback.Binary()
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
-from piggyback.errors import BadInput
+from piggyback.shell.errors import BadInput
 from piggyback.weight_files import (
     ENTRY,
     check_weights,

@@ -22,16 +22,16 @@ import torch
 from PIL import Image
 
 import segmentation.training
-from piggyback.runs import RunFolder, StopFlag
-from piggyback.training import Plan
+from piggyback.suite.loop import Plan
+from piggyback.suite.run_folder import RunFolder, StopFlag
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Header
 from segmentation.bench import Job, open_bench
 from segmentation.fcn import FCN32s, Shape
-from segmentation.label_files import encode_label_map
-from segmentation.prepare import prepare
 from segmentation.recipes import Recipe
-from segmentation.splits import find_split, overlap, published_ids
+from segmentation.release.label_files import encode_label_map
+from segmentation.release.prepare import prepare
+from segmentation.release.splits import find_split, overlap, published_ids
 from segmentation.training import train_task
 from segmentation.voc import PALETTE
 

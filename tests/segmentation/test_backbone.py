@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decathlon.backbone import save_backbone
-from decathlon.wrn import wide_resnet
-from piggyback.errors import BadInput, UnknownName
+from decathlon.backbone.backbone_file import save_backbone
+from decathlon.backbone.wrn import wide_resnet
+from piggyback.shell.errors import BadInput, UnknownName
 from segmentation.backbone import CONVENTIONS, HIDDEN, OWN_HEAD, Backbone, import_backbone, load_backbone, name_of
 from segmentation.backbone_verbs import run_import
 from segmentation.fcn import VGG16, FCN32s

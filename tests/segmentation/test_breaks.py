@@ -11,9 +11,9 @@ import torch
 
 import segmentation.prediction as prediction
 import segmentation.training as training
-from piggyback.errors import BadInput, Requeue
-from piggyback.files import hold
-from piggyback.runs import Environment, RunFolder
+from piggyback.shell.errors import BadInput, Requeue
+from piggyback.shell.files import hold
+from piggyback.suite.run_folder import Environment, RunFolder
 from segmentation.bench import Job
 from segmentation.training import train_task
 

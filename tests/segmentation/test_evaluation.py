@@ -15,15 +15,15 @@ import pytest
 
 import segmentation.prediction as prediction
 from leaderboard.result import read_result
-from piggyback.cli import main
-from piggyback.errors import BackboneMismatch, BadInput
-from piggyback.runs import RunFolder
+from piggyback.shell.cli import main
+from piggyback.shell.errors import BackboneMismatch, BadInput
+from piggyback.suite.run_folder import RunFolder
 from segmentation.bench import Job
 from segmentation.evaluation import run
-from segmentation.label_files import read_label_file
 from segmentation.options import EvaluateOptions
 from segmentation.packed import Manifest, build_index, index_file, label_file, open_split, picture_file, write_manifest
-from segmentation.splits import find_split, published_ids
+from segmentation.release.label_files import read_label_file
+from segmentation.release.splits import find_split, published_ids
 from segmentation.training import train_task
 from segmentation.voc import CLASSES
 

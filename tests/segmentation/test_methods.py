@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from leaderboard.result import read_result
-from piggyback.cli import main
-from piggyback.errors import BadInput
 from piggyback.methods import METHODS
+from piggyback.shell.cli import main
+from piggyback.shell.errors import BadInput
 from segmentation.bench import Job, open_bench
 from segmentation.fcn import FCN32s
 from segmentation.training import train_task

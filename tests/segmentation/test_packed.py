@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from piggyback.errors import BadInput, UnknownName
+from piggyback.shell.errors import BadInput, UnknownName
 from segmentation.packed import INDEX, PackedSplit, open_split, refuse_overlap
-from segmentation.prepare import prepare
-from segmentation.splits import find_split, published_ids
+from segmentation.release.prepare import prepare
+from segmentation.release.splits import find_split, published_ids
 
 
 def published(name: str) -> PackedSplit:

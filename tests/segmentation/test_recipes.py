@@ -9,9 +9,9 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from piggyback import cli
-from piggyback.errors import BadInput, UnknownName
-from piggyback.recipes import read_recipe
+from piggyback.shell import cli
+from piggyback.shell.errors import BadInput, UnknownName
+from piggyback.suite.recipe import read_recipe
 from segmentation.commands import COMMANDS
 from segmentation.options import (
     RunOptions,
@@ -189,7 +189,7 @@ def test_every_verb_leads_somewhere() -> None:
 
 
 def test_what_help_needs_is_light() -> None:
-    modules = ("commands", "options", "archives", "splits", "voc", "recipes")
+    modules = ("commands", "options", "release.archives", "release.splits", "voc", "recipes")
     code = f"import sys, {', '.join(f'segmentation.{name}' for name in modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     roots = {name.partition(".")[0] for name in done.stdout.split()}

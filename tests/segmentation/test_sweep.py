@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from piggyback.errors import BadInput, UnknownName
-from piggyback.sweeps import METHOD_NAMES, STANDS_ON
+from piggyback.shell.errors import BadInput, UnknownName
+from piggyback.suite.sweep import METHOD_NAMES, STANDS_ON
 from segmentation.options import DrawOptions, PrepareOptions, ReportOptions, TrainOptions
 from segmentation.recipes import WITHOUT
 from segmentation.sweep import plan

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 import segmentation.bench as bench_module
 import segmentation.training as training
 from leaderboard.result import read_result
-from piggyback.cli import main
-from piggyback.errors import BadInput, UnknownName, one_line
 from piggyback.payload import read_payload
-from piggyback.runs import RunFolder
+from piggyback.shell.cli import main
+from piggyback.shell.errors import BadInput, UnknownName, one_line
+from piggyback.suite.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
-from segmentation.confusion import read_matrix, score
+from segmentation.metric.confusion import read_matrix, score
 from segmentation.packed import label_file, open_split
 from segmentation.recipes import Recipe
 from segmentation.training import train_task

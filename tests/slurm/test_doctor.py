@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from piggyback.cli import Command, load, parse
+from piggyback.shell.cli import Command, load, parse
 from slurm.checks import Check
 from slurm.cluster_checks import CHECKS
 from slurm.cluster_config import (

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import slurm
-from piggyback.cli import Command, load, parse
+from piggyback.shell.cli import Command, load, parse
 from slurm.commands import COMMANDS
 from slurm.errors import SweepError
 from slurm.folders import SweepFolder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from piggyback.cli import main
+from piggyback.shell.cli import main
 from slurm.folders import SweepFolder
 
 OPEN = {"queued", "running", "unknown"}

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from cluster import OURS, Cluster
 from layout import ClusterError
 
-from decathlon.drawn_release import Amounts, write_release
+from decathlon.drawn.release import Amounts, write_release
 from slurm.files import read_json
 from slurm.folders import SweepFolder
 from slurm.planned import PlannedRun

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import decathlon.training
-from piggyback.cli import main
-from piggyback.runs import RunFolder
-from piggyback.training import Plan
+from piggyback.shell.cli import main
+from piggyback.suite.loop import Plan
+from piggyback.suite.run_folder import RunFolder
 
 CHECKPOINT_S = 1.0
 

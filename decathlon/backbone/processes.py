@@ -1,0 +1,102 @@
+"""The processes that train one network together.
+
+They find each other through the variables that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
+MASTER_PORT; submitit's TorchDistributedEnvironment exports the same.  Without them there is one process.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from piggyback.device import pick_device
+from piggyback.shell.errors import BadInput, Requeue
+from piggyback.suite.run_folder import StopFlag
+
+VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """This process among the `world` that train together."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+@contextmanager
+def join_processes(device: str | None) -> Iterator[Place]:
+    """Meet the other processes of this run, if the environment names any.
+
+    Raises:
+        BadInput: the environment's variables are incomplete or no numbers.
+    """
+    chosen = pick_device(device)
+    world = int_variable("WORLD_SIZE", default=1)
+    rank = int_variable("RANK", default=0)
+    if chosen.type == "cuda":
+        if ":" not in str(chosen):
+            local = int_variable("LOCAL_RANK", default=rank % torch.cuda.device_count())
+            chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
+    if world <= 1:
+        yield Place(rank=0, world=1, device=chosen)
+        return
+    missing = [name for name in VARIABLES if name not in os.environ]
+    if missing:
+        names = ", ".join(missing)
+        raise BadInput(f"WORLD_SIZE is {world}, but {names} is not set; start through torchrun or submitit")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+    try:
+        yield Place(rank=rank, world=world, device=chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def int_variable(name: str, *, default: int) -> int:
+    """A number from the environment.
+
+    Raises:
+        BadInput: it is none.
+    """
+    text = os.environ.get(name, str(default))
+    if not text.isascii() or not text.isdigit():
+        raise BadInput(f"the environment variable {name} is {text!r}; it must be a whole number")
+    return int(text)
+
+
+def sum_over(value: Tensor, *, place: Place) -> Tensor:
+    """The sum of the processes' values, in place; the same bits everywhere."""
+    if place.world > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def average_statistics(network: nn.Module, *, place: Place) -> None:
+    """Give batch norm in every process the mean of all processes' running statistics."""
+    if place.world == 1:
+        return
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            sum_over(buffer, place=place).div_(place.world)
+
+
+def agree(total: Tensor, *, place: Place, stop: StopFlag | None) -> float:
+    """The mean of the processes' values.
+
+    What is raised after it, is raised in all of them at the same step, so that none waits for the others.
+
+    Raises:
+        Requeue: one of them was asked to stop.
+    """
+    asked = torch.tensor(float(stop is not None and stop.requested), dtype=total.dtype, device=total.device)
+    both = sum_over(torch.stack([total, asked]), place=place)
+    if both[1].item() > 0:
+        raise Requeue
+    return both[0].item() / place.world

@@ -1,0 +1,1 @@
+"""What the challenge asks for: submissions, points and score."""

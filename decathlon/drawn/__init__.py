@@ -1,0 +1,1 @@
+"""A small decathlon drawn by the program, to try things on."""

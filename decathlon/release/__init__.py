@@ -1,0 +1,1 @@
+"""The official release: archives, annotations, labels, and packing them."""

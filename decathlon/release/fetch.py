@@ -1,0 +1,14 @@
+"""`piggyback decathlon fetch`: get the official archives, continue broken downloads, check every byte."""
+
+from typing import TYPE_CHECKING
+
+from decathlon.release.archives import ARCHIVES
+from piggyback.data.download import fetch_and_report
+
+if TYPE_CHECKING:
+    from decathlon.options import FetchOptions
+
+
+def run(options: "FetchOptions") -> int:
+    """Do what the command line asks; 1 where an archive that was asked for is not there in the end."""
+    return fetch_and_report(options.out, archives=ARCHIVES, names=options.archives, url=options.url, json=options.json)

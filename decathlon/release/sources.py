@@ -1,0 +1,200 @@
+"""Where a folder keeps annotations and pictures: unpacked, in inner tars or in the official archives.
+
+Nothing is extracted.  An archive is read as a stream and its members are matched by name with the pictures
+that the annotations ask for, so no name in it can reach the disk; links, devices and names that leave the
+archive are refused and reported.
+
+    source/annotations/<task>_train.json ...           or  decathlon-1.0-devkit.tar.gz
+    source/data/<task>/train/0001/000001.jpg ...       or  source/[data/]<task>.tar
+                                                       or  decathlon-1.0-data.tar.gz, decathlon-1.0-data-imagenet.tar
+
+Every one of these may also stand below ``source/decathlon-1.0/`` or ``source/decathlon-1.0-data/``.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from decathlon.release.annotations import annotation_file
+from decathlon.tasks import BACKBONE_TASK, SPLITS, TASKS, Split
+from piggyback.data.tars import (
+    DAMAGED,
+    Refuse,
+    find_member_fault,
+    iterate_members,
+    open_stream,
+    read_content,
+    read_plain_file,
+)
+from piggyback.shell.errors import BadInput
+
+DEVKIT: Final = "decathlon-1.0-devkit.tar.gz"
+DATA: Final = "decathlon-1.0-data.tar.gz"
+IMAGENET: Final = "decathlon-1.0-data-imagenet.tar"
+
+LARGEST_PICTURE: Final = 16 << 20
+"""Bytes of one compressed picture; the release's have some thousands."""
+
+LARGEST_ANNOTATIONS: Final = 1 << 30
+"""Bytes of one annotation file; the largest of the release, imagenet12_train, has some 300 MB."""
+
+SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
+PREFIXES: Final = ("", "data/", "decathlon-1.0/data/", "decathlon-1.0-data/")
+
+
+@dataclass(frozen=True)
+class RawAnnotations:
+    """One annotation file: its bytes, and where they were, for messages."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder with the release in any of its forms.
+
+    Raises:
+        BadInput: when made, if `folder` is no folder.
+    """
+
+    folder: Path
+    _devkit: dict[str, RawAnnotations] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.folder.is_file():
+            raise BadInput(f"{self.folder} is a file: give the folder it lies in, {self.folder.absolute().parent}")
+        if not self.folder.is_dir():
+            raise BadInput(f"there is no folder {self.folder}: give the one with the archives or the unpacked data")
+
+    def _bases(self) -> tuple[Path, ...]:
+        return tuple(self.folder / part for part in ("", "decathlon-1.0", "decathlon-1.0-data"))
+
+    def annotations(self, task: str, split: Split) -> RawAnnotations | None:
+        """The bytes of one annotation file, or None where there is none.
+
+        Raises:
+            BadInput: the file or the devkit archive cannot be read.
+        """
+        name = annotation_file(task, split)
+        for base in self._bases():
+            path = base / "annotations" / name
+            if path.is_file():
+                try:
+                    return RawAnnotations(str(path), path.read_bytes())
+                except OSError as fault:
+                    raise BadInput(f"cannot read {path}: {fault.strerror}") from None
+        devkit = self.folder / DEVKIT
+        if not self._devkit and devkit.is_file():
+            self._devkit.update(_read_devkit(devkit))
+        return self._devkit.get(name)
+
+    def trees(self, task: str) -> list[Path]:
+        """Folders that hold the task's unpacked pictures: those with a train, val or test below."""
+        folders = [base / part / task for base in self._bases() for part in ("data", "")]
+        return [folder for folder in folders if any((folder / split).is_dir() for split in SPLITS)]
+
+    def inner_tars(self, task: str) -> list[Path]:
+        """Archives of this task alone."""
+        folders = [base / part for base in self._bases() for part in ("data", "")]
+        found = [folder / (task + suffix) for folder in folders for suffix in SUFFIXES]
+        return [path for path in found if path.is_file()]
+
+    def outer_archives(self, task: str) -> list[Path]:
+        """The official archive that ought to hold the task's pictures; it is not opened to see."""
+        path = self.folder / (IMAGENET if task == BACKBONE_TASK else DATA)
+        return [path] if path.is_file() else []
+
+    def places(self, task: str) -> list[Path]:
+        """Every place to look for the task's pictures, in the order of looking."""
+        return [*self.trees(task), *self.inner_tars(task), *self.outer_archives(task)]
+
+    def pictures(self, task: str, *, wanted: Collection[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
+        """Yield name and bytes of each wanted picture that is there, once, in the order found.
+
+        Args:
+            task: whose pictures.
+            wanted: annotation file names, ``data/<task>/...``.
+            refuse: told about links, strange names, oversized members and damaged archives.
+        """
+        missing = dict.fromkeys(wanted)  # keeps the order of the annotations, unlike a set
+        for folder in self.trees(task):
+            for name, data in _read_tree(folder, task=task, wanted=list(missing), refuse=refuse):
+                del missing[name]
+                yield name, data
+        for path in (*self.inner_tars(task), *self.outer_archives(task)):
+            if not missing:
+                return
+            for name, data in _read_archive(path, task=task, wanted=missing, refuse=refuse):
+                del missing[name]
+                yield name, data
+
+
+def _read_devkit(path: Path) -> dict[str, RawAnnotations]:
+    """All annotation files of the devkit archive, by file name; read once, as it is compressed as a whole."""
+    names = {annotation_file(task, split) for task in TASKS for split in SPLITS}
+    found: dict[str, RawAnnotations] = {}
+    try:
+        with path.open("rb") as file, open_stream(file) as tar:
+            for member in iterate_members(tar):
+                place = PurePosixPath(member.name)
+                if place.name not in names or place.parent.name != "annotations" or not member.isreg():
+                    continue
+                if member.size > LARGEST_ANNOTATIONS:
+                    raise BadInput(f"{path}: {place.name} claims {member.size:,} bytes and cannot be what it says")
+                found[place.name] = RawAnnotations(f"{path}/{member.name}", read_content(tar, member))
+    except DAMAGED as fault:
+        raise BadInput(f"{path} is damaged ({fault}): fetch it again") from None
+    return found
+
+
+def _read_tree(folder: Path, *, task: str, wanted: Iterable[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
+    for name in wanted:
+        path = folder / name.removeprefix(f"data/{task}/")
+        data = read_plain_file(path, largest=LARGEST_PICTURE, refuse=refuse)
+        if data is not None:
+            yield name, data
+
+
+def _read_archive(path: Path, *, task: str, wanted: Collection[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
+    """Wanted pictures of an inner tar, or of an outer one that holds it; damage ends the reading."""
+    try:
+        with path.open("rb") as file:
+            yield from _read_tar(file, task=task, wanted=wanted, refuse=refuse, name=str(path), nested=True)
+    except DAMAGED as fault:
+        refuse(f"{path} is damaged ({fault}): fetch it again")
+
+
+def _read_tar(
+    file: IO[bytes], *, task: str, wanted: Collection[str], refuse: Refuse, name: str, nested: bool
+) -> Iterator[tuple[str, bytes]]:
+    with open_stream(file) as tar:
+        for member in iterate_members(tar):
+            if member.isdir():
+                continue
+            fault = find_member_fault(member)
+            if fault is not None:
+                refuse(f"{name}: {member.name[:80]!r} {fault}")
+                continue
+            inner = tar.extractfile(member) if nested and PurePosixPath(member.name).name == f"{task}.tar" else None
+            if inner is not None:  # the official archives hold one tar per task: read as a stream in the stream
+                place = f"{name}/{member.name}"
+                yield from _read_tar(inner, task=task, wanted=wanted, refuse=refuse, name=place, nested=False)
+                return
+            picture = _annotation_name(member.name, task=task)
+            if picture is None or picture not in wanted:
+                continue
+            if member.size > LARGEST_PICTURE:
+                refuse(f"{name}: {member.name[:80]!r} has {member.size:,} bytes, too many for one picture")
+                continue
+            yield picture, read_content(tar, member)
+
+
+def _annotation_name(name: str, *, task: str) -> str | None:
+    """What the annotations call a member: ``data/<task>/...``; None for one that is not the task's."""
+    name = name.removeprefix("./")
+    for prefix in PREFIXES:
+        if name.startswith(f"{prefix}{task}/"):
+            return "data/" + name.removeprefix(prefix)
+    return None

@@ -1,0 +1,1 @@
+"""What every ``prepare`` needs: archives, downloads, packed files, picture formats."""

@@ -1,0 +1,1 @@
+"""What every command needs: the console command, what it prints, errors and files.  No torch."""

@@ -1,0 +1,162 @@
+"""The console command: finds verbs through entry points, loads only the chosen one.
+
+A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of
+`Command`, or of mappings with its fields where the package stands without the core.  The module that holds it must
+import nothing heavy: option classes and texts only.  What a verb
+does stands elsewhere and is imported when the verb runs, so that no ``--help`` ever loads torch.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points, version
+from itertools import takewhile
+from typing import Any, Final, cast
+
+from piggyback.shell.errors import PiggybackError, Requeue, UnknownName, refusal
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+REQUEUE: Final = 75
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One verb of the console command.
+
+    Attributes:
+        name: the words to type after ``piggyback``, such as ``decathlon prepare``.
+        summary: one line for the list of verbs.
+        options: ``module:class`` of a frozen dataclass; its fields become the flags, its docstring their help.
+        target: ``module:function``, called with an instance of `options`; returns an exit code.
+        examples: worked examples, shown under ``--help``.
+        defaults: ``module:function`` that makes, from the arguments as typed, an instance of `options` that
+            holds the defaults; for verbs whose defaults depend on a flag, such as ``--recipe``.
+    """
+
+    name: str
+    summary: str
+    options: str
+    target: str
+    examples: str = ""
+    defaults: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the name."""
+        return self.name.split()
+
+
+def load(place: str) -> Any:
+    """What ``module:name`` stands for."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def find_commands() -> list[Command]:
+    """All verbs of all installed packages, in the order of their names."""
+    found: list[Command] = []
+    for point in entry_points(group="piggyback.commands"):
+        offered = cast(tuple[Command | Mapping[str, Any], ...], point.load())
+        found.extend(one if isinstance(one, Command) else Command(**one) for one in offered)
+    return sorted(found, key=lambda command: command.name)
+
+
+def choose(commands: Sequence[Command], arguments: Sequence[str]) -> Command | None:
+    """The verb that the arguments begin with; the one of most words where one name begins another."""
+    fitting = [command for command in commands if list(arguments[: len(command.words)]) == command.words]
+    return max(fitting, key=lambda command: len(command.words), default=None)
+
+
+def overview(commands: Sequence[Command]) -> str:
+    """The text of ``piggyback --help`` for some of the verbs."""
+    width = max((len(command.name) for command in commands), default=0)
+    lines = [
+        "usage: piggyback NOUN VERB [options]     (each with --help)",
+        "",
+        *(f"  {command.name:{width}}  {command.summary}" for command in commands),
+        "",
+        "Exit codes: 0 done, 1 failed with a message, 2 usage, 75 stopped to be requeued, 130 interrupted.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def orient(commands: Sequence[Command], arguments: Sequence[str]) -> int:
+    """Answer arguments that name no verb: with the version, with the verbs there are, or with the nearest one."""
+    words = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    below = [command for command in commands if command.words[: len(words)] == words]
+    flags = arguments[len(words) :]
+    if not words and list(flags) == ["--version"]:
+        sys.stdout.write(f"piggyback-bench {version('piggyback-bench')}\n")
+        return DONE
+    if below and (not arguments or set(flags) & {"-h", "--help"}):
+        sys.stdout.write(overview(below))
+        return DONE
+    if below and words:
+        sys.stderr.write(overview(below))
+        return USAGE
+    known = [command.name for command in commands]
+    sys.stderr.write(f"piggyback: {UnknownName(' '.join(words or arguments), known=known, kind='verb')}\n")
+    return USAGE
+
+
+def parse(command: Command, arguments: Sequence[str]) -> object:
+    """The verb's options from its arguments; exits with 2 on wrong ones and with 0 after ``--help``."""
+    import tyro
+
+    description = f"{command.summary}\n\nExamples:\n{command.examples}" if command.examples else command.summary
+    keywords: dict[str, Any] = {}
+    if command.defaults is not None:
+        keywords["default"] = load(command.defaults)(arguments)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    prog = f"piggyback {command.name}"
+    return tyro.cli(
+        load(command.options), args=list(arguments), prog=prog, description=description, config=config, **keywords
+    )
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Find the verb, parse its options, run it; what goes wrong in the verb is raised.
+
+    Returns:
+        The verb's exit code, or `USAGE` where there is no such verb and a message said so.
+    """
+    commands = find_commands()
+    command = choose(commands, arguments)
+    if command is None:
+        return orient(commands, arguments)
+    options = parse(command, arguments[len(command.words) :])
+    return cast(int, load(command.target)(options))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``piggyback``; turns every error a user can cause into one message."""
+    try:
+        code = dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # here a closed pipe can still be answered, at the interpreter's end no more
+        return code
+    except PiggybackError as fault:
+        return end(FAILED, str(fault))
+    except Requeue:
+        return end(REQUEUE, "stopped with a checkpoint; the same command again continues")
+    except KeyboardInterrupt:
+        return end(INTERRUPTED, "interrupted; the same command again continues")
+    except BrokenPipeError:  # `piggyback ... | head` closed our output; say nothing, as other tools do
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as fault:  # a full disk, a folder that may not be written
+        return end(FAILED, refusal(fault))
+    except Exception as fault:
+        if not getattr(fault, "for_user", False):  # how a package without the core marks its messages
+            raise
+        return end(FAILED, str(fault))
+
+
+def end(code: int, message: str) -> int:
+    """Say why the command ends, on standard error, and give back its exit code."""
+    sys.stderr.write(f"piggyback: {message}\n")
+    return code

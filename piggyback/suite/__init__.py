@@ -1,0 +1,1 @@
+"""Everything between a method and a benchmark."""

@@ -1,0 +1,32 @@
+"""The core's own verbs for the console command; texts only."""
+
+from typing import Final
+
+from piggyback.shell.cli import Command
+
+COMMANDS: Final = (
+    Command(
+        name="demo",
+        summary="the main job on data it makes itself, in under 5 minutes",
+        options="piggyback.suite.core_options:DemoOptions",
+        target="piggyback.suite.demo:run",
+        examples="  piggyback demo\n  piggyback demo --out somewhere",
+    ),
+    Command(
+        name="doctor",
+        summary="check this machine and say what to change",
+        options="piggyback.suite.core_options:DoctorOptions",
+        target="piggyback.shell.doctor:run",
+        examples="  piggyback doctor\n  piggyback doctor --json",
+    ),
+    Command(
+        name="payload show",
+        summary="what payload files hold: bytes by kind, settings, zeros per layer",
+        options="piggyback.suite.core_options:ShowOptions",
+        target="piggyback.suite.payload_show:run_show",
+        examples=(
+            "  piggyback payload show runs/runs/dtd-piggyback-seed0-0123456789/payload.safetensors\n"
+            "  piggyback payload show dtd.safetensors svhn.safetensors --json"
+        ),
+    ),
+)

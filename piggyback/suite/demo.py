@@ -1,0 +1,59 @@
+"""``piggyback demo``: every installed benchmark's demo, one after the other.
+
+A package offers one by an entry point of the group ``piggyback.demo``: a function that takes a folder, makes
+its data there, does its main job on them and prints what came out.  The same call again continues.
+"""
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final, cast
+
+from piggyback.shell.cli import DONE, dispatch
+from piggyback.shell.console import out
+from piggyback.shell.errors import BadInput, PiggybackError
+from piggyback.suite.core_options import DemoOptions
+
+GROUP: Final = "piggyback.demo"
+
+
+def run(options: DemoOptions) -> int:
+    """Run all demos, each in a folder of its own below the one asked for.
+
+    Raises:
+        BadInput: no installed package has a demo.
+    """
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    if not points:
+        raise BadInput(f"no package offers a demo (entry points {GROUP!r}): install again, `pip install -e .`")
+    begun = time.monotonic()
+    for point in points:
+        step = cast(Callable[[Path], None], point.load())
+        step(options.out / point.name)
+    board, site = options.out / "board", options.out / "site"
+    show_page = ["leaderboard", "build", str(board), "--runs", str(options.out), "--out", str(site)]
+    take_step("a page of all results", show_page, root=options.out)
+    minutes, seconds = divmod(round(time.monotonic() - begun), 60)
+    out.print(f"demo done in {minutes} min {seconds} s; everything it made is in {options.out.resolve()}", markup=False)
+    return 0
+
+
+def announce(title: str) -> None:
+    """Say what comes next."""
+    out.print(f"\n{title}", style="bold", markup=False)
+
+
+def take_step(title: str, arguments: Sequence[str], *, root: Path) -> None:
+    """One of the console command's own verbs, run by the arguments that are printed: it can be typed again.
+
+    Args:
+        title: what it does.
+        arguments: the verb and its flags.
+        root: the demo's folder, for the message when it fails.
+    """
+    announce(title)
+    out.print(f"$ piggyback {shlex.join(arguments)}", style="cyan", markup=False, soft_wrap=True)
+    if dispatch(arguments) != DONE:
+        raise PiggybackError(f"the demo's step {arguments[:2]} failed, see above: delete {root} to begin afresh")

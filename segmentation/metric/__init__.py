@@ -1,0 +1,1 @@
+"""Mean IoU: counts, scores and overlay sheets."""

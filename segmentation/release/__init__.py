@@ -1,0 +1,1 @@
+"""The official releases of VOC and SBD: archives, splits, label maps, and packing them."""

@@ -1,0 +1,46 @@
+"""`piggyback segmentation fetch`: get VOC's and SBD's archives, continue broken downloads, check every byte.
+
+These servers come and go (pytorch/vision#8471, #9271), so how to place the archives by hand is said first.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from piggyback.data.download import Archive, describe, fetch_and_report, find_archive
+from piggyback.shell.console import notice, out
+from segmentation.release.archives import ARCHIVES, DEFAULT
+
+if TYPE_CHECKING:
+    from segmentation.options import FetchOptions
+
+
+def run(options: "FetchOptions") -> int:
+    """Do what the command line asks; 1 where an archive is not there in the end.
+
+    What to do by hand goes to standard output before anything is downloaded; with --json to standard error.
+    """
+    names = options.archives or DEFAULT
+    text = explain([find_archive(name, archives=ARCHIVES) for name in names], folder=options.out)
+    if options.json:
+        notice(text)
+    else:
+        out.print(text, markup=False, soft_wrap=True)
+    return fetch_and_report(options.out, archives=ARCHIVES, names=names, url=options.url, json=options.json)
+
+
+def explain(archives: Sequence[Archive], *, folder: Path) -> str:
+    """How to do without this verb: which file goes where, how to tell that it is the right one, and what else works."""
+    lines = ["By hand, where a server is gone: get these files from anywhere, put them here, run this again to check."]
+    for archive in archives:
+        lines += [
+            f"  {folder / archive.name}",
+            f"    {archive.holds}",
+            f"    {describe(archive)}",
+            f"    official place: {archive.folder}{archive.name}",
+        ]
+    lines += [
+        "Unpacked already?  Then nothing has to be fetched: give `piggyback segmentation prepare --source` the folder",
+        "that holds VOCdevkit/ or benchmark_RELEASE/.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Files for VOC's evaluation server and for COCO's tools."""
