@@ -56,7 +56,8 @@ def test_tables_of_methods_are_what_the_methods_declare() -> None:
 
 
 def test_the_tables_load_no_torch() -> None:
-    code = "import sys, piggyback.suite.sweep as s; s.take_methods({'methods': ['joint']}); print('torch' in sys.modules)"
+    plan = "import sys, piggyback.suite.sweep as s; s.take_methods({'methods': ['joint']})"
+    code = f"{plan}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
