@@ -28,8 +28,9 @@ from decathlon.bench import HEAD, Bench
 from decathlon.recipes import Recipe
 from piggyback.anatomy import dissect
 from piggyback.device import describe_device, pick_device
-from piggyback.methods import METHODS, Method, named_method
+from piggyback.methods.contract import Method
 from piggyback.methods.packnet import FirstPruning
+from piggyback.methods.registry import METHODS, named_method
 
 CLASSES: Final = 100
 TASKS: Final = 9

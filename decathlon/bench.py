@@ -18,8 +18,8 @@ from decathlon.recipes import GroundKey, Recipe, RunKey, refuse_task, task_befor
 from decathlon.release.channels import Statistics, measure_statistics, official_statistics
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
 from piggyback.adapter import Adapter, attach
-from piggyback.methods import Follows, Method, named_method, set_masks
-from piggyback.methods.packnet import PackNet
+from piggyback.methods.contract import Follows, Method
+from piggyback.methods.registry import named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 from piggyback.shell.errors import BadInput
 
@@ -97,10 +97,9 @@ class Bench:
     @property
     def method(self) -> Method:
         """The method with the recipe's settings."""
-        recipe, method = self.job.recipe, named_method(self.job.method)
-        if isinstance(method, PackNet):
-            return replace(method, tasks=len(recipe.sequence))
-        return set_masks(method, threshold=recipe.threshold, init=recipe.init)
+        recipe = self.job.recipe
+        method = set_masks(named_method(self.job.method), threshold=recipe.threshold, init=recipe.init)
+        return method.for_tasks(len(recipe.sequence)) if isinstance(method, Follows) else method
 
     @property
     def standing(self) -> Backbone:
@@ -154,7 +153,7 @@ class Bench:
         """The frozen weights that the method stands on, without any task."""
         network = copy.deepcopy(self.standing.network)
         network.to(device=self.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # "feature" is the head alone by definition, and PackNet's norm layers serve all its tasks
+        # "feature" is the head alone by definition; on a pruned network the first pruning's norm layers serve all tasks
         free = self.method.adapts in ("weights", "modules") and self.method.stands_on != "pruned"
         return attach(network, method=self.method, head=HEAD, norm=self.job.recipe.norm if free else "fixed")
 

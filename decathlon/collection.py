@@ -17,7 +17,7 @@ from decathlon.options import SubmitOptions
 from decathlon.packed import open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from leaderboard.result import BACKBONE_METHOD, Result, ResultError, read_result
-from piggyback.methods import named_method
+from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import read_json, write_json

@@ -1,7 +1,7 @@
-"""PackNet's beginning: the backbone gives back the smallest of its weights and is trained on without them.
+"""The network of methods that prune: the backbone gives back its smallest weights and is trained on without them.
 
-Source: the authors' code (arunmallya/packnet): half of each layer is pruned, then 10 epochs on the backbone's own task
-train the rest, norm layers and biases with it.  Our backbone has no biases.
+Source: the authors' code of PackNet (arunmallya/packnet): half of each layer is pruned, then 10 epochs on the
+backbone's own task train the rest, norm layers and biases with it.  Our backbone has no biases.
 """
 
 import copy
@@ -20,7 +20,7 @@ from decathlon.bench import BACKBONE_FILE, HEAD, Bench
 from decathlon.packed import PackedSplit, open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK
 from piggyback.adapter import Adapter, attach
-from piggyback.methods.packnet import FirstPruning
+from piggyback.methods.contract import Prunes
 from piggyback.shell.errors import BadInput
 from piggyback.suite.loop import Plan, Training
 from piggyback.suite.run_folder import Checkpoints, RunFolder, StopFlag, Watch
@@ -35,14 +35,17 @@ def prune_backbone(
         BadInput: imagenet12 is not packed, or the backbone's head is not of its classes.
     """
     job, recipe, backbone = bench.job, bench.job.recipe, bench.backbone
+    method = cast(Prunes, bench.method)  # as every method on a pruned network
     if read_manifest(job.data, BACKBONE_TASK) is None:
-        raise BadInput(f"PackNet prunes the backbone on its own task, but {BACKBONE_TASK} is not packed in {job.data}")
+        raise BadInput(
+            f"{job.method} prunes the backbone on its own task, but {BACKBONE_TASK} is not packed in {job.data}"
+        )
     split = open_split(job.data, BACKBONE_TASK, "train")
     if split.classes != backbone.classes:
         raise BadInput(f"{backbone.path} tells {backbone.classes} classes apart, but the data has {split.classes}")
     network = copy.deepcopy(backbone.network)
     network.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    adapter = attach(network, method=FirstPruning(share=recipe.first_prune), head=HEAD, norm="trained")
+    adapter = attach(network, method=method.first(recipe.first_prune), head=HEAD, norm="trained")
     adapter.add_task(BACKBONE_TASK, head=copy.deepcopy(network.fc))
     training = replace(make_training(bench, adapter, split=split), stop=stop)
     total = training.plan.epochs * training.plan.steps

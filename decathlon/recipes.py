@@ -17,7 +17,7 @@ from piggyback.shell.errors import BadInput
 from piggyback.suite.recipe import run_id
 
 if TYPE_CHECKING:
-    from piggyback.methods import StandsOn
+    from piggyback.methods.table import StandsOn
 
 View = Literal["crop", "whole"]
 

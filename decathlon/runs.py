@@ -21,7 +21,7 @@ from decathlon.summary import MethodSummary, print_summaries, summaries_as_json,
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
 from decathlon.training import train_task
 from piggyback.device import pick_device
-from piggyback.methods import named_method
+from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.suite.run_folder import StopFlag, stop_on_signal

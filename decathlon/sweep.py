@@ -5,8 +5,8 @@ packed folder, or ``source``, archives to pack (``"drawn"`` draws a small releas
 settings, and the ``recipe`` that they change, to train one by; ``labels`` of the test parts; ``label``, to tell two
 parts of one sweep, which share data and backbone where both name the same.
 
-Methods that stand on a network of their own (`STANDS_ON`) have one run more for each seed, which makes it; PackNet's
-tasks wait for each other besides.  Two parts whose networks would be the same have one between them.
+Methods that need a network of their own (`stands_on`) have one run more for each seed, which makes it; tasks that build
+on one another (`follows`) also wait for each other.  Two parts whose networks would be the same have one between them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,10 @@ from typing import Any, Final
 from decathlon.backbone.pretraining_recipe import PRESETS
 from decathlon.recipes import RECIPES, Recipe, recipe_for, task_before, tasks_of
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
+from piggyback.methods.table import follows, stands_on
 from piggyback.shell.errors import BadInput
 from piggyback.suite.recipe import as_flags
 from piggyback.suite.sweep import (
-    FOLLOWING,
-    STANDS_ON,
     Planned,
     planned_run,
     refuse_empty,
@@ -104,8 +103,7 @@ class Batch:
         Raises:
             BadInput: the method does not have one of them.
         """
-        stands_on = STANDS_ON.get(method, "backbone")
-        return tasks_of(self.recipe, method=method, stands_on=stands_on, tasks=self.tasks)
+        return tasks_of(self.recipe, method=method, stands_on=stands_on(method), tasks=self.tasks)
 
     def name_of(self, task: str, *, method: str, seed: int) -> str:
         """Id of a run, and name of its folder."""
@@ -150,8 +148,7 @@ def split_by_recipe(batch: Batch) -> Iterator[Batch]:
     runs stay what they are when tasks are added.
     """
     recipes = {
-        method: recipe_for(batch.recipe, stands_on=STANDS_ON.get(method, "backbone"), tasks=batch.tasks)
-        for method in batch.methods
+        method: recipe_for(batch.recipe, stands_on=stands_on(method), tasks=batch.tasks) for method in batch.methods
     }
     for recipe in sorted(set(recipes.values()), key=lambda one: one != batch.recipe):
         methods = tuple(name for name in batch.methods if recipes[name] == recipe)
@@ -169,7 +166,8 @@ def plan_runs(batch: Batch) -> Iterator[Planned]:
     for method in batch.methods:
         refuse_gaps(batch.recipe, method=method, tasks=own[method])
     for seed in batch.seeds:
-        networks = {method: plan_network(batch, method=method, seed=seed) for method in own if method in STANDS_ON}
+        changed = (method for method in own if stands_on(method) != "backbone")
+        networks = {method: plan_network(batch, method=method, seed=seed) for method in changed}
         yield from networks.values()
         for task in (*batch.tasks, BACKBONE_TASK):
             for method in (name for name in own if task in own[name]):
@@ -178,7 +176,7 @@ def plan_runs(batch: Batch) -> Iterator[Planned]:
 
 def refuse_gaps(recipe: Recipe, *, method: str, tasks: Sequence[str]) -> None:
     """Raise BadInput where a task builds on one that is not run."""
-    if method not in FOLLOWING:
+    if not follows(method):
         return
     for task in tasks:
         before = task_before(recipe, task=task)
@@ -198,7 +196,7 @@ def plan_run(batch: Batch, *, task: str, method: str, seed: int, network: Planne
     if network is not None:
         argv += ["--ground", network["folder"]]
         needs = [network["id"]]
-    before = task_before(batch.recipe, task=task) if method in FOLLOWING else None
+    before = task_before(batch.recipe, task=task) if follows(method) else None
     if before is not None:
         needs.append(batch.name_of(before, method=method, seed=seed))
         argv += ["--after", str(batch.place / "runs" / needs[-1])]
@@ -221,7 +219,7 @@ def plan_network(batch: Batch, *, method: str, seed: int) -> Planned:
     A pruned one is the same whatever the tasks and their order, so that parts with other orders share it.
     """
     recipe, ground = batch.recipe, batch.ground
-    if STANDS_ON[method] == "pruned":
+    if stands_on(method) == "pruned":
         recipe = replace(recipe, order=())
     name = f"{method}-seed{seed}-{short_id(method, asdict(replace(recipe, seed=seed)), ground.identity)}"
     folder = batch.shared / "grounds" / name

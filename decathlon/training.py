@@ -22,7 +22,7 @@ from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback.adapter import Adapter
 from piggyback.budget import count_masked, parameter_ratio, write_sparsity
 from piggyback.device import describe_device, pick_device
-from piggyback.methods.packnet import PackNet
+from piggyback.methods.contract import Prunes
 from piggyback.payload import read_payload
 from piggyback.shell import console
 from piggyback.shell.errors import Diverged
@@ -176,7 +176,7 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
 
     def advance(step: int) -> None:
         if step == prune_at:
-            prune_task(adapter, share=recipe.prune)
+            adapter.prune(recipe.prune)
             training.optimizer.reset()  # the authors' code goes on with a new one
         work.on_step(step / total)
 
@@ -209,20 +209,11 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
 
 
 def find_pruning(bench: Bench, *, total: int) -> int:
-    """After how many steps the task gives weights back, 0 for never; the last of PackNet's tasks keeps all."""
+    """After how many steps the task gives weights back, 0 for never; the last of the sequence keeps all."""
     recipe = bench.job.recipe
-    if not isinstance(bench.method, PackNet) or bench.job.task == recipe.sequence[-1]:
+    if not isinstance(bench.method, Prunes) or bench.job.task == recipe.sequence[-1]:
         return 0
     return max(1, total - max(1, round(recipe.retrain * total)))
-
-
-def prune_task(adapter: Adapter, *, share: float) -> None:
-    """Give back a share of what the current task owns in each layer, and show what is left."""
-    name = cast(str, adapter.current)
-    state = adapter.task(name)
-    for weight, trained in state.trained.items():
-        cast(PackNet, state.method).prune(trained, share=share, name=weight)
-    adapter.switch(name)
 
 
 def take_joint(work: Work) -> Trained:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from piggyback.adapter import attach as attach
     from piggyback.budget import measure_sparsity as measure_sparsity
     from piggyback.budget import parameter_ratio as parameter_ratio
-    from piggyback.methods import METHODS as METHODS
-    from piggyback.methods import Method as Method
     from piggyback.methods.binary import Binary as Binary
+    from piggyback.methods.contract import Method as Method
     from piggyback.methods.feature import Feature as Feature
     from piggyback.methods.finetune import Finetune as Finetune
+    from piggyback.methods.registry import METHODS as METHODS
     from piggyback.methods.ternary import Ternary as Ternary
     from piggyback.optimizer import AdamRule as AdamRule
     from piggyback.optimizer import SGDRule as SGDRule
@@ -34,8 +34,8 @@ _HOME: Final = {
     "Binary": "methods.binary",
     "Feature": "methods.feature",
     "Finetune": "methods.finetune",
-    "METHODS": "methods",
-    "Method": "methods",
+    "METHODS": "methods.registry",
+    "Method": "methods.contract",
     "Payload": "payload",
     "SGDRule": "optimizer",
     "Ternary": "methods.ternary",

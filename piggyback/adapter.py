@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from piggyback.added_modules import fold_modules, hide_modules, layers_with_modules, show_modules
 from piggyback.anatomy import Anatomy, dissect, like, persistent_tensors
 from piggyback.fingerprint import fingerprint
-from piggyback.methods import AddsModules, Method
+from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
 from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
@@ -254,6 +254,23 @@ class Adapter:
         )
         rule = rule or AdamRule()
         return AdapterOptimizer(self, rates=rates, rule=rule, head_rule=head_rule or rule, update=update)
+
+    def prune(self, share: float) -> None:
+        """Give back a share of what the current task owns of each weight, and show what is left.
+
+        Raises:
+            NotTrainable: no task is current.
+            BadInput: tasks of its method give nothing back.
+        """
+        if self.current is None:
+            raise NotTrainable("the backbone itself is frozen: add a task before pruning")
+        name = self.current
+        state = self.task(name)
+        if not isinstance(state.method, Prunes):
+            raise BadInput(f"tasks of method {state.method.name!r} give no weights back: there is nothing to prune")
+        for weight, trained in state.trained.items():
+            state.method.prune(trained, share=share, name=weight)
+        self.switch(name)
 
     def check_modes(self) -> None:
         """Refuse to train with fixed norm layers in training mode: their statistics would move.

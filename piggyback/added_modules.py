@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.methods import AddsModules
+from piggyback.methods.contract import AddsModules
 
 CHILD: Final = "added"
 

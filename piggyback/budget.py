@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piggyback.methods import Method
+from piggyback.methods.contract import Method
 from piggyback.payload import Payload
 from piggyback.shell.files import write_json
 
@@ -47,7 +47,8 @@ def parameter_ratio(
         masked: per weight, the mask values that are off in each task, for methods whose size depends on it; none
             when not given.
 
-    >>> from piggyback.methods import Binary, PackNet
+    >>> from piggyback.methods.binary import Binary
+    >>> from piggyback.methods.packnet import PackNet
     >>> parameter_ratio([Binary()] * 9, shapes=[(10, 100)])
     1.28125
     >>> parameter_ratio([PackNet()] * 9, shapes=[(10, 100)])

@@ -19,7 +19,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from piggyback.bits import Stream, decode, encode
-from piggyback.methods import Method, StoresSome, named_method
+from piggyback.methods.contract import Method, StoresSome
+from piggyback.methods.registry import named_method
 from piggyback.shell.errors import BadInput, BadPayload, Diverged
 from piggyback.shell.files import parse_json, write_bytes
 from piggyback.task_state import Norm, TaskState

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.anatomy import Anatomy
-from piggyback.methods import AddsModules, Follows, Method
+from piggyback.methods.contract import AddsModules, Follows, Method
 from piggyback.shell.errors import BadInput
 
 Norm = Literal["fixed", "statistics", "trained"]

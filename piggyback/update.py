@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from piggyback.methods import Method
+from piggyback.methods.contract import Method
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from piggyback.adapter import Adapter, attach
-from piggyback.methods import Method, named_method, set_masks
+from piggyback.methods.contract import Method
+from piggyback.methods.registry import named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 from piggyback.shell.errors import BadInput
 from segmentation.backbone import Backbone, cached_backbone

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from piggyback.device import pick_device
-from piggyback.methods import named_method
+from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.suite.run_folder import stop_on_signal

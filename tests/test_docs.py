@@ -18,7 +18,8 @@ import piggyback
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.recipes import RECIPES
 from piggyback.anatomy import dissect
-from piggyback.methods import METHODS, AddsModules, Method, StoresSome, named_method
+from piggyback.methods.contract import AddsModules, Method, StoresSome
+from piggyback.methods.registry import METHODS, named_method
 from piggyback.shell.errors import UnknownName
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from decathlon.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, TASK_VERSION
 from leaderboard.result import BACKBONE_METHOD, Code, Counts, Fingerprints, Result, write_result
 from piggyback.device import describe_device
-from piggyback.methods import named_method
+from piggyback.methods.registry import named_method
 from piggyback.shell.console import notice
 from piggyback.shell.errors import one_line
 from piggyback.shell.files import sha256_of

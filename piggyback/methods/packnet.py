@@ -11,7 +11,7 @@ and those of all before it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
@@ -43,6 +43,14 @@ class PackNet:
     def __post_init__(self) -> None:
         if type(self.tasks) is not int or not 1 <= self.tasks < MOST:
             raise ValueError(f"PackNet adds 1 to {MOST - 1} tasks, not {self.tasks}")
+
+    def for_tasks(self, count: int) -> "PackNet":
+        """Room for the numbers of so many tasks."""
+        return replace(self, tasks=count)
+
+    def first(self, share: float) -> "FirstPruning":
+        """The backbone's own pruning, before all tasks."""
+        return FirstPruning(share=share)
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
         """All free weights for the first task: ``owner`` (uint8), ``value`` (zero at first), ``task`` (its number)."""

@@ -5,13 +5,13 @@ table 8), and the authors' code (srebuffi/residual_adapters, ``models.py``): the
 convolutions, before the norm layer; 1x1 shortcuts have none.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from piggyback.methods.contract import LeavesWeights
 from piggyback.methods.parallel import is_spatial
 
 
@@ -33,30 +33,8 @@ class SeriesAdapter(nn.Module):
         return cast(Tensor, y + self.mix(self.norm(y)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """Adapters behind every convolution larger than 1x1; weights stay frozen."""
-
-    name: Literal["series"] = "series"
-    adapts: Literal["modules"] = "modules"
-    stands_on: Literal["backbone"] = "backbone"
-    merge: Literal["close"] = "close"
-
-    def start(self, weight: Tensor) -> dict[str, Tensor]:
-        """Nothing of a weight is trained."""
-        return {}
-
-    def keep(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Nothing of a weight is kept."""
-        return {}
-
-    def apply(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
-        """The backbone's weight."""
-        return weight
-
-    def pull_back(self, gradient: Tensor, weight: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Nothing of a weight is trained."""
-        return {}
+class AddsSeriesAdapters(LeavesWeights):
+    """Adapters behind every convolution larger than 1x1, whatever network they are put into."""
 
     def module(self, layer: nn.Module) -> nn.Module | None:
         """An adapter for a two-dimensional convolution larger than 1x1."""
@@ -80,3 +58,13 @@ class Series:
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
         """32 per value of A; norm layers are not counted."""
         return 32 * tasks * shape[0] ** 2 if is_spatial(shape) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series(AddsSeriesAdapters):
+    """Adapters behind every convolution larger than 1x1; weights stay frozen."""
+
+    name: Literal["series"] = "series"
+    adapts: Literal["modules"] = "modules"
+    stands_on: Literal["backbone"] = "backbone"
+    merge: Literal["close"] = "close"

@@ -11,34 +11,20 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from piggyback.methods.table import known_methods
 from piggyback.shell.errors import BadInput, UnknownName
 from piggyback.suite.recipe import as_flags, change_recipe, find_recipe, read_recipe
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from piggyback.methods import StandsOn
 
 Planned = dict[str, Any]
 R = TypeVar("R", bound="DataclassInstance")
 V = TypeVar("V")
-METHOD_NAMES: Final = (
-    *("piggyback", "piggyback-ternary", "feature", "finetune", "scratch", "norm", "affine", "ksm", "packnet"),
-    *("joint", "series", "series-joint", "parallel", "dan"),
-)
-"""The names in ``piggyback.methods.METHODS``, which loads torch."""
-STANDS_ON: Final[Mapping[str, "StandsOn"]] = MappingProxyType(
-    {"packnet": "pruned", "joint": "joint", "series-joint": "joint"}
-)
-"""Those of them that do not stand on the backbone itself, so that their runs need one more before them."""
-FOLLOWING: Final = ("packnet",)
-"""Those whose tasks build on one another (``piggyback.methods.Follows``)."""
-METHOD_GROUP: Final = "piggyback.methods"  # entry points: methods of other packages
 LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -99,14 +85,11 @@ def take_place(spec: Mapping[str, Any], name: str) -> Place:
 def take_methods(spec: Mapping[str, Any]) -> list[str]:
     """The methods of a spec, each once; ``piggyback`` when it names none.
 
-    Methods of other packages are known by name; nothing of theirs is loaded, so they are taken to stand on the
-    backbone itself.
-
     Raises:
         BadInput, UnknownName: there are no such methods.
     """
     methods = take(spec, "methods", list, default=["piggyback"])
-    known = (*METHOD_NAMES, *(entry.name for entry in entry_points(group=METHOD_GROUP)))
+    known = known_methods()
     for method in methods:
         if method not in known:
             raise UnknownName(str(method), known=known, kind="method")

@@ -18,7 +18,7 @@ from decathlon.grounds import make_ground
 from decathlon.runs import gather
 from decathlon.training import train_task
 from piggyback.adapter import attach
-from piggyback.methods import METHODS
+from piggyback.methods.registry import METHODS
 from piggyback.optimizer import AdapterOptimizer
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main

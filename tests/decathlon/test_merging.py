@@ -11,7 +11,7 @@ from decathlon.backbone.wrn import WideResNet, wide_resnet
 from decathlon.merging import run
 from decathlon.options import MergeOptions
 from piggyback.adapter import attach
-from piggyback.methods import METHODS
+from piggyback.methods.registry import METHODS
 from piggyback.shell.errors import BackboneMismatch, BadInput
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.25)

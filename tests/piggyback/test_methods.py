@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import piggyback
 from piggyback import METHODS, Adapter, Method
 from piggyback.fingerprint import fingerprint
-from piggyback.methods import AddsModules, Follows, StoresSome, set_masks
+from piggyback.methods.contract import AddsModules, Follows, StoresSome
 from piggyback.methods.ksm import KSM
+from piggyback.methods.registry import set_masks
 from piggyback.optimizer import AdapterOptimizer
 
 STEPS = 24

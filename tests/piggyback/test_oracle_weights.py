@@ -313,9 +313,7 @@ def test_packnet_is_one_table_of_owners(
         adapter.train()
         optimizer = adapter.optimizer(mask_lr=LR, head_lr=LR, rule=ours_rule, update="eager")
         train(network, optimizer, batches, steps=STEPS // 2)
-        for weight, trained in adapter.task(name).trained.items():
-            method.prune(trained, share=share, name=weight)
-        adapter.switch(name)
+        adapter.prune(share)
         train(network, optimizer, batches, steps=STEPS // 2)
         dealt.train_task(number + 2, batches, make=make, share=share)
         previous = name

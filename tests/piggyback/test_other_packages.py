@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from piggyback.methods import GROUP, METHODS, named_method
+from piggyback.methods.registry import METHODS, named_method
+from piggyback.methods.table import GROUP
 from piggyback.shell.errors import BadInput, UnknownName
 
 NAME = "dan-diagonal"
@@ -50,7 +51,7 @@ import sys
 import torch
 from torch import nn
 import piggyback
-from piggyback.methods import named_method
+from piggyback.methods.registry import named_method
 from piggyback.suite.payload_show import run_show
 from piggyback.suite.core_options import ShowOptions
 from pathlib import Path

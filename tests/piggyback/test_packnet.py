@@ -13,7 +13,7 @@ import piggyback
 from piggyback import Adapter
 from piggyback.methods.packnet import BACKBONE, FirstPruning, PackNet, join_planes, split_planes
 from piggyback.optimizer import AdapterOptimizer
-from piggyback.shell.errors import BadInput
+from piggyback.shell.errors import BadInput, NotTrainable
 
 METHOD = PackNet(tasks=3)
 TASKS = ("first", "second", "third")
@@ -24,14 +24,6 @@ RULES = {
     "sgd": (piggyback.SGDRule(momentum=0.9, weight_decay=0.1), 2e-1),
 }
 each_rule = pytest.mark.parametrize("rule", RULES)
-
-
-def prune(adapter: Adapter, task: str, *, share: float = SHARE) -> None:
-    """As the benchmark does it in the middle of a training; but here the optimizer keeps its stale moments."""
-    state = adapter.task(task)
-    for name, trained in state.trained.items():
-        state.method.prune(trained, share=share, name=name)
-    adapter.switch(task)
 
 
 @pytest.fixture
@@ -75,7 +67,7 @@ def train_next(add_next: Callable, make_batches: Callable, run_steps: Callable) 
         batches = make_batches(2 * STEPS, seed=len(adapter.tasks))
         optimizer = add_next(adapter, task, rule)
         run_steps(adapter.network, optimizer, batches[:STEPS])
-        prune(adapter, task)
+        adapter.prune(SHARE)
         adapter.train()
         run_steps(adapter.network, optimizer, batches[STEPS:])
         return look(adapter)
@@ -150,7 +142,7 @@ def test_stale_moments_move_nothing_that_is_not_the_tasks_own(
         batches = make_batches(2 * STEPS, seed=seed)
         optimizer = add_next(adapter, task, rule)
         run_steps(adapter.network, optimizer, batches[:STEPS])
-        prune(adapter, task)
+        adapter.prune(SHARE)
     before = {name: trained["value"].clone() for name, trained in adapter.task(task).trained.items()}
     adapter.train()
     run_steps(adapter.network, optimizer, batches[STEPS:])
@@ -185,7 +177,7 @@ def test_a_break_before_or_after_the_pruning_changes_no_bit(
         for step in range(start, stop):
             run_steps(adapter.network, optimizer, batches[step : step + 1])
             if step + 1 == STEPS:
-                prune(adapter, "task")
+                adapter.prune(SHARE)
                 adapter.train()
 
     whole, optimizer = begin()
@@ -234,9 +226,9 @@ def test_the_payload_of_a_later_task_needs_no_other(
 def test_more_tasks_than_were_planned_for(make_ground: Callable, make_head: Callable) -> None:
     adapter = piggyback.attach(make_ground(METHOD), method=PackNet(tasks=2), head="head")
     adapter.add_task("first", head=make_head(0))
-    prune(adapter, "first")
+    adapter.prune(SHARE)
     adapter.add_task("second", head=make_head(1), after="first")
-    prune(adapter, "second")
+    adapter.prune(SHARE)
     with pytest.raises(BadInput, match="has its 2 tasks already: plan for more"):
         adapter.add_task("third", head=make_head(2), after="second")
     assert list(adapter.tasks) == ["first", "second"]
@@ -252,7 +244,21 @@ def test_no_free_weights_are_left(make_ground: Callable, make_network: Callable,
     whole = piggyback.attach(make_network(), method=METHOD, head="head")  # nobody has pruned it
     whole.add_task("first", head=make_head(0))
     with pytest.raises(BadInput, match=r"left in conv1\.weight for task 1: prune more .* first_prune and prune"):
-        prune(whole, "first")
+        whole.prune(SHARE)
+
+
+def test_what_gives_nothing_back(make_network: Callable, make_head: Callable) -> None:
+    adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    with pytest.raises(NotTrainable, match="add a task before pruning"):
+        adapter.prune(SHARE)
+    adapter.add_task("task", head=make_head(0))
+    with pytest.raises(BadInput, match="tasks of method 'piggyback' give no weights back: there is nothing to prune"):
+        adapter.prune(SHARE)
+
+
+def test_hooks_for_a_sequence() -> None:
+    assert METHOD.for_tasks(5) == PackNet(tasks=5)
+    assert METHOD.first(0.25) == FirstPruning(share=0.25)
 
 
 @pytest.mark.parametrize("tasks", [0, -1, 254, 2.0, "3", True])

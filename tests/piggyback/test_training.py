@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import piggyback.suite.loop as training
 from piggyback.adapter import attach
-from piggyback.methods import named_method
+from piggyback.methods.registry import named_method
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.suite.loop import Plan, Training
 from piggyback.suite.run_folder import Checkpoints, Environment, StopFlag

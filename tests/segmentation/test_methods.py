@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leaderboard.result import read_result
-from piggyback.methods import METHODS
+from piggyback.methods.registry import METHODS
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
 from segmentation.bench import Job, open_bench

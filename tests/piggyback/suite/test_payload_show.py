@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from piggyback.adapter import attach
-from piggyback.methods import METHODS, Method
 from piggyback.methods.binary import Binary
+from piggyback.methods.contract import Method
+from piggyback.methods.registry import METHODS
 from piggyback.shell.errors import BadPayload
 from piggyback.suite.core_options import ShowOptions
 from piggyback.suite.payload_show import run_show

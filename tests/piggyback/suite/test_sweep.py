@@ -10,13 +10,9 @@ from typing import Literal
 
 import pytest
 
+from piggyback.methods import table
 from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.suite import sweep as sweeps
 from piggyback.suite.sweep import (
-    FOLLOWING,
-    METHOD_GROUP,
-    METHOD_NAMES,
-    STANDS_ON,
     refuse_unknown,
     short_id,
     take,
@@ -45,17 +41,7 @@ class Toy:
 RECIPES = {"paper": Toy(), "smoke": Toy(epochs=1)}
 
 
-def test_tables_of_methods_are_what_the_methods_declare() -> None:
-    from piggyback.methods import GROUP, METHODS, Follows
-
-    assert tuple(METHODS) == METHOD_NAMES
-    assert {name: method.stands_on for name, method in METHODS.items() if method.stands_on != "backbone"} == STANDS_ON
-    assert tuple(name for name, method in METHODS.items() if isinstance(method, Follows)) == FOLLOWING
-    assert {"packnet", "joint"} <= STANDS_ON.keys() >= set(FOLLOWING)
-    assert METHOD_GROUP == GROUP
-
-
-def test_the_tables_load_no_torch() -> None:
+def test_plans_load_no_torch() -> None:
     plan = "import sys, piggyback.suite.sweep as s; s.take_methods({'methods': ['joint']})"
     code = f"{plan}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -64,9 +50,9 @@ def test_the_tables_load_no_torch() -> None:
 
 def test_methods_of_other_packages_are_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def offered(*, group: str) -> list[EntryPoint]:
-        return [EntryPoint(name="theirs", value="not.there:Method", group=group)] if group == METHOD_GROUP else []
+        return [EntryPoint(name="theirs", value="not.there:Method", group=group)] if group == table.GROUP else []
 
-    monkeypatch.setattr(sweeps, "entry_points", offered)
+    monkeypatch.setattr(table, "entry_points", offered)
     assert take_methods({"methods": ["theirs", "joint"]}) == ["theirs", "joint"]  # and nothing was loaded
     with pytest.raises(UnknownName, match=r"no method is called 'their'\. Did you mean 'theirs'\?"):
         take_methods({"methods": ["their"]})

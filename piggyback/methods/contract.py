@@ -1,0 +1,184 @@
+"""The contract of a method.
+
+A method works on one weight tensor at a time and is pure: the adapter owns the tensors, the optimizer the moments.
+`Method` is what all of them promise; `Follows`, `Prunes`, `StoresSome`, `AddsModules` and `HasMasks` are what only some
+do.  The tests run the same laws over every method of the table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from torch import Tensor, nn
+
+from piggyback.methods.table import StandsOn
+
+Adapts = Literal["head", "norm", "weights", "modules", "everything", "anew"]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What a method promises.  A frozen dataclass: its fields are the settings that recipes and payloads carry.
+
+    Attributes:
+        name: the same in recipes, payloads and tables.
+        adapts: ``head``: nothing of the network changes; ``norm``: norm layers are trained; ``weights``:
+            convolution and linear weights, each through the four functions below; ``modules``: layers get modules
+            behind them (`AddsModules`); ``everything``: all parameters are trained in place, from the backbone;
+            ``anew``: the same from random ones.  All but ``everything`` and ``anew`` leave frozen weights alone.
+        stands_on: where the frozen weights come from: the ``backbone`` itself, a copy that was ``pruned`` first
+            (`Prunes`), or a copy that was trained on all tasks (``joint``).
+        merge: whether a merged plain network gives exactly the logits of the adapted one, or close ones (1e-5).
+    """
+
+    @property
+    def name(self) -> str:
+        """As above."""
+        ...
+
+    @property
+    def adapts(self) -> Adapts:
+        """As above."""
+        ...
+
+    @property
+    def stands_on(self) -> StandsOn:
+        """As above."""
+        ...
+
+    @property
+    def merge(self) -> Literal["exact", "close"]:
+        """As above."""
+        ...
+
+    def start(self, weight: Tensor) -> dict[str, Tensor]:
+        """The tensors of a fresh task for `weight`; those without a gradient by `pull_back` stay as they are."""
+        ...
+
+    def keep(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a finished task keeps of them; boolean tensors are stored as bits."""
+        ...
+
+    def apply(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+        """The effective weight, of the shape of `weight`."""
+        ...
+
+    def pull_back(self, gradient: Tensor, weight: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss gradient for each tensor that is trained, from the one for the effective weight."""
+        ...
+
+    def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
+        """Bits that tasks add for one weight by the paper's convention: no heads, norm layers or biases.
+
+        Args:
+            shape: of the weight.
+            tasks: how many are added to the backbone's own.
+            masked: mask values that are off, for methods whose size depends on it.
+        """
+        ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A method each of whose tasks builds on the one before it."""
+
+    def for_tasks(self, count: int) -> Method:
+        """The method set up for a sequence of so many tasks."""
+        ...
+
+    def follow(self, weight: Tensor, earlier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Called in place of `start` for all tasks but the first, with what the task before keeps of the weight."""
+        ...
+
+
+@runtime_checkable
+class Prunes(Protocol):
+    """A method whose tasks give weights back, on a network that was pruned before the first of them."""
+
+    def first(self, share: float) -> Method:
+        """The method by which that network is made: it prunes so large a share of each weight, and trains the rest."""
+        ...
+
+    def prune(self, trained: Mapping[str, Tensor], *, share: float, name: str) -> None:
+        """Give back a share of what the task owns of one weight, in place.
+
+        Args:
+            trained: the tensors of the task for that weight.
+            share: of the weights that the task owns there.
+            name: the weight's, for messages.
+        """
+        ...
+
+
+@runtime_checkable
+class StoresSome(Protocol):
+    """A method some of whose numbers mean nothing, so that payloads leave them out."""
+
+    def stored(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """For each such part, the places of the values that are stored (bool, of the part's shape); others are zero.
+
+        A reader has only the other parts to compute them from.
+        """
+        ...
+
+
+@runtime_checkable
+class AddsModules(Protocol):
+    """A method that lets modules work on what layers give."""
+
+    def module(self, layer: nn.Module) -> nn.Module | None:
+        """A fresh module for a layer's output, of the same shape; None where the layer gets none."""
+        ...
+
+    def fold(self, weight: Tensor, bias: Tensor | None, module: nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias of one layer that does what the layer and its module do in evaluation mode."""
+        ...
+
+
+@runtime_checkable
+class HasMasks(Protocol):
+    """A method with a threshold that its real masks start above."""
+
+    @property
+    def threshold(self) -> float:
+        """Real masks above it are on."""
+        ...
+
+    @property
+    def init(self) -> float:
+        """Every real mask value at the start."""
+        ...
+
+
+class LeavesWeights:
+    """The four functions of a method that changes no weight by them: it trains something else, or nothing."""
+
+    def start(self, weight: Tensor) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def keep(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def apply(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+        """The frozen weight itself."""
+        return weight
+
+    def pull_back(self, gradient: Tensor, weight: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """No gradients."""
+        return {}
+
+
+def keeps_contract(method: Method) -> bool:
+    """Whether a method is a frozen dataclass whose declarations are known here and agree with what it has."""
+    kind: Any = type(method)  # a protocol says nothing of either
+    frozen = is_dataclass(kind) and kind.__hash__ is not None  # equal settings are one method
+    return (
+        frozen
+        and method.adapts in get_args(Adapts)
+        and method.stands_on in get_args(StandsOn)
+        and method.merge in ("exact", "close")
+        and (method.adapts == "modules") == isinstance(method, AddsModules)
+        and (method.stands_on == "pruned") == isinstance(method, Prunes)
+    )
