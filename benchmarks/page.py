@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.aggregation import make_entries
-from leaderboard.building import build_from_store
-from leaderboard.checks import find_place
-from leaderboard.options import BuildOptions
-from leaderboard.pictures import with_intervals
-from leaderboard.rescoring import score_confusion
+from leaderboard.boards.score import BASELINE_ERRORS
+from leaderboard.boards.tasks import DECATHLON, VOC_CLASSES
 from leaderboard.result import Code, Counts, Fingerprints, Result
-from leaderboard.score import BASELINE_ERRORS
-from leaderboard.store import read_store
-from leaderboard.tasks import DECATHLON, VOC_CLASSES
+from leaderboard.statistics.aggregation import make_entries
+from leaderboard.statistics.answers import with_intervals
+from leaderboard.store.checks import find_place
+from leaderboard.store.rescoring import score_confusion
+from leaderboard.store.store import read_store
+from leaderboard.verbs.building import build_from_store
+from leaderboard.verbs.options import BuildOptions
 
 EPOCHS, LAYERS, PICTURES, SEEDS = 60, 27, 1000, 5
 SEGMENTATION_SHARE = 0.05

@@ -6,8 +6,8 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "leaderboard add",
         "summary": "put finished runs into a store of results",
-        "options": "leaderboard.options:AddOptions",
-        "target": "leaderboard.store_verbs:run_add",
+        "options": "leaderboard.verbs.options:AddOptions",
+        "target": "leaderboard.verbs.storing:run_add",
         "examples": (
             "  piggyback leaderboard add sweeps/smoke --store board\n"
             "  piggyback leaderboard add runs/decathlon runs/segmentation --store board"
@@ -16,8 +16,8 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "leaderboard check",
         "summary": "test a store of results: form, place, sums, and numbers counted again",
-        "options": "leaderboard.options:CheckOptions",
-        "target": "leaderboard.store_verbs:run_check",
+        "options": "leaderboard.verbs.options:CheckOptions",
+        "target": "leaderboard.verbs.storing:run_check",
         "examples": (
             "  piggyback leaderboard check board\n  piggyback leaderboard check board --labels labels_test.zip --json"
         ),
@@ -25,8 +25,8 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "leaderboard show",
         "summary": "tables of results beside published ones: decathlon, points, segmentation, reproduced",
-        "options": "leaderboard.options:ShowOptions",
-        "target": "leaderboard.showing:run_show",
+        "options": "leaderboard.verbs.options:ShowOptions",
+        "target": "leaderboard.verbs.showing:run_show",
         "examples": (
             "  piggyback leaderboard show\n"
             "  piggyback leaderboard show board --view reproduced --method piggyback\n"
@@ -36,15 +36,15 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "leaderboard compare",
         "summary": "test whether two methods differ on the same pictures",
-        "options": "leaderboard.options:CompareOptions",
-        "target": "leaderboard.comparing:run_compare",
+        "options": "leaderboard.verbs.options:CompareOptions",
+        "target": "leaderboard.verbs.comparing:run_compare",
         "examples": "  piggyback leaderboard compare piggyback feature --store board",
     },
     {
         "name": "leaderboard build",
         "summary": "a static page of a store: tables, charts, and the evidence behind each number",
-        "options": "leaderboard.options:BuildOptions",
-        "target": "leaderboard.building:run_build",
+        "options": "leaderboard.verbs.options:BuildOptions",
+        "target": "leaderboard.verbs.building:run_build",
         "examples": (
             "  piggyback leaderboard build board --out site\n"
             "  piggyback leaderboard build board --runs runs/decathlon runs/segmentation --out site\n"

@@ -47,7 +47,7 @@ class ResultError(ValueError):
     """A result file is missing, damaged, or says what cannot be; the message is one line.
 
     Attributes:
-        kind: a word for the kind of fault, as in `leaderboard.store.Finding`.
+        kind: a word for the kind of fault, as in `leaderboard.store.store.Finding`.
     """
 
     for_user = True  # the console command prints the message, without a traceback

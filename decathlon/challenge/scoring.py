@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from decathlon.release.labels import Labels, bounded_json, read_bounded, read_labels, read_member, task_of, zip_members
 from decathlon.tasks import TASKS
-from leaderboard.score import decathlon_score
+from leaderboard.boards.score import decathlon_score
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 

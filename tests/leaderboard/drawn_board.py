@@ -8,15 +8,15 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from leaderboard.aggregation import make_entries
-from leaderboard.entries import Entry, Protocol, Value
-from leaderboard.reproduction import reproduced_view
+from leaderboard.boards.score import BASELINE_ERRORS
+from leaderboard.boards.tasks import VOC_CLASSES
 from leaderboard.result import Code, Counts, Fingerprints, Result
-from leaderboard.score import BASELINE_ERRORS
-from leaderboard.store import Finding, StoredResult
-from leaderboard.tasks import VOC_CLASSES
-from leaderboard.view_builders import decathlon_view, points_view, segmentation_view
-from leaderboard.views import View
+from leaderboard.statistics.aggregation import make_entries
+from leaderboard.statistics.entries import Entry, Protocol, Value
+from leaderboard.statistics.reproduction import reproduced_view
+from leaderboard.store.store import Finding, StoredResult
+from leaderboard.tables.view_builders import decathlon_view, points_view, segmentation_view
+from leaderboard.tables.views import View
 
 HOSTILE = (
     "'><plaintext>",
@@ -32,7 +32,7 @@ LINK = "javascript:alert(1)"
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """What `leaderboard.page.build_page` takes."""
+    """What `leaderboard.page.page.build_page` takes."""
 
     store: Path
     views: Sequence[View]

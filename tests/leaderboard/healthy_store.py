@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.candidates import find_place
 from leaderboard.result import parse_result
+from leaderboard.store.candidates import find_place
 from segmentation.metric.confusion import score
 from segmentation.voc import CLASSES
 

@@ -16,7 +16,7 @@ from decathlon.challenge.submission import write_submission
 from decathlon.release import labels as labels_module
 from decathlon.release.labels import Labels, parse_labels, read_labels
 from decathlon.tasks import TASKS
-from leaderboard.score import BASELINE_ERRORS
+from leaderboard.boards.score import BASELINE_ERRORS
 from piggyback.shell.errors import BadInput, PiggybackError, UnknownName
 
 PICTURES = 8

@@ -13,8 +13,8 @@ import pytest
 from drawn_board import make_board
 from playwright.sync_api import Browser, sync_playwright
 
-from leaderboard.page import build_page
-from leaderboard.templating import POLICY
+from leaderboard.page.page import build_page
+from leaderboard.page.templating import POLICY
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -1,0 +1,103 @@
+"""Entries: what one method reached under one protocol, over its seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from leaderboard.store.store import StoredResult
+
+Evidence = Literal["measured", "published", "unverified"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Under which conditions numbers were made; only entries of equal protocols are ranked with each other.
+
+    Attributes:
+        split: that was judged, such as ``test``.
+        official: whether all its data are the official release's; None where nobody says.
+        trained_on: ``train`` or ``train+val``; None where nobody says.
+        backbone: name of a published row's network, or "backbone" and the first digits of its fingerprint.
+        data: "official", or the first digits of the data's fingerprint; with the version of the task after the first.
+    """
+
+    split: str
+    official: bool | None
+    trained_on: str | None
+    backbone: str
+    data: str
+
+    @property
+    def label(self) -> str:
+        """The protocol in words, for tables and filters."""
+        data = (
+            f"official data{self.data.removeprefix('official')}"
+            if self.official
+            else f"not official data ({self.data})"
+        )
+        return ", ".join(
+            filter(None, [data, self.split, self.trained_on and f"trained on {self.trained_on}", self.backbone])
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A number over seeds.
+
+    Attributes:
+        mean: over the seeds; fractions stay fractions.
+        spread: sample standard deviation; None for a single seed, and for published numbers without one.
+        n: how many seeds.
+        interval: lower and upper end at 95 % by bootstrap over pictures; None where these cannot be told.
+        results: places in the store (`StoredResult.place`) of what it was made from; empty for published numbers.
+    """
+
+    mean: float
+    spread: float | None = None
+    n: int = 1
+    interval: tuple[float, float] | None = None
+    results: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One method under one protocol and recipe.
+
+    Attributes:
+        benchmark: ``decathlon`` or ``segmentation``.
+        method: our name.
+        label: for people; equal methods with different recipes are told apart in it.
+        evidence: whether the numbers were measured here, or are published and read from their source, or not.
+        protocol: conditions.
+        values: by task (decathlon: accuracies in [0, 1]) or metric (segmentation: ``mean_iou`` ...).
+        points: by task, decathlon only; empty where the data are not official.
+        total: decathlon score, or mean IoU; None for incomplete entries, which are never ranked. A published row of
+            which only the score is known has it as its total, and all tasks as `missing`.
+        mean: mean accuracy over all ten tasks; None for incomplete entries and in segmentation.
+        parameter_ratio: by the paper's convention; None where nobody says.
+        missing: tasks or metrics that are not there.
+        rank: within the benchmark and protocol, from 1; ties share it; None for incomplete or unverified entries.
+        tied: whether another has the same rank.
+        citation, table, link: of published numbers.
+        note: what a reader must know, such as a rounding.
+        stored: the results behind it, all seeds and tasks.
+    """
+
+    benchmark: str
+    method: str
+    label: str
+    evidence: Evidence
+    protocol: Protocol
+    values: Mapping[str, Value]
+    points: Mapping[str, Value] = field(default_factory=dict)
+    total: Value | None = None
+    mean: Value | None = None
+    parameter_ratio: float | None = None
+    missing: tuple[str, ...] = ()
+    rank: int | None = None
+    tied: bool = False
+    citation: str = ""
+    table: str = ""
+    link: str = ""
+    note: str = ""
+    stored: tuple[StoredResult, ...] = ()

@@ -1,0 +1,107 @@
+"""Candidates: results of a store before anybody knows whether they can be trusted."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from leaderboard.faults import Fault, shown
+from leaderboard.files import read_file
+from leaderboard.result import Result
+from leaderboard.store.truth import Truths
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a component of a path may be called."""
+
+RECORD: Final = "result.json"
+LIMITS: Final[Mapping[str, int]] = {
+    RECORD: 1 << 20,
+    "predictions.npz": 4 << 20,  # imagenet12's val and test take 1.6 MB
+    "confusion.json": 1 << 20,
+    "metrics.jsonl": 4 << 20,
+    "sparsity.json": 1 << 20,
+    "log.txt": 64 << 10,
+    "sheet.png": 8 << 20,
+    "recipe.json": 1 << 20,
+}
+"""The files of a result's folder, and how many bytes each may have."""
+
+EVIDENCE: Final = tuple(name for name in LIMITS if name != RECORD)
+
+
+def run_key(result: Result) -> str:
+    """The key of a run, 12 hexadecimal digits: the same for every attempt at it, whatever came out."""
+    prints = result.fingerprints
+    recipe = None if result.recipe is None else {key: result.recipe[key] for key in result.recipe if key != "seed"}
+    parts = {
+        **{key: getattr(result, key) for key in ("benchmark", "task", "task_version", "split", "method", "seed")},
+        **{"trained_on": result.trained_on, "selected_on": result.selected_on, "recipe": recipe},
+        **{"data": None if prints is None else prints.data, "backbone": None if prints is None else prints.backbone},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+
+def attempt_key(data: bytes) -> str:
+    """The key of one attempt at a run, 8 hexadecimal digits: of the bytes of its ``result.json``."""
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
+    """Where a result belongs, below the store.
+
+    Args:
+        result: the record.
+        data: bytes of its ``result.json``.
+        run: its `run_key`, where it is known already.
+
+    Raises:
+        Fault: ``bad-name``: one of its names is no name of a folder.
+    """
+    for key in ("benchmark", "task", "method", "split"):
+        name = getattr(result, key)
+        if not NAME.fullmatch(name):
+            allowed = "letters, digits, dot, dash and underscore, at most 100, the first a letter or digit"
+            raise Fault("bad-name", f"has the {key} {shown(name, longest=60)!r}; a name has {allowed}")
+    seed = "noseed" if result.seed is None else f"seed{result.seed}"
+    return f"{result.benchmark}/{result.task}/{result.method}/{seed}-{run or run_key(result)}-{attempt_key(data)}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """A result that parses, with what lies beside it.
+
+    Attributes:
+        folder: where it lies now.
+        place: below the store, where it lies or is to lie.
+        data: bytes of ``result.json``.
+        result: what they say.
+        files: names of the files in the folder that are known, ``result.json`` left out.
+        truths: labels to count right pictures with.
+    """
+
+    folder: Path
+    place: str
+    data: bytes
+    result: Result
+    files: tuple[str, ...]
+    truths: Truths = field(default_factory=dict)
+
+    @cached_property
+    def run(self) -> str:
+        """Its `run_key`."""
+        return run_key(self.result)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one of the files.
+
+        Raises:
+            Fault: it cannot be read, or is too large.
+        """
+        try:
+            return read_file(f"{self.folder}/{name}", limit=LIMITS[name])
+        except Fault as fault:
+            raise Fault(fault.kind, fault.message, file=name) from None

@@ -1,0 +1,125 @@
+"""The folders of a store: which are there, and what in them must not be."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from leaderboard.boards.tasks import DECATHLON, DECATHLON_SPLITS
+from leaderboard.faults import Fault
+from leaderboard.store.candidates import LIMITS, NAME, RECORD
+from leaderboard.store.truth import Truth, read_truth
+
+DEPTH: Final = 4  # benchmark, task, method, result
+STAGED: Final = ".staged"
+"""Folder of what is being added; it is renamed into place when it is whole."""
+
+TRUTH: Final = "truth"
+LEFT_OVER_S: Final = 86_400.0
+_TRUTH_FILE: Final = re.compile(r"decathlon-([a-z0-9-]+)-([a-z]+)\.json")
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What is in a store's folders.
+
+    Attributes:
+        root: the store.
+        results: place and known files of every result, in the order of the places.
+        faults: place and fault of what must not be there.
+        truths: labels by task and split.
+    """
+
+    root: Path
+    results: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
+    truths: dict[tuple[str, str], Truth] = field(default_factory=dict)
+
+    def note(self, place: str, kind: str, message: str) -> None:
+        """A fault of something."""
+        self.faults.append((place, Fault(kind, message)))
+
+    def entries(self, place: str) -> Iterator[os.DirEntry[str]]:
+        """What is in a folder, in the order of the names; links are noted and left out."""
+        try:
+            with os.scandir(self.root / place) as listed:
+                found = sorted(listed, key=lambda entry: entry.name)
+        except OSError as fault:
+            self.note(place, "unreadable", f"cannot be read: {fault.strerror}")
+            return
+        for entry in found:
+            if entry.is_symlink():
+                self.note(join(place, entry.name), "link", "is a link; a store holds files and folders themselves")
+            else:
+                yield entry
+
+
+def join(place: str, name: str) -> str:
+    """A place below another."""
+    return f"{place}/{name}" if place else name
+
+
+def survey(root: Path) -> Survey:
+    """Look at the folders of a store; only labels are read."""
+    found = Survey(root=root)
+    look_below(found, "", depth=0)
+    return found
+
+
+def look_below(found: Survey, place: str, *, depth: int) -> None:
+    """Note what is in a folder of benchmarks, tasks, methods or results."""
+    for entry in found.entries(place):
+        below, folder = join(place, entry.name), entry.is_dir(follow_symlinks=False)
+        if not depth and folder and entry.name == STAGED:
+            look_at_staged(found)
+        elif not depth and folder and entry.name == TRUTH:
+            look_at_truth(found)
+        elif not folder:
+            found.note(below, "unknown-file", "is a file where only folders are; take it out of the store")
+        elif not NAME.fullmatch(entry.name):
+            found.note(below, "bad-name", "is no name of a folder of ours; take it out of the store")
+        elif depth < DEPTH - 1:
+            look_below(found, below, depth=depth + 1)
+        else:
+            look_at_result(found, below)
+
+
+def look_at_result(found: Survey, place: str) -> None:
+    """Note the files of one result."""
+    names = []
+    for entry in found.entries(place):
+        if entry.name not in LIMITS:
+            found.note(join(place, entry.name), "unknown-file", f"is none of {', '.join(LIMITS)}")
+        else:
+            names.append(entry.name)
+    if RECORD not in names:
+        found.note(place, "no-result", f"has no {RECORD}")
+    else:
+        found.results.append((place, tuple(name for name in LIMITS if name in names and name != RECORD)))
+
+
+def look_at_staged(found: Survey) -> None:
+    """Note what was left by a process that was killed while it added a run; what is new may be under way."""
+    for entry in found.entries(STAGED):
+        try:
+            age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+        except FileNotFoundError:  # it was just renamed into place
+            continue
+        if age > LEFT_OVER_S:
+            found.note(join(STAGED, entry.name), "left-over", "was left more than a day ago by a process that ended")
+
+
+def look_at_truth(found: Survey) -> None:
+    """Read the labels that the store's owner put there."""
+    for entry in found.entries(TRUTH):
+        place, named = join(TRUTH, entry.name), _TRUTH_FILE.fullmatch(entry.name)
+        if named is None or named[1] not in DECATHLON or named[2] not in DECATHLON_SPLITS:
+            found.note(place, "unknown-file", "is not called decathlon-<task>-<split>.json")
+            continue
+        try:
+            found.truths[named[1], named[2]] = read_truth(found.root / place, task=named[1], split=named[2])
+        except Fault as fault:
+            found.faults.append((place, fault))

@@ -1,0 +1,172 @@
+"""Labels of pictures, for counting again what a record says was right.
+
+They come from the store's owner, who puts them into ``STORE/truth``, or from the organisers' ``labels_test.zip``
+(github.com/srebuffi/residual_adapters), a zip of one ``<task>_test.json`` per task.
+"""
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaderboard.boards.tasks import DECATHLON
+from leaderboard.faults import Fault, shown
+from leaderboard.files import read_file
+from leaderboard.result import ResultError
+from leaderboard.strict_json import is_count, parse
+
+MAX_BYTES: Final = 64 << 20  # the largest official file, imagenet12's test labels, has 10 MB
+MAX_VALUES: Final = 4_000_000
+SUFFIX: Final = "_test.json"
+
+# What zipfile lets out on damaged archives (`decathlon.release.labels` found these by flipping bytes).
+ZIP_FAULTS: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Truth:
+    """The labels of one split of one task.
+
+    Attributes:
+        ids: of the pictures, int64 [n], ascending, each once.
+        labels: category id of each, int64 [n].
+        categories: that the task has, whether or not a picture shows them; None where nobody says.
+        official: whether the pictures are those of the official release.
+    """
+
+    ids: Ids
+    labels: Ids
+    categories: frozenset[int] | None
+    official: bool
+
+
+Truths = Mapping[tuple[str, str], Truth]
+"""By decathlon task and split."""
+
+
+def make_truth(ids: object, labels: object, *, task: str, split: str, categories: object = None) -> Truth:
+    """Check and sort labels.
+
+    Args:
+        ids: list of the pictures' ids.
+        labels: list of as many category ids.
+        task, split: whose they are.
+        categories: list of the ids of all categories; None where nobody says.
+
+    Raises:
+        Fault: ``bad-truth``.
+    """
+    known = DECATHLON[task].ids
+    lists = [ids, labels, *([] if categories is None else [categories])]
+    for values in lists:
+        if not isinstance(values, list) or not all(type(one) is int and one in known for one in values):
+            raise Fault("bad-truth", f"must hold lists of ids of {task}, from {known.start} to {known.stop - 1}")
+    pictures, chosen = (np.array(values, dtype=np.int64) for values in (ids, labels))
+    if not len(pictures) or len(pictures) != len(chosen) or len(np.unique(pictures)) != len(pictures):
+        raise Fault("bad-truth", "must give every picture once, with one label, and at least one picture")
+    order = np.argsort(pictures)
+    pictures, chosen = pictures[order], chosen[order]
+    named = None if categories is None else frozenset(cast(list[int], categories))
+    if named is not None and not named.issuperset(chosen.tolist()):
+        raise Fault("bad-truth", "has a label that is not among its categories")
+    ours = DECATHLON[task].official_ids(split)
+    official = len(pictures) == len(ours) and (int(pictures[0]), int(pictures[-1])) == (ours[0], ours[-1])
+    return Truth(ids=pictures, labels=chosen, categories=named, official=official)
+
+
+def read_truth(path: Path, *, task: str, split: str) -> Truth:
+    """Read ``STORE/truth/decathlon-<task>-<split>.json``: ``{"ids": [...], "labels": [...]}``.
+
+    Raises:
+        Fault: it is no such file.
+    """
+    document = parse(read_file(path, limit=MAX_BYTES), values=MAX_VALUES)
+    if not isinstance(document, dict) or document.keys() != {"ids", "labels"}:
+        raise Fault("bad-truth", "must be an object of exactly two lists, ids and labels")
+    return make_truth(document["ids"], document["labels"], task=task, split=split)
+
+
+def read_labels(path: Path) -> Truths:
+    """Read test labels from the organisers' ``labels_test.zip``, or from a folder of the same JSON files.
+
+    Raises:
+        ResultError: there are none, or a file is damaged, too large or contradicts itself.
+    """
+    found: dict[tuple[str, str], Truth] = {}
+    for name, data in _folder_files(path) if path.is_dir() else _zip_files(path):
+        task, place = name.removesuffix(SUFFIX), f"{shown(path)}: {shown(name)}"
+        if task not in DECATHLON:
+            raise ResultError(f"{place} is named after no task of the decathlon; the ten: {', '.join(DECATHLON)}")
+        if (task, "test") in found:
+            raise ResultError(f"{place} is there twice")
+        try:
+            found[task, "test"] = _parse_annotations(data, task=task)
+        except Fault as fault:
+            raise ResultError(f"{place} {fault}", kind=fault.kind) from None
+    if not found:
+        raise ResultError(f"{shown(path)} holds no labels: no file there is called <task>{SUFFIX}, as dtd{SUFFIX}")
+    return found
+
+
+def _parse_annotations(data: bytes, *, task: str) -> Truth:
+    """One annotation file: images, one annotation for each, categories (reference: COCO's format)."""
+    document = parse(data, values=MAX_VALUES)
+    if not isinstance(document, dict) or "annotations" not in document:
+        raise Fault("bad-truth", "has no annotations; the labels are in the organisers' labels_test.zip")
+    images = _column(document, "images", "id")
+    pictures = _column(document, "annotations", "image_id")
+    if len(images) != len(pictures) or set(images) != set(pictures):
+        raise Fault("bad-truth", f"has {len(pictures)} annotations that do not fit its {len(images)} images")
+    labels = _column(document, "annotations", "category_id")
+    return make_truth(pictures, labels, task=task, split="test", categories=_column(document, "categories", "id"))
+
+
+def _column(document: Mapping[str, Any], table: str, key: str) -> list[int]:
+    records = document.get(table)
+    if not isinstance(records, list):
+        raise Fault("bad-truth", f"must have a list of {table}")
+    values = [record.get(key) if isinstance(record, dict) else None for record in records]
+    if not all(is_count(value) for value in values):
+        raise Fault("bad-truth", f"must have a whole number as {key} in each of its {table}")
+    return cast(list[int], values)
+
+
+def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    for file in sorted(path.glob(f"[!.]*{SUFFIX}")):
+        try:
+            yield file.name, read_file(file.resolve(), limit=MAX_BYTES)  # the user's own folder: links are fine
+        except Fault as fault:
+            raise ResultError(f"{shown(file)} {fault}", kind=fault.kind) from None
+
+
+def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        data = read_file(path.resolve(), limit=MAX_BYTES)
+    except Fault as fault:
+        raise ResultError(f"{shown(path)} {fault}", kind=fault.kind) from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                name = PurePosixPath(member.filename).name
+                if not name.endswith(SUFFIX) or name.startswith("."):
+                    continue
+                if member.file_size > MAX_BYTES:  # read() stops there, whatever the zip says
+                    raise ResultError(f"{shown(path)}: {shown(name)} unpacks to more than {MAX_BYTES >> 20} MiB")
+                with archive.open(member) as file:
+                    yield name, file.read(MAX_BYTES)
+    except ResultError:
+        raise
+    except ZIP_FAULTS:
+        raise ResultError(f"{shown(path)} is no zip of labels, or a damaged one; get it again") from None

@@ -1,0 +1,1 @@
+"""Tables of entries as terminal text, Markdown, CSV, JSON and LaTeX."""

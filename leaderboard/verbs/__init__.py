@@ -1,0 +1,1 @@
+"""What `piggyback leaderboard VERB` does."""

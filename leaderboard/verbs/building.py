@@ -1,0 +1,66 @@
+"""``piggyback leaderboard build``: a store's results and published ones as a static page."""
+
+from leaderboard.faults import shown
+from leaderboard.page.page import Built, build_page
+from leaderboard.page.site_folder import check_target
+from leaderboard.reports import print_json, say
+from leaderboard.statistics.aggregation import make_entries
+from leaderboard.statistics.answers import with_intervals
+from leaderboard.statistics.reproduction import reproduced_view
+from leaderboard.store.staging import find_runs
+from leaderboard.store.store import read_store
+from leaderboard.tables.view_builders import decathlon_view, points_view, segmentation_view
+from leaderboard.verbs.options import BuildOptions
+from leaderboard.verbs.showing import count_left_out, held_backbones
+from leaderboard.verbs.storing import Added, add_runs, show_added
+
+
+def run_build(options: BuildOptions) -> int:
+    """``piggyback leaderboard build``; findings are told and counted, and do not stop the page.
+
+    Returns:
+        1 where one of `options.runs` was refused; the page is there all the same.
+    """
+    check_target(options.out, store=options.store)  # before the long work
+    done = Added()
+    if options.runs:
+        options.store.mkdir(parents=True, exist_ok=True)  # a sweep without a finished run has a page too
+        found = [run for folder in options.runs for run in find_runs(folder, without=options.store)]
+        done = add_runs(options.store, list(dict.fromkeys(found)))
+    built = build_from_store(options)
+    if options.json:
+        told = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
+        print_json({"site": str(built.path.parent), "index": str(built.path), **told, "left_out": built.left_out})
+        return 1 if done.refused else 0
+    if options.runs:
+        show_added(options.store, done)
+    if built.left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in built.left_out.items())
+        say(f"left out for faults: {kinds}; `piggyback leaderboard check {shown(options.store)}` names each")
+    say(f"{shown(built.path)}: {built.rows} rows, {built.results} results with a page of their own")
+    return 1 if done.refused else 0
+
+
+def build_from_store(options: BuildOptions) -> Built:
+    """Read a store, make the tables and write the page.
+
+    Raises:
+        ResultError: there is no such store, or no place for the page.
+    """
+    held = held_backbones(options.same_backbone)
+    results, findings = read_store(options.store)
+    entries = with_intervals(make_entries(results, unverified=options.unverified))
+    views = (
+        decathlon_view(entries),
+        points_view(entries),
+        segmentation_view(entries),
+        reproduced_view(entries, held=held),
+    )
+    return build_page(
+        options.out,
+        store=options.store,
+        views=views,
+        results=results,
+        findings=findings,
+        left_out=count_left_out(results, findings),
+    )
