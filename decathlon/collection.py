@@ -21,7 +21,7 @@ from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import read_json, write_json
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 SETUP: Final = "setup.json"
 

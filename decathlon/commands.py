@@ -71,7 +71,7 @@ COMMANDS: Final = (
         summary="make the network that packnet, joint or series-joint stands on; train and run do it by themselves",
         options="decathlon.options:GroundOptions",
         defaults="decathlon.options:ground_defaults",
-        target="decathlon.grounds:run",
+        target="piggyback.suite.networks.standing:run",
         examples=(
             "  piggyback decathlon ground --method packnet --recipe packnet --data data \\\n"
             "      --backbone backbone.safetensors --out runs"
@@ -125,7 +125,7 @@ COMMANDS: Final = (
         name="decathlon merge",
         summary="backbone and payload as one plain network's state dict",
         options="decathlon.options:MergeOptions",
-        target="decathlon.merging:run",
+        target="piggyback.suite.networks.merge:run",
         examples=(
             "  piggyback decathlon merge --payload runs/runs/dtd-piggyback-seed0-0123456789/payload.safetensors \\\n"
             "      --backbone backbone.safetensors --out dtd.safetensors"

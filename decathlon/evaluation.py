@@ -13,7 +13,7 @@ from piggyback.device import pick_device
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.suite.recipe import read_recipe
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 
 def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptions) -> NDArray[np.bool_]:

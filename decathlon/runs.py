@@ -12,7 +12,6 @@ from decathlon.challenge.records import write_test_records
 from decathlon.challenge.scoring import ScoreReport, score_file
 from decathlon.challenge.submission import submission_entries, write_submission
 from decathlon.collection import Setup, collect, find_runs, write_setup
-from decathlon.grounds import make_ground
 from decathlon.options import ReportOptions, RunOptions
 from decathlon.packed import read_manifest
 from decathlon.recipes import recipe_for, tasks_of
@@ -24,8 +23,9 @@ from piggyback.device import pick_device
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
-from piggyback.suite.run_folder import StopFlag, stop_on_signal
-from piggyback.suite.workers import show_share, train_jobs
+from piggyback.suite.networks.standing import make_ground
+from piggyback.suite.training.run_folder import StopFlag, stop_on_signal
+from piggyback.suite.training.workers import show_share, train_jobs
 
 
 def plan_jobs(options: RunOptions) -> list[Job]:

@@ -12,8 +12,6 @@ from decathlon.batches import epoch_length
 from decathlon.bench import Bench, Job, ground_folder, open_bench
 from decathlon.challenge.submission import Predictions
 from decathlon.collection import Setup, load_result, note_setup
-from decathlon.grounds import make_ground
-from decathlon.joint import PAYLOADS, read_record
 from decathlon.options import TrainOptions
 from decathlon.packed import join
 from decathlon.prediction import measure, predict
@@ -27,9 +25,11 @@ from piggyback.payload import read_payload
 from piggyback.shell import console
 from piggyback.shell.errors import Diverged
 from piggyback.shell.files import sha256_of, write_bytes
-from piggyback.suite.loop import Batches, Plan, Record, Training
-from piggyback.suite.rate_trials import choose_rate, cut_batches
-from piggyback.suite.run_folder import (
+from piggyback.suite.networks.joint import PAYLOADS, read_record
+from piggyback.suite.networks.standing import make_ground
+from piggyback.suite.training.loop import Batches, Plan, Record, Training
+from piggyback.suite.training.rate_trials import choose_rate, cut_batches
+from piggyback.suite.training.run_folder import (
     Checkpoints,
     RunFolder,
     StopFlag,

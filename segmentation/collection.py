@@ -8,7 +8,7 @@ from typing import Final
 
 from leaderboard.result import Result, ResultError, read_result
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 METRICS: Final = {"mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"}
 ADDED: Final = {"lr_used", "lr_trials"}  # by a run to its recipe

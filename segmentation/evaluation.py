@@ -6,7 +6,7 @@ from piggyback.device import pick_device
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.suite.recipe import read_recipe
-from piggyback.suite.run_folder import Environment, RunFolder, stop_on_signal
+from piggyback.suite.training.run_folder import Environment, RunFolder, stop_on_signal
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, load_result
 from segmentation.metric.confusion import score, show, warn_if_background, write_csv, write_matrix

@@ -15,7 +15,7 @@ from piggyback.device import autocast
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, Requeue, one_line
 from piggyback.shell.files import read_json, write_json
-from piggyback.suite.run_folder import StopFlag
+from piggyback.suite.training.run_folder import StopFlag
 from segmentation.batches import scale_picture
 from segmentation.bench import Bench
 from segmentation.metric.confusion import Matrix, count_pairs

@@ -10,8 +10,8 @@ from piggyback.device import pick_device
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.suite.run_folder import stop_on_signal
-from piggyback.suite.workers import train_jobs
+from piggyback.suite.training.run_folder import stop_on_signal
+from piggyback.suite.training.workers import train_jobs
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, find_runs
 from segmentation.metric.confusion import Matrix, read_matrix, score, warn_if_background

@@ -15,9 +15,9 @@ from piggyback.payload import read_payload
 from piggyback.shell import console
 from piggyback.shell.errors import Diverged, one_line
 from piggyback.shell.files import sha256_of
-from piggyback.suite.loop import Batches, Plan, Record, Training
-from piggyback.suite.rate_trials import choose_rate, cut_batches
-from piggyback.suite.run_folder import (
+from piggyback.suite.training.loop import Batches, Plan, Record, Training
+from piggyback.suite.training.rate_trials import choose_rate, cut_batches
+from piggyback.suite.training.run_folder import (
     Checkpoints,
     Environment,
     RunFolder,

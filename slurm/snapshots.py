@@ -21,7 +21,7 @@ from slurm.files import read_json
 
 PACKAGES: Final = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
 RECORD: Final = "code.json"
-"""File beside the packages of a snapshot; `piggyback.suite.run_folder.code_version` reads it."""
+"""File beside the packages of a snapshot; `piggyback.suite.training.run_folder.code_version` reads it."""
 
 
 def import_variables(code: Path | None) -> dict[str, str]:

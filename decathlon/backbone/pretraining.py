@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from decathlon.backbone.backbone_file import Header, save_backbone
 from decathlon.backbone.pretraining_recipe import PretrainRecipe
-from decathlon.backbone.processes import Place, agree, average_statistics, join_processes, sum_over
 from decathlon.backbone.wrn import WideResNet, wide_resnet
 from decathlon.batches import Augmentation, epoch_length, evaluation_batches, normalise, training_batches
 from decathlon.packed import PackedSplit
@@ -36,7 +35,8 @@ from piggyback.device import autocast, describe_device
 from piggyback.shell.console import notice, progress_bar
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.shell.files import write_json
-from piggyback.suite.run_folder import Checkpoints, RunFolder, State, StopFlag
+from piggyback.suite.training.processes import Place, agree, average_statistics, join_processes, sum_over
+from piggyback.suite.training.run_folder import Checkpoints, RunFolder, State, StopFlag
 from piggyback.weight_files import is_safetensors, read_entry
 
 CHECK_EVERY: Final = 20  # steps between looks at the loss and for signals, which make the device wait

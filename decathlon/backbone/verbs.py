@@ -19,7 +19,7 @@ from piggyback.device import pick_device
 from piggyback.shell.console import notice, out, print_json, table
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import sha256_of
-from piggyback.suite.run_folder import stop_on_signal
+from piggyback.suite.training.run_folder import stop_on_signal
 
 TOP: Final = 5
 

@@ -20,7 +20,7 @@ from piggyback.methods.registry import named_method
 from piggyback.shell.console import notice
 from piggyback.shell.errors import one_line
 from piggyback.shell.files import sha256_of
-from piggyback.suite.run_folder import RunFolder, code_version
+from piggyback.suite.training.run_folder import RunFolder, code_version
 
 NAME: Final = "test-result.json"
 

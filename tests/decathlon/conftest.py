@@ -18,8 +18,8 @@ from decathlon.packed import open_split
 from decathlon.recipes import Recipe
 from decathlon.release.prepare import prepare
 from decathlon.training import train_task
-from piggyback.suite.loop import Plan
-from piggyback.suite.run_folder import RunFolder, StopFlag
+from piggyback.suite.training.loop import Plan
+from piggyback.suite.training.run_folder import RunFolder, StopFlag
 
 TRAINED = ("aircraft", "svhn")
 SMALL = Recipe(epochs=2, batch_size=3, size=16, lr=2e-3, update="eager", precision="fp32")

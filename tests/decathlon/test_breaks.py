@@ -18,7 +18,7 @@ from decathlon.bench import Job, open_bench
 from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.run_folder import Environment, RunFolder
+from piggyback.suite.training.run_folder import Environment, RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

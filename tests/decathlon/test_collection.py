@@ -17,7 +17,7 @@ from decathlon.packed import open_split
 from decathlon.training import train_task
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 
 @pytest.fixture

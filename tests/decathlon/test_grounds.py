@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-import decathlon.joint
+import piggyback.suite.networks.joint
 from decathlon.backbone.backbone_file import load_backbone
 from decathlon.bench import BACKBONE_FILE, Job, ground_folder, open_bench
 from decathlon.collection import Setup, collect, write_setup
-from decathlon.grounds import make_ground
 from decathlon.runs import gather
 from decathlon.training import train_task
 from piggyback.adapter import attach
@@ -23,7 +22,8 @@ from piggyback.optimizer import AdapterOptimizer
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.networks.standing import make_ground
+from piggyback.suite.training.run_folder import RunFolder
 
 ORDER = ("aircraft", "svhn")
 JOINT = ("joint", "series-joint")
@@ -247,7 +247,7 @@ def test_a_stop_at_any_step_gives_the_same_network(
     assert (ground(broken) / BACKBONE_FILE).read_bytes() == (whole / BACKBONE_FILE).read_bytes()
     for path in whole.glob("tasks/*"):
         assert (ground(broken) / "tasks" / path.name).read_bytes() == path.read_bytes()
-    monkeypatch.setattr(decathlon.joint, "copy", None)  # nothing is trained again
+    monkeypatch.setattr(piggyback.suite.networks.joint, "copy", None)  # nothing is trained again
     assert make_ground(open_bench(broken)) is not None
 
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from decathlon.backbone.backbone_file import load_backbone, save_backbone
 from decathlon.backbone.wrn import WideResNet, wide_resnet
-from decathlon.merging import run
 from decathlon.options import MergeOptions
 from piggyback.adapter import attach
 from piggyback.methods.registry import METHODS
 from piggyback.shell.errors import BackboneMismatch, BadInput
+from piggyback.suite.networks.merge import run
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.25)
 

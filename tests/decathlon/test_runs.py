@@ -18,7 +18,7 @@ from leaderboard.result import read_result
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName
 from piggyback.shell.files import sha256_of
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 
 @pytest.fixture

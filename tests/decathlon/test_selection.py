@@ -19,7 +19,7 @@ from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.payload import Payload, read_payload
 from piggyback.shell.errors import BadInput, Diverged
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

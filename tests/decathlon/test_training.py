@@ -23,7 +23,7 @@ from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

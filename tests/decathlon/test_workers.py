@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-import piggyback.suite.workers as workers
+import piggyback.suite.training.workers as workers
 from decathlon.bench import Job
 from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.run_folder import StopFlag
-from piggyback.suite.workers import devices_for, train_jobs, train_side_by_side
+from piggyback.suite.training.run_folder import StopFlag
+from piggyback.suite.training.workers import devices_for, train_jobs, train_side_by_side
 
 CPU = torch.device("cpu")
 

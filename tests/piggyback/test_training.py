@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import piggyback.suite.loop as training
+import piggyback.suite.training.loop as training
 from piggyback.adapter import attach
 from piggyback.methods.registry import named_method
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.suite.loop import Plan, Training
-from piggyback.suite.run_folder import Checkpoints, Environment, StopFlag
+from piggyback.suite.training.loop import Plan, Training
+from piggyback.suite.training.run_folder import Checkpoints, Environment, StopFlag
 
 STEPS = 4
 PLAN = Plan(epochs=3, steps=STEPS, decay_after=0.5)

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 import segmentation.training
-from piggyback.suite.loop import Plan
-from piggyback.suite.run_folder import RunFolder, StopFlag
+from piggyback.suite.training.loop import Plan
+from piggyback.suite.training.run_folder import RunFolder, StopFlag
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Header
 from segmentation.bench import Job, open_bench

@@ -13,7 +13,7 @@ import segmentation.prediction as prediction
 import segmentation.training as training
 from piggyback.shell.errors import BadInput, Requeue
 from piggyback.shell.files import hold
-from piggyback.suite.run_folder import Environment, RunFolder
+from piggyback.suite.training.run_folder import Environment, RunFolder
 from segmentation.bench import Job
 from segmentation.training import train_task
 

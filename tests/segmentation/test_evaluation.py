@@ -17,7 +17,7 @@ import segmentation.prediction as prediction
 from leaderboard.result import read_result
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BackboneMismatch, BadInput
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job
 from segmentation.evaluation import run
 from segmentation.options import EvaluateOptions

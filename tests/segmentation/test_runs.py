@@ -20,7 +20,7 @@ import segmentation.runs as runs
 from leaderboard.result import read_result
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName, one_line
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job
 from segmentation.collection import find_runs
 from segmentation.metric.confusion import count_pairs, score

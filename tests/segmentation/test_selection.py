@@ -14,7 +14,7 @@ import segmentation.training as training
 from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
 from segmentation.packed import PackedSplit, label_file
 from segmentation.training import train_task

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from leaderboard.result import Code, Counts, Fingerprints, Result
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 from segmentation.collection import FinishedRun
 from segmentation.summary import MethodSummary, Spread, as_json, show, summarise, trial_text
 

@@ -20,7 +20,7 @@ from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, UnknownName, one_line
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
 from segmentation.metric.confusion import read_matrix, score
 from segmentation.packed import label_file, open_split

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.suite.rate_trials import choose_rate, cut_batches, read_trials
+from piggyback.suite.training.rate_trials import choose_rate, cut_batches, read_trials
 
 GRID = (3e-3, 1e-3, 1e-4)
 

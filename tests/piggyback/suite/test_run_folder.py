@@ -13,7 +13,7 @@ import torch
 
 from piggyback.shell.errors import BadInput, NotTrainable
 from piggyback.shell.files import write_json
-from piggyback.suite.run_folder import (
+from piggyback.suite.training.run_folder import (
     Checkpoints,
     Environment,
     RunFolder,
@@ -125,7 +125,7 @@ def test_one_process_works_on_a_run(tmp_path: Path) -> None:
     folder = open_run(tmp_path, key={})
     with folder.hold(), pytest.raises(BadInput, match="another process is at work"), folder.hold():
         pass
-    hold = "import sys, time; from pathlib import Path; from piggyback.suite.run_folder import RunFolder\n"
+    hold = "import sys, time; from pathlib import Path; from piggyback.suite.training.run_folder import RunFolder\n"
     hold += "with RunFolder(Path(sys.argv[1])).hold(): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
@@ -202,9 +202,9 @@ def test_signals_set_the_flag_while_the_block_runs(number: signal.Signals) -> No
 
 
 def test_the_code_has_a_version_in_a_checkout_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import piggyback.suite.run_folder as runs
+    import piggyback.suite.training.run_folder as runs
 
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "piggyback" / "suite" / "run_folder.py"))
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "piggyback" / "suite" / "training" / "run_folder.py"))
     code_version.cache_clear()
     assert code_version() == (None, None)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]

@@ -14,8 +14,8 @@ from typing import Any
 
 import decathlon.training
 from piggyback.shell.cli import main
-from piggyback.suite.loop import Plan
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.loop import Plan
+from piggyback.suite.training.run_folder import RunFolder
 
 CHECKPOINT_S = 1.0
 

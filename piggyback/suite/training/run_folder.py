@@ -320,7 +320,7 @@ def code_version() -> tuple[str | None, bool | None]:
 
     A copy that a sweep made has them in a file (`slurm.snapshots`).
     """
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     if (here / "code.json").exists():
         record = cast(dict[str, Any], read_json(here / "code.json"))
         return record["commit"], record["dirty"]

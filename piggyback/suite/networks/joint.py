@@ -26,9 +26,9 @@ from piggyback.adapter import Adapter, attach
 from piggyback.device import autocast
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.shell.files import read_json, write_json
-from piggyback.suite.loop import LOOK_EVERY, Plan, Record
-from piggyback.suite.rate_trials import choose_rate, cut_batches
-from piggyback.suite.run_folder import Checkpoints, Environment, RunFolder, StopFlag, Watch
+from piggyback.suite.training.loop import LOOK_EVERY, Plan, Record
+from piggyback.suite.training.rate_trials import choose_rate, cut_batches
+from piggyback.suite.training.run_folder import Checkpoints, Environment, RunFolder, StopFlag, Watch
 
 PAYLOADS: Final = "tasks"  # folder of what each task adds to the network
 RECORD: Final = "joint.json"

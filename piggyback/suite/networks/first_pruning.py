@@ -22,8 +22,8 @@ from decathlon.tasks import BACKBONE_TASK
 from piggyback.adapter import Adapter, attach
 from piggyback.methods.contract import Prunes
 from piggyback.shell.errors import BadInput
-from piggyback.suite.loop import Plan, Training
-from piggyback.suite.run_folder import Checkpoints, RunFolder, StopFlag, Watch
+from piggyback.suite.training.loop import Plan, Training
+from piggyback.suite.training.run_folder import Checkpoints, RunFolder, StopFlag, Watch
 
 
 def prune_backbone(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from piggyback.device import pick_device
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.run_folder import StopFlag
+from piggyback.suite.training.run_folder import StopFlag
 
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -15,7 +15,7 @@ from piggyback.device import autocast
 from piggyback.optimizer import AdapterOptimizer
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.suite.run_folder import Checkpoints, Environment, StopFlag
+from piggyback.suite.training.run_folder import Checkpoints, Environment, StopFlag
 
 Batches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]  # of (epoch, first batch): inputs and targets
 Record = dict[str, Any]  # what is known of an epoch, as JSON

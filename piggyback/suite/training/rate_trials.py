@@ -10,7 +10,7 @@ from torch import Tensor
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, one_line
 from piggyback.shell.files import read_json, write_json
-from piggyback.suite.loop import Batches, Record
+from piggyback.suite.training.loop import Batches, Record
 
 
 def choose_rate(

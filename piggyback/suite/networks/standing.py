@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from decathlon.bench import BACKBONE_FILE, Bench, Job, ground_folder, ground_key, open_bench
-from decathlon.joint import PAYLOADS, train_jointly
 from decathlon.options import GroundOptions
 from decathlon.packed import read_manifest
-from decathlon.pruning import prune_backbone
 from piggyback.device import pick_device
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import write_bytes
-from piggyback.suite.run_folder import RunFolder, StopFlag, Watch, conduct, open_run, stop_on_signal
+from piggyback.suite.networks.first_pruning import prune_backbone
+from piggyback.suite.networks.joint import PAYLOADS, train_jointly
+from piggyback.suite.training.run_folder import RunFolder, StopFlag, Watch, conduct, open_run, stop_on_signal
 
 
 def make_ground(
