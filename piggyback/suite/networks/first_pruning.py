@@ -1,94 +1,65 @@
-"""The network of methods that prune: the backbone gives back its smallest weights and is trained on without them.
+"""PackNet's beginning: the backbone gives back the smallest of its weights and is trained on without them.
 
-Source: the authors' code of PackNet (arunmallya/packnet): half of each layer is pruned, then 10 epochs on the
-backbone's own task train the rest, norm layers and biases with it.  Our backbone has no biases.
+Source: the authors' code (arunmallya/packnet): half of each layer is pruned, then 10 epochs on the backbone's own task
+train the rest, norm layers and biases with it.
 """
 
-import copy
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import cast
+from typing import Final, cast
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from decathlon.backbone.backbone_file import save_backbone
-from decathlon.backbone.wrn import WideResNet
-from decathlon.batches import Augmentation, epoch_length, normalise, training_batches
-from decathlon.bench import BACKBONE_FILE, HEAD, Bench
-from decathlon.packed import PackedSplit, open_split, read_manifest
-from decathlon.tasks import BACKBONE_TASK
-from piggyback.adapter import Adapter, attach
+from piggyback.adapter import attach
 from piggyback.methods.contract import Prunes
 from piggyback.shell.errors import BadInput
-from piggyback.suite.training.loop import Plan, Training
-from piggyback.suite.training.run_folder import Checkpoints, RunFolder, StopFlag, Watch
+from piggyback.suite.bench import Bench, OwnTask, make_optimizer, make_plan, method_of, steps_of
+from piggyback.suite.networks.work import NETWORK_FILE, Making
+from piggyback.suite.recipe import SequenceRecipe
+from piggyback.suite.training.checkpoints import Checkpoints
+from piggyback.suite.training.loop import TaskLearner, Training
+
+DECAY_AFTER: Final = 0.5  # 5 of 10 epochs
 
 
-def prune_backbone(
-    bench: Bench, *, folder: RunFolder, watch: Watch, stop: StopFlag | None, on_step: Callable[[float], None]
-) -> None:
-    """Prune, train on imagenet12, and write the network as a backbone file.
+def prune_backbone(bench: Bench, making: Making) -> None:
+    """Prune, train on the backbone's own pictures, and write the network as a file of the backbone's kind.
 
     Raises:
-        BadInput: imagenet12 is not packed, or the backbone's head is not of its classes.
+        BadInput: those pictures are missing, or the backbone's head is not of their classes.
     """
-    job, recipe, backbone = bench.job, bench.job.recipe, bench.backbone
-    method = cast(Prunes, bench.method)  # as every method on a pruned network
-    if read_manifest(job.data, BACKBONE_TASK) is None:
-        raise BadInput(
-            f"{job.method} prunes the backbone on its own task, but {BACKBONE_TASK} is not packed in {job.data}"
-        )
-    split = open_split(job.data, BACKBONE_TASK, "train")
-    if split.classes != backbone.classes:
-        raise BadInput(f"{backbone.path} tells {backbone.classes} classes apart, but the data has {split.classes}")
-    network = copy.deepcopy(backbone.network)
-    network.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    adapter = attach(network, method=method.first(recipe.first_prune), head=HEAD, norm="trained")
-    adapter.add_task(BACKBONE_TASK, head=copy.deepcopy(network.fc))
-    training = replace(make_training(bench, adapter, split=split), stop=stop)
-    total = training.plan.epochs * training.plan.steps
-    history = replace(
-        training,
-        checkpoints=Checkpoints(folder.checkpoints),
-        on_step=lambda step: on_step(step / total),
-        on_save=lambda step: watch.note(step / total),
-        on_epoch=folder.write_metrics,
-    ).run()
-    source = {"made": "pruned", "share": recipe.first_prune, "backbone": backbone.sha256, "loss": history[-1]["loss"]}
-    pruned = cast(WideResNet, adapter.merged(BACKBONE_TASK)).cpu().eval()
-    path = folder.root / BACKBONE_FILE
-    save_backbone(path, pruned, mean=backbone.mean, std=backbone.std, source=source, replace=True)
-
-
-def make_training(bench: Bench, adapter: Adapter, *, split: PackedSplit) -> Training:
-    """The loop over imagenet12's train part, by the recipe's fields for it."""
-    job, recipe, backbone = bench.job, bench.job.recipe, bench.backbone
+    job, recipe, method = bench.job, bench.job.recipe, method_of(bench.job)
+    if not isinstance(bench, OwnTask) or not isinstance(recipe, SequenceRecipe) or not isinstance(method, Prunes):
+        raise BadInput(f"{job.benchmark} cannot prune its backbone, which {job.method} needs")
     slower = None if recipe.norm_lr is None else recipe.norm_lr * recipe.first_lr_factor
-    plain = replace(bench, job=replace(job, recipe=replace(recipe, head_lr_factor=1.0, norm_lr=slower)))  # an old head
-
-    def batches(epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        augmentation = Augmentation(size=recipe.size, view="crop", flip=recipe.flip)
-        for batch in training_batches(
-            split, augmentation=augmentation, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, start=start
-        ):
-            pixels = normalise(batch.pixels.to(job.device), mean=backbone.mean, std=backbone.std)
-            yield pixels, batch.labels.to(job.device)
-
-    return Training(
-        adapter=adapter,
-        optimizer=plain.make_optimizer(adapter, rate=recipe.lr * recipe.first_lr_factor),
-        batches=batches,
-        loss=cross_entropy,
-        plan=Plan(
-            epochs=recipe.first_epochs,
-            steps=epoch_length(len(split), batch_size=recipe.batch_size),
-            schedule=recipe.schedule,
-            decay_after=0.5,  # 5 of 10 epochs
-            decay_factor=recipe.decay_factor,
+    old_head = replace(recipe, head_lr_factor=1.0, norm_lr=slower)  # it is trained on, like everything else
+    own = bench.open_own_task(old_head)
+    network = own.build_network(None)
+    network.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    adapter = attach(network, method=method.first(recipe.first_prune), head=own.head, norm="trained")
+    adapter.add_task(own.job.task, head=own.make_head(network))
+    plan = replace(
+        make_plan(recipe, epochs=recipe.first_epochs, steps=steps_of(own, "trial")),
+        decay_after=DECAY_AFTER,
+        decay_again=None,
+    )
+    total = plan.epochs * plan.steps
+    history = Training(
+        learner=TaskLearner(
+            adapter=adapter,
+            optimizer=make_optimizer(old_head, adapter, rate=recipe.lr * recipe.first_lr_factor),
+            criterion=own.loss,
             precision=recipe.precision,
         ),
+        batches=lambda epoch, start: own.batches("trial", epoch, start),
+        plan=plan,
         seed=recipe.seed,
+        checkpoints=Checkpoints(making.folder.checkpoints),
+        stop=making.stop,
         allow_other_environment=job.allow_other_environment,
-    )
+        on_step=lambda step: making.on_step(step / total),
+        on_save=lambda step: making.watch.note(step / total),
+        on_epoch=making.folder.write_metrics,
+    ).run()
+    source = {"made": "pruned", "share": recipe.first_prune, "backbone": bench.backbone, "loss": history[-1]["loss"]}
+    pruned = adapter.merged(cast(str, adapter.current)).cpu().eval()
+    bench.save_network(making.folder.root / NETWORK_FILE, pruned, source)

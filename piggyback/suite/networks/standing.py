@@ -1,64 +1,119 @@
-"""Networks that a method stands on in the backbone's place: made once, before any task's run.
+"""Networks that a method is built on in the backbone's place: made once, before any task's run.
 
-A folder each under ``<out>/grounds``: the network as a backbone file, written last, and for joint training what each
-task adds to it.
+A folder each under ``<out>/grounds``: the network as a file of the backbone's kind, written last, and for joint
+training what each task adds to it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from decathlon.bench import BACKBONE_FILE, Bench, Job, ground_folder, ground_key, open_bench
-from decathlon.options import GroundOptions
-from decathlon.packed import read_manifest
 from piggyback.device import pick_device
+from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import write_bytes
+from piggyback.suite.bench import Bench, Job, OwnTask, benchmark_of, method_of, open_bench
+from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.first_pruning import prune_backbone
 from piggyback.suite.networks.joint import PAYLOADS, train_jointly
-from piggyback.suite.training.run_folder import RunFolder, StopFlag, Watch, conduct, open_run, stop_on_signal
+from piggyback.suite.networks.work import NETWORK_FILE, Making
+from piggyback.suite.options import GroundOptions
+from piggyback.suite.ordering import sequence_of
+from piggyback.suite.recipe import Recipe, SequenceRecipe, run_id, settings_of
+from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
+from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
+
+GROUNDS: Final = "grounds"  # folder, beside that of the runs
 
 
-def make_ground(
+def key_of_standing(bench: Bench) -> dict[str, Any]:
+    """What identifies the network that the bench's method is built on."""
+    job, recipe = bench.job, bench.job.recipe
+    if method_of(job).stands_on == "pruned":
+        if isinstance(recipe, SequenceRecipe):
+            recipe = replace(recipe, order=())  # the same network for every order
+        own = open_own_task(bench, recipe)
+        data = {own.job.task: own.data}
+    else:
+        tasks = sequence_of(benchmark_of(bench), recipe)
+        data = {task: open_bench(replace(job, task=task, folder=None)).data for task in tasks}
+    return {"method": job.method, "recipe": settings_of(recipe), "data": data, "backbone": bench.backbone}
+
+
+def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
+    """The backbone's own task.
+
+    Raises:
+        BadInput: the benchmark does not have it, or its pictures are not there.
+    """
+    if not isinstance(bench, OwnTask):
+        raise BadInput(f"{bench.job.benchmark} has no pictures of the backbone's own, and {bench.job.method} needs them")
+    return bench.open_own_task(recipe)
+
+
+def standing_folder(bench: Bench) -> Path:
+    """Where the network that the bench's method is built on is made."""
+    job = bench.job
+    return job.out / GROUNDS / f"{job.method}-seed{job.recipe.seed}-{run_id(key_of_standing(bench))}"
+
+
+def find_standing(bench: Bench) -> Path | None:
+    """The network file that the bench's method is built on; None for the backbone itself.
+
+    Raises:
+        BadInput: it is not made yet.
+    """
+    job = bench.job
+    if method_of(job).stands_on == "backbone":
+        return None
+    path = standing_folder(bench) / NETWORK_FILE
+    if not path.exists():
+        raise BadInput(f"{job.method} is built on {path}, which is not there: `piggyback {job.benchmark} ground`")
+    return path
+
+
+def make_standing(
     bench: Bench,
     *,
     root: Path | None = None,
     stop: StopFlag | None = None,
     on_step: Callable[[float], None] = lambda share: None,
 ) -> RunFolder | None:
-    """Make the network that the bench's method stands on, or go on with it, or find it done.
+    """Make the network that the bench's method is built on, or go on with it, or find it done.
 
     Args:
         bench: of any of the method's tasks.
         root: its folder; where the runs look for it when not given.
         stop: asks for a checkpoint and an end.
-        on_step: told the share that is done.
+        on_step: called with the fraction completed.
 
     Returns:
-        Its folder; None where the method stands on the backbone itself.
+        Its folder; None where the method is built on the backbone itself.
 
     Raises:
         BadInput: what it is trained on is missing, or another process is at work on it.
         Diverged: the loss is not finite.
         Requeue: a stop was asked for.
     """
-    if bench.method.stands_on == "backbone":
+    method = method_of(bench.job)
+    if method.stands_on == "backbone":
         return None
-    key = asdict(ground_key(bench))
+    key = key_of_standing(bench)
     if bench.job.ground is not None:
-        copy_ground(bench.job.ground, root=ground_folder(bench), key=key)
-    folder = open_run(root or ground_folder(bench), key=key)
-    make = prune_backbone if bench.method.stands_on == "pruned" else train_jointly
+        copy_standing(bench.job.ground, root=standing_folder(bench), key=key, noun=bench.job.benchmark)
+    folder = open_run(root or standing_folder(bench), key=key)
+    make = prune_backbone if method.stands_on == "pruned" else train_jointly
 
     def do(watch: Watch) -> None:
-        make(bench, folder=folder, watch=watch, stop=stop, on_step=on_step)
+        make(bench, Making(folder=folder, watch=watch, stop=stop, on_step=on_step))
 
-    conduct(folder, do, proof=folder.root / BACKBONE_FILE)
+    conduct(folder, do, proof=folder.root / NETWORK_FILE)
     return folder
 
 
-def copy_ground(source: Path, *, root: Path, key: Mapping[str, object]) -> None:
+def copy_standing(source: Path, *, root: Path, key: Mapping[str, object], noun: str) -> None:
     """Copy a network that was made elsewhere, unless it is there, so that the folder of the runs is whole by itself.
 
     Several processes may do so at once: each file is written whole, and the network last.
@@ -66,22 +121,23 @@ def copy_ground(source: Path, *, root: Path, key: Mapping[str, object]) -> None:
     Raises:
         BadInput: it is not finished, or was made by another recipe or of other data.
     """
-    if (root / BACKBONE_FILE).exists():
+    if (root / NETWORK_FILE).exists():
         return
-    if not (source / BACKBONE_FILE).exists() or not RunFolder(source).key.exists():
-        raise BadInput(f"{source} has no finished network: `piggyback decathlon ground --folder {source}` makes it")
+    if not (source / NETWORK_FILE).exists() or not RunFolder(source).key.exists():
+        raise BadInput(f"{source} has no finished network: `piggyback {noun} ground --folder {source}` makes it")
     open_run(source, key=key)
     others = [path for pattern in ("*.json", "*.jsonl", f"{PAYLOADS}/*.safetensors") for path in source.glob(pattern)]
-    for path in (*others, source / BACKBONE_FILE):
+    for path in (*others, source / NETWORK_FILE):
         write_bytes(root / path.relative_to(source), path.read_bytes())
 
 
-def run(options: GroundOptions) -> int:
-    """``piggyback decathlon ground``."""
-    recipe = options.settings
-    packed = (task for task in recipe.sequence if read_manifest(options.data, task) is not None)
-    job = Job(
-        task=next(packed, recipe.sequence[0]),  # any: a joint training looks for all of them itself
+def run(benchmark: Benchmark, options: GroundOptions[Any]) -> int:
+    """``piggyback <benchmark> ground``."""
+    recipe, method = options.settings, named_method(options.method)
+    tasks = [task for task in sequence_of(benchmark, recipe) if task != benchmark.backbone_task]
+    first = Job(
+        benchmark=benchmark.name,
+        task=tasks[0],
         method=options.method,
         recipe=recipe,
         data=options.data,
@@ -90,16 +146,31 @@ def run(options: GroundOptions) -> int:
         device=pick_device(options.device),
         allow_other_environment=options.allow_other_environment,
     )
-    bench = open_bench(job)
+    bench = open_any(first, tasks=tasks)
     with stop_on_signal() as stop, console.progress_bar() as bar:
-        shown = bar.add_task(f"the network of {job.method}", total=1.0)
-        folder = make_ground(
+        shown = bar.add_task(f"the network of {options.method}", total=1.0)
+        folder = make_standing(
             bench, root=options.folder, stop=stop, on_step=lambda share: bar.update(shown, completed=share)
         )
-    made = None if folder is None else str(folder.root / BACKBONE_FILE)
+    made = None if folder is None else str(folder.root / NETWORK_FILE)
     if options.json:
-        console.print_json({"method": job.method, "file": made})
+        console.print_json({"method": method.name, "file": made})
         return 0
-    text = f"{job.method} stands on the backbone itself: nothing to make" if made is None else f"done: {made}"
+    text = f"{method.name} is built on the backbone itself: nothing to make" if made is None else f"done: {made}"
     console.out.print(text, markup=False, soft_wrap=True)
     return 0
+
+
+def open_any(job: Job, *, tasks: list[str]) -> Bench:
+    """The bench of the first task whose data are there: a joint training looks for all of them itself.
+
+    Raises:
+        BadInput: none can be opened; the message is the first one's.
+    """
+    faults = []
+    for task in tasks:
+        try:
+            return open_bench(replace(job, task=task))
+        except BadInput as fault:
+            faults.append(fault)
+    raise faults[0]

@@ -1,11 +1,15 @@
-"""The training loop: epochs of steps, checkpoints at step boundaries, and nothing about any benchmark."""
+"""The training loop: epochs of steps, checkpoints at step boundaries, and nothing about any benchmark.
+
+Everything that is trained here goes through it: tasks on an adapter, several tasks jointly, backbones.  What is trained
+is a `Learner`; the loop owns learning rates, random numbers, checkpoints, stops and records.
+"""
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,20 +19,46 @@ from piggyback.device import autocast
 from piggyback.optimizer import AdapterOptimizer
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.suite.training.run_folder import Checkpoints, Environment, StopFlag
+from piggyback.suite.training.checkpoints import Checkpoints, Environment, StopFlag
+from piggyback.suite.training.processes import Place
 
-Batches = Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]  # of (epoch, first batch): inputs and targets
 Record = dict[str, Any]  # what is known of an epoch, as JSON
+Pair = tuple[Tensor, Tensor]  # inputs and targets, on the network's device
+Batches = Callable[[int, int], Iterator[Any]]  # of (epoch, first batch)
 CHECKPOINT: Final = {  # what one holds
-    *("task", "optimizer", "rng", "cuda_rng", "environment"),
+    *("learner", "optimizer", "rng", "cuda_rng", "environment"),
     *("epoch", "step", "total", "seconds", "history"),
 }
-LOOK_EVERY = 50  # steps between checks that the loss is finite; each waits for the device
+LOOK_EVERY: Final = 50  # steps between checks that the loss is finite; each waits for the device
+AGREE_EVERY: Final = 20  # steps after which several processes ask each other whether to stop
+
+
+class Schedule(Protocol):
+    """How long a training is, and how learning rates fall."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of each."""
+
+    @property
+    def accumulate(self) -> int:
+        """Batches whose mean gradient makes one step."""
+
+    @property
+    def checkpoint_s(self) -> float:
+        """Seconds between checkpoints."""
+
+    def decay(self, step: int) -> float:
+        """What learning rates are multiplied with in a step, counted from 0 through all epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long, and how learning rates fall.
+    """A schedule by shares of all steps.
 
     Attributes:
         epochs: passes over the data.
@@ -38,7 +68,6 @@ class Plan:
         decay_after: share of all steps at full learning rate.
         decay_again: share of all steps after which learning rates fall once more; None: they do not.
         decay_factor: what learning rates are multiplied with each time.
-        precision: of forward and backward, as in `device.autocast`.
         checkpoint_s: seconds between checkpoints.
     """
 
@@ -49,7 +78,6 @@ class Plan:
     decay_after: float = 0.75
     decay_again: float | None = None
     decay_factor: float = 0.1
-    precision: str = "auto"
     checkpoint_s: float = 120.0
 
     def decay(self, step: int) -> float:
@@ -61,6 +89,84 @@ class Plan:
         return math.prod(self.decay_factor for mark in marks if step >= round(mark * total))
 
 
+class Learner(Protocol):
+    """What a loop trains."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What moves the parameters."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def update(self) -> str:
+        """Form of the mask update, as in `Environment`."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what has a loss of its own; one empty name where there is one."""
+
+    def begin(self) -> None:
+        """Called before each epoch, and when one is resumed: set training mode."""
+
+    def loss(self, batch: Any) -> tuple[int, Tensor]:
+        """Forward: the part that the batch is of, and its mean loss."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint needs beside the optimizer's state; all processes are asked."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave; the optimizer's state is loaded afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskLearner:
+    """The current task of an adapter.
+
+    Attributes:
+        adapter: showing the task.
+        optimizer: the task's.
+        criterion: the loss of outputs and targets, a mean over the batch.
+        precision: of the forward pass, as in `piggyback.device.autocast`.
+    """
+
+    adapter: Adapter
+    optimizer: AdapterOptimizer
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    precision: str = "auto"
+    parts: tuple[str, ...] = ("",)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.adapter.network.parameters()).device
+
+    @property
+    def update(self) -> str:
+        """As the optimizer does it."""
+        return self.optimizer.update_form()
+
+    def begin(self) -> None:
+        """Training mode, but for fixed norm layers."""
+        self.adapter.train()
+
+    def loss(self, batch: Pair) -> tuple[int, Tensor]:
+        """The criterion of the network's outputs."""
+        inputs, targets = batch
+        with autocast(self.device, precision=self.precision):
+            return 0, self.criterion(self.adapter.network(inputs), targets)
+
+    def state(self) -> dict[str, Any]:
+        """The task's own tensors."""
+        return dict(self.adapter.training_state(self.optimizer.task_name))
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.adapter.load_training_state(self.optimizer.task_name, state)
+
+
 @dataclass(kw_only=True)
 class Progress:
     """How far a training is; changes with every step.
@@ -68,7 +174,7 @@ class Progress:
     Attributes:
         epoch: the one under way, from 0.
         step: steps done in it.
-        total: sum of their losses, a float64 scalar on the device: reading it would make the device wait.
+        total: sums of their losses by part, float64 on the device: reading them would make the device wait.
         seconds: that earlier processes spent in the epoch.
         history: records of the epochs before.
         saved: when the last checkpoint was written, by the monotonic clock.
@@ -84,53 +190,53 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A task to be trained on an adapter: what is fixed about it; `run` keeps what changes to itself.
+    """What is to be trained, and for how long: all that is fixed; `run` keeps what changes to itself.
 
     Attributes:
-        adapter: showing the task.
-        optimizer: the task's.
-        batches: of an epoch from a given batch on, on the network's device.
-        loss: of outputs and targets, a mean over the batch.
+        learner: what is trained.
+        batches: of an epoch from a given batch on.
         plan: how long.
         seed: of torch's random numbers at the start.
         checkpoints: where to; without them a training starts again after a break.
         stop: asks for a checkpoint and an end.
+        place: this process among those that train together; None: it is alone.
         allow_other_environment: continue a checkpoint although its bits cannot be kept.
-        on_step: told after each step how many are done, of all epochs.
-        on_epoch: told after each epoch the records so far; may add to the last one, such as an accuracy on
+        on_step: called after each step with how many are done, of all epochs.
+        on_epoch: called after each epoch with the records so far; may add to the last one, such as an accuracy on
             val, and may leave the network in evaluation mode.
-        on_save: told after each checkpoint how many steps are in it, of all epochs.
+        on_save: called after each checkpoint with how many steps are in it, of all epochs.
     """
 
-    adapter: Adapter
-    optimizer: AdapterOptimizer
+    learner: Learner
     batches: Batches
-    loss: Callable[[Tensor, Tensor], Tensor]
-    plan: Plan
+    plan: Schedule
     seed: int = 0
     checkpoints: Checkpoints | None = None
     stop: StopFlag | None = None
+    place: Place | None = None
     allow_other_environment: bool = False
     on_step: Callable[[int], None] = lambda step: None
     on_epoch: Callable[[list[Record]], None] = lambda history: None
     on_save: Callable[[int], None] = lambda step: None
 
     @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.adapter.network.parameters()).device
-
-    @property
     def environment(self) -> Environment:
         """What the bits depend on, compared with that of a checkpoint."""
-        return Environment.here(self.device, update=self.optimizer.update_form())
+        world = 1 if self.place is None else self.place.world
+        return Environment.here(self.learner.device, update=self.learner.update, processes=world)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process takes part."""
+        return self.place is None or self.place.world == 1
 
     def run(self) -> list[Record]:
         """Train to the end, from the newest checkpoint when there is one.
 
         Returns:
             One record per epoch: ``epoch`` (from 1), ``loss`` (mean over its steps), ``lr`` (of the
-            optimizer's first group in the last step), ``seconds``.
+            optimizer's first group in the last step), ``seconds``; with several parts also ``losses``, the sums by
+            part.
 
         Raises:
             Diverged: the loss is not finite.
@@ -138,63 +244,97 @@ class Training:
             BadInput: the checkpoint comes from an environment in which the same bits are not promised.
         """
         torch.manual_seed(self.seed)
-        if self.device.type == "cuda":
+        if self.learner.device.type == "cuda":
             torch.backends.cudnn.deterministic = True
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        rates = [float(group["lr"]) for group in self.learner.optimizer.param_groups]
         progress = self._resume()
         while progress.epoch < self.plan.epochs:
             begun = time.monotonic() - progress.seconds
             self._train_epoch(progress, rates=rates, begun=begun)
-            progress.history.append(
-                {
-                    "epoch": progress.epoch + 1,
-                    "loss": float(progress.total) / progress.step,
-                    "lr": float(self.optimizer.param_groups[0]["lr"]),
-                    "seconds": round(time.monotonic() - begun, 3),
-                }
-            )
+            progress.history.append(self._record(progress, begun=begun))
             self.on_epoch(progress.history)
             progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
             progress.total = torch.zeros_like(progress.total)
         return progress.history
 
+    def _record(self, progress: Progress, *, begun: float) -> Record:
+        total = self._mean(progress.total)
+        losses = {} if len(self.learner.parts) == 1 else {"losses": total.tolist()}
+        return {
+            "epoch": progress.epoch + 1,
+            "loss": float(total.sum()) / progress.step,
+            "lr": float(self.learner.optimizer.param_groups[0]["lr"]),
+            "seconds": round(time.monotonic() - begun, 3),
+            **losses,
+        }
+
     def _train_epoch(self, progress: Progress, *, rates: list[float], begun: float) -> None:
         """The rest of the epoch, with the optimizer's base `rates`; without a break it would have begun at `begun`."""
-        network, plan, device = self.adapter.network, self.plan, self.device
-        self.adapter.train()
+        learner, plan, optimizer = self.learner, self.plan, self.learner.optimizer
+        learner.begin()
         batches = self.batches(progress.epoch, progress.step * plan.accumulate)
-        while parts := list(itertools.islice(batches, plan.accumulate)):
-            for inputs, targets in parts:
-                with autocast(device, precision=plan.precision):
-                    loss = self.loss(network(inputs), targets) / len(parts)
+        while group_of := list(itertools.islice(batches, plan.accumulate)):
+            for batch in group_of:
+                part, mean = learner.loss(batch)
+                loss = mean / len(group_of)
                 loss.backward()  # type: ignore[no-untyped-call]
-                progress.total = progress.total + loss.detach().double()
+                progress.total[part] += loss.detach().double()
             decay = plan.decay(progress.epoch * plan.steps + progress.step)
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             progress.step += 1
             self.on_step(progress.epoch * plan.steps + progress.step)
-            if progress.step % LOOK_EVERY == 0:
-                refuse_non_finite(progress)
-            stop = self.stop is not None and self.stop.requested
-            if stop or time.monotonic() - progress.saved > plan.checkpoint_s:
-                progress.seconds = time.monotonic() - begun
-                self._save(progress)
-            if stop:
-                raise Requeue
-        refuse_non_finite(progress)
+            self._look(progress, begun=begun)
+        self._refuse_non_finite(progress)
+
+    def _look(self, progress: Progress, *, begun: float) -> None:
+        """After a step: is the loss finite, is a checkpoint due, is a stop asked for?"""
+        every = LOOK_EVERY if self.is_alone else AGREE_EVERY
+        if progress.step % every == 0:
+            self._refuse_non_finite(progress)
+        elif not self.is_alone:
+            return
+        stop = self.stop is not None and self.stop.requested
+        due = time.monotonic() - progress.saved > self.plan.checkpoint_s
+        if not self.is_alone:  # all of them, or none
+            asked = torch.tensor([stop, due], dtype=torch.float64, device=self.learner.device)
+            stop, due = (value > 0 for value in self._mean(asked).tolist())
+        if stop or due:
+            progress.seconds = time.monotonic() - begun
+            self._save(progress)
+        if stop:
+            raise Requeue
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean of the processes' values: the values themselves where it is alone."""
+        if self.place is None or self.place.world == 1:
+            return values
+        return self.place.sum(values.clone()) / self.place.world
+
+    def _refuse_non_finite(self, progress: Progress) -> None:
+        total = self._mean(progress.total)
+        if torch.isfinite(total).all():
+            return
+        part = int((~torch.isfinite(total)).nonzero()[0])
+        of = f" of {self.learner.parts[part]}" if self.learner.parts[part] else ""
+        raise Diverged(
+            f"the loss{of} is not finite any more at epoch {progress.epoch + 1}, step {progress.step}: "
+            "lower the learning rate"
+        )
 
     def _resume(self) -> Progress:
         """Where the newest checkpoint is, or the start."""
-        device = self.device
+        device = self.learner.device
         found = self.checkpoints.load() if self.checkpoints is not None else None
+        if self.place is not None:
+            self.place.wait()  # until all have read what the first process replaces
         if found is not None and found.keys() != CHECKPOINT:
             notice("note: the checkpoint is of another version of this program, so the training starts again")
             found = None
         if found is None:
-            total = torch.zeros((), dtype=torch.float64, device=device)
+            total = torch.zeros(len(self.learner.parts), dtype=torch.float64, device=device)
             return Progress(epoch=0, step=0, total=total, seconds=0.0, history=[])
         differences = self.environment.differences(found["environment"])
         if differences and not self.allow_other_environment:
@@ -202,46 +342,40 @@ class Training:
                 f"the checkpoint comes from another environment, so the same bits cannot be promised: "
                 f"{'; '.join(differences)}. Continue all the same with --allow-other-environment."
             )
-        self.adapter.load_training_state(self.optimizer.task_name, found["task"])
-        self.optimizer.load_state_dict(found["optimizer"])
+        self.learner.load(found["learner"])
+        self.learner.optimizer.load_state_dict(found["optimizer"])
         torch.set_rng_state(found["rng"])
         if found["cuda_rng"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(found["cuda_rng"], device)
         return Progress(
             epoch=found["epoch"],
             step=found["step"],
-            total=found["total"].to(device),
+            total=found["total"][0 if self.place is None else self.place.rank].to(device),
             seconds=found["seconds"],
             history=found["history"],
         )
 
     def _save(self, progress: Progress) -> None:
-        """Write a checkpoint, if there is a place for it."""
+        """Write a checkpoint, if there is a place for it; the first process does, for all."""
+        progress.saved = time.monotonic()
         if self.checkpoints is None:
             return
-        device = self.device
-        state = {
-            "task": self.adapter.training_state(self.optimizer.task_name),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "total": progress.total.cpu(),
-            "seconds": progress.seconds,
-            "history": progress.history,
-            "environment": dict(vars(self.environment)),
-        }
+        device, learner = self.learner.device, self.learner.state()
+        totals = [progress.total] if self.place is None else self.place.gather(progress.total)
         step = progress.epoch * self.plan.steps + progress.step
-        self.checkpoints.save(state, step=step)
-        progress.saved = time.monotonic()
+        if self.place is None or self.place.rank == 0:
+            state = {
+                "learner": learner,
+                "optimizer": self.learner.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "total": torch.stack(totals).cpu(),
+                "seconds": progress.seconds,
+                "history": progress.history,
+                "environment": dict(vars(self.environment)),
+            }
+            self.checkpoints.save(state, step=step)
+            progress.saved = time.monotonic()
         self.on_save(step)
-
-
-def refuse_non_finite(progress: Progress) -> None:
-    """Raise Diverged when the sum of losses is not finite."""
-    if not torch.isfinite(progress.total):
-        raise Diverged(
-            f"the loss is not finite any more at epoch {progress.epoch + 1}, step {progress.step}: "
-            "lower the learning rate"
-        )

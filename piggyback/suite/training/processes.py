@@ -15,8 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from piggyback.device import pick_device
-from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.training.run_folder import StopFlag
+from piggyback.shell.errors import BadInput
 
 VARIABLES: Final = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -28,6 +27,25 @@ class Place:
     rank: int
     world: int
     device: torch.device
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of the processes' values, in place; the same bits everywhere."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """The values of all processes, in their order; of one shape."""
+        if self.world == 1:
+            return [values]
+        found = [torch.empty_like(values) for _ in range(self.world)]
+        dist.all_gather(found, values.contiguous())
+        return found
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.world > 1:
+            dist.barrier()
 
 
 @contextmanager
@@ -60,7 +78,7 @@ def join_processes(device: str | None) -> Iterator[Place]:
 
 
 def int_variable(name: str, *, default: int) -> int:
-    """A number from the environment.
+    """A whole number from the environment.
 
     Raises:
         BadInput: it is none.
@@ -71,32 +89,10 @@ def int_variable(name: str, *, default: int) -> int:
     return int(text)
 
 
-def sum_over(value: Tensor, *, place: Place) -> Tensor:
-    """The sum of the processes' values, in place; the same bits everywhere."""
-    if place.world > 1:
-        dist.all_reduce(value)
-    return value
-
-
 def average_statistics(network: nn.Module, *, place: Place) -> None:
     """Give batch norm in every process the mean of all processes' running statistics."""
     if place.world == 1:
         return
     for buffer in network.buffers():
         if buffer.is_floating_point():
-            sum_over(buffer, place=place).div_(place.world)
-
-
-def agree(total: Tensor, *, place: Place, stop: StopFlag | None) -> float:
-    """The mean of the processes' values.
-
-    What is raised after it, is raised in all of them at the same step, so that none waits for the others.
-
-    Raises:
-        Requeue: one of them was asked to stop.
-    """
-    asked = torch.tensor(float(stop is not None and stop.requested), dtype=total.dtype, device=total.device)
-    both = sum_over(torch.stack([total, asked]), place=place)
-    if both[1].item() > 0:
-        raise Requeue
-    return both[0].item() / place.world
+            place.sum(buffer).div_(place.world)

@@ -3,9 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
-
-from torch import Tensor
+from typing import Any, cast
 
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, one_line
@@ -88,7 +86,7 @@ def cut_batches(batches: Batches, *, epoch: int, total: int) -> Batches:
         total: how many the short training takes.
     """
 
-    def cut(_: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def cut(_: int, start: int) -> Iterator[Any]:
         first, skipped = divmod(start, epoch)
         epochs = (batches(number, skipped if number == first else 0) for number in itertools.count(first))
         return itertools.islice(itertools.chain.from_iterable(epochs), total - start)

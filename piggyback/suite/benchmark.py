@@ -1,0 +1,180 @@
+"""The contract of a benchmark: what is learned and how it is judged, as data that loads no torch.
+
+A package offers a benchmark by an entry point of the group ``piggyback.benchmarks`` that names a `Benchmark`.  From it
+the suite makes the verbs, plans sweeps and runs the demo.  What needs torch stands behind `Benchmark.opener`; its
+contract is `piggyback.suite.bench.Bench`.  ``docs/adding-a-benchmark.md`` walks through a small one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any, Final
+
+from piggyback.shell.cli import Command, load
+from piggyback.shell.errors import BadInput, UnknownName
+from piggyback.suite.recipe import Recipe
+
+GROUP: Final = "piggyback.benchmarks"
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number that runs measure, a fraction in [0, 1]; more is better.
+
+    Attributes:
+        name: in results.
+        title: for tables.
+    """
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """Options that a benchmark adds to verbs of the suite: per verb, a frozen dataclass whose fields become flags."""
+
+    train: type[Any] | None = None
+    run: type[Any] | None = None
+    evaluate: type[Any] | None = None
+    report: type[Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a sweep comes by data and backbone; each word list is of the console command.
+
+    Attributes:
+        draw: the verb that draws a small release, below the folder that ``--out`` names; None: there is none.
+        drawn_proof: file that it writes last, from that folder.
+        drawn_release: folder below it that is prepared; empty where it is that folder itself.
+        drawn_backbone: backbone file that it makes, from that folder; None: the sweep's file must name one.
+        prepare: the verb that packs ``--source`` into ``--out``; None: data are always given.
+        presets: recipes by which a backbone can be trained, ``module:name``; None: it is always given.
+        pretrain: the verb that does it, with ``--data`` and ``--out``.
+    """
+
+    draw: tuple[str, ...] | None = None
+    drawn_proof: str = ""
+    drawn_release: str = ""
+    drawn_backbone: str | None = None
+    prepare: tuple[str, ...] | None = None
+    presets: str | None = None
+    pretrain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What a benchmark gives to the suite.
+
+    Attributes:
+        name: the noun of its verbs, and in results.
+        title: for headings.
+        recipes: by name; all of one class, `Recipe` or made from it.
+        descriptions: a line for each.
+        default_recipe: used when none is named.
+        opener: ``module:function`` from a `Job` to a `Bench`.
+        metrics: shown in reports; by the first, rates and epochs are chosen.
+        trial_metric: what the first is called where it is measured on val, in trials and histories.
+        tasks: names, in order.  With a single one the verbs have no ``--task``.
+        backbone_task: the task that the backbone was trained on, where the benchmark has it too.
+        version: of the tasks as results record it; another number says that results cannot be compared.
+        counted: how many tasks the parameter ratio counts beside the backbone's own.
+        without: methods that mean nothing here, and why.
+        own: options of its own for the suite's verbs.
+        evaluate: ``module:function`` for a finished run (`piggyback.suite.evaluate.Finished`); the suite's own
+            measures val again.
+        begin: ``module:function``, called with all jobs before any is trained, and with
+            `strict`, whether the folder must have been begun with the same; raises what would keep them from it.
+        detail: ``module:function`` that shows a finished run (`piggyback.suite.results.FinishedRun`) after ``train``
+            with `bool` json, and gives more for that document; the suite's own shows its metrics.
+        report: ``module:function`` that tells what runs gave (`piggyback.suite.report.Request`).
+        splits: ``module:function`` from a recipe to the words that ``prepare`` gets for it.
+        run_label: ``module:function`` from task and recipe to the first word of a run's folder; the task's name
+            when None.
+        source: how sweeps come by data and backbone.
+        verbs: its own.
+        demo: ``module:function``, called with a folder; None: it has no part in the demo.
+    """
+
+    name: str
+    title: str
+    recipes: Mapping[str, Recipe]
+    descriptions: Mapping[str, str]
+    opener: str
+    metrics: tuple[Metric, ...]
+    tasks: tuple[str, ...]
+    default_recipe: str = "paper"
+    trial_metric: str = "val_accuracy"
+    backbone_task: str | None = None
+    version: int = 1
+    counted: int = 1
+    without: Mapping[str, str] = NOTHING
+    own: Own = field(default_factory=Own)
+    evaluate: str = "piggyback.suite.evaluate:measure_again"
+    begin: str | None = None
+    detail: str | None = None
+    report: str = "piggyback.suite.report:tell"
+    splits: str | None = None
+    run_label: str | None = None
+    source: Source = field(default_factory=Source)
+    verbs: tuple[Command, ...] = ()
+    demo: str | None = None
+
+    @property
+    def recipe_class(self) -> type[Recipe]:
+        """The class of all its recipes."""
+        return type(self.recipes[self.default_recipe])
+
+    @property
+    def several(self) -> bool:
+        """Whether it has more than one task to train."""
+        return len(self.tasks) > 1
+
+    def find_task(self, name: str) -> str:
+        """The name itself, where it is a task's.
+
+        Raises:
+            UnknownName: naming the nearest one.
+        """
+        known = (*self.tasks, *(() if self.backbone_task is None else (self.backbone_task,)))
+        if name not in known:
+            raise UnknownName(name, known=known, kind="task")
+        return name
+
+    def label_of(self, task: str, recipe: Recipe) -> str:
+        """The first word of the folder of a run."""
+        return task if self.run_label is None else str(load(self.run_label)(task, recipe))
+
+    def refuse_method(self, name: str) -> None:
+        """Raise BadInput for a method that means nothing here."""
+        if name in self.without:
+            raise BadInput(f"{self.name} has no {name}: {self.without[name]}; take another method")
+
+    def plan(self, spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The runs of a part of a sweep; see `piggyback.suite.sweep`."""
+        planned: Sequence[Mapping[str, Any]] = load("piggyback.suite.sweep:plan")(self, spec)
+        return planned
+
+
+@cache
+def find_benchmark(name: str) -> Benchmark:
+    """The installed benchmark of that name.
+
+    Raises:
+        UnknownName: naming the nearest one.
+        BadInput: a package offers it that cannot be loaded, or that keeps no contract.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise UnknownName(name, known=points, kind="benchmark")
+    try:
+        found: object = points[name].load()
+    except Exception as fault:  # whatever somebody's package raises; reported, not swallowed
+        raise BadInput(f"benchmark {name!r} of {points[name].value} cannot be loaded: {fault}") from fault
+    if not isinstance(found, Benchmark) or found.name != name:
+        raise BadInput(f"{points[name].value} is no benchmark called {name!r}: see docs/adding-a-benchmark.md")
+    return found

@@ -1,0 +1,88 @@
+"""Finished runs in a folder."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from leaderboard.result import Result, ResultError, read_result
+from piggyback.shell.errors import BadInput, one_line
+from piggyback.suite.benchmark import Benchmark
+from piggyback.suite.training.run_folder import RunFolder
+
+ADDED: Final = {"lr_used", "lr_trials"}  # by a run to its recipe
+AGAIN: Final = "delete the file and the same run makes it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run folder with its result."""
+
+    folder: RunFolder
+    result: Result
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.result.seed or 0
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """What it was trained by, with what the run noted."""
+        return self.result.recipe or {}
+
+
+def load_result(path: Path) -> Result:
+    """Read a run's result.
+
+    Raises:
+        BadInput: it is missing, damaged, or says what cannot be.
+    """
+    try:
+        return read_result(path)
+    except ResultError as fault:
+        raise BadInput(f"{one_line(fault)}; {AGAIN}") from None
+
+
+@contextmanager
+def advise(folder: RunFolder) -> Iterator[None]:
+    """Ends a message about another file of a finished run with how to have it made again."""
+    try:
+        yield
+    except BadInput as fault:
+        raise BadInput(f"{fault}; delete {one_line(folder.result)} and the same run makes both again") from None
+
+
+def find_runs(
+    runs: Path, *, benchmark: Benchmark, method: str, seeds: Sequence[int] | None = None
+) -> dict[tuple[str, int], FinishedRun]:
+    """The finished runs of one method, by task and seed, in the order of tasks and then of seeds.
+
+    Args:
+        runs: the folder that ``--out`` named.
+        benchmark: two may share a folder.
+        method: its name.
+        seeds: of the runs; any when None.
+
+    Raises:
+        BadInput: there are several of one task and seed, of different recipes or data; or a result lacks something.
+    """
+    found: dict[tuple[str, int], FinishedRun] = {}
+    for path in sorted((runs / "runs").glob(f"*-{method}-seed*/result.json")):
+        result = load_result(path)
+        place = (result.task, result.seed or 0)
+        if (result.benchmark, result.method) != (benchmark.name, method) or (seeds is not None and place[1] not in seeds):
+            continue
+        lacks = {metric.name for metric in benchmark.metrics} - result.metrics.keys() | ADDED - (result.recipe or {}).keys()
+        if lacks:
+            raise BadInput(f"{one_line(path)} lacks {', '.join(sorted(lacks))}: {AGAIN}")
+        if place in found:
+            first, task = found[place].folder.root.name, f" of {result.task}" if benchmark.several else ""
+            raise BadInput(
+                f"{one_line(runs)} has two runs{task} with {method}, seed {place[1]}: {first} and {path.parent.name}; "
+                "keep each recipe's runs in a folder of its own"
+            )
+        found[place] = FinishedRun(folder=RunFolder(path.parent), result=result)
+    order = (*benchmark.tasks, *(() if benchmark.backbone_task is None else (benchmark.backbone_task,)))
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
