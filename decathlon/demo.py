@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from decathlon.challenge.collection import find_runs
 from decathlon.challenge.scoring import ScoreReport, score_file
-from decathlon.collection import find_runs
+from decathlon.challenge.summary import MethodSummary, percent, summarise
 from decathlon.drawn.release import Amounts, write_release
 from decathlon.release.labels import read_labels
-from decathlon.summary import MethodSummary, percent, summarise
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell.console import out, table
 from piggyback.suite.demo import announce, take_step

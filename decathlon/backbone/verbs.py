@@ -19,7 +19,7 @@ from piggyback.device import pick_device
 from piggyback.shell.console import notice, out, print_json, table
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import sha256_of
-from piggyback.suite.training.run_folder import stop_on_signal
+from piggyback.suite.training.checkpoints import stop_on_signal
 
 TOP: Final = 5
 
@@ -149,7 +149,7 @@ def run_train(options: TrainOptions) -> int:
     Raises:
         BadInput: the data are missing, or the folder is another run's.
         Diverged: the loss is not finite.
-        Requeue: SIGTERM or SIGUSR2 came; the same command continues after the last whole epoch.
+        Requeue: SIGTERM or SIGUSR2 came; the same command continues where it stopped.
     """
     train = open_split(options.data, BACKBONE_TASK, "train")
     val = open_split(options.data, BACKBONE_TASK, "val")

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from decathlon.challenge.collection import find_network, find_runs, predict_backbone_task, read_setup
 from decathlon.challenge.scoring import ScoreReport, TaskScore
-from decathlon.collection import find_network, find_runs, predict_backbone_task, read_setup
 from decathlon.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, TASK_VERSION
 from leaderboard.result import BACKBONE_METHOD, Code, Counts, Fingerprints, Result, write_result

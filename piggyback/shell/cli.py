@@ -8,7 +8,7 @@ does stands elsewhere and is imported when the verb runs, so that no ``--help`` 
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points, version
@@ -31,19 +31,20 @@ class Command:
     Attributes:
         name: the words to type after ``piggyback``, such as ``decathlon prepare``.
         summary: one line for the list of verbs.
-        options: ``module:class`` of a frozen dataclass; its fields become the flags, its docstring their help.
-        target: ``module:function``, called with an instance of `options`; returns an exit code.
+        options: ``module:class`` of a frozen dataclass, or a function that gives one; its fields become the flags,
+            its docstring their help.
+        target: ``module:function``, or the function, called with an instance of `options`; returns an exit code.
         examples: worked examples, shown under ``--help``.
-        defaults: ``module:function`` that makes, from the arguments as typed, an instance of `options` that
-            holds the defaults; for verbs whose defaults depend on a flag, such as ``--recipe``.
+        defaults: ``module:function``, or the function, that makes, from the arguments as typed, an instance of
+            `options` that holds the defaults; for verbs whose defaults depend on a flag, such as ``--recipe``.
     """
 
     name: str
     summary: str
-    options: str
-    target: str
+    options: str | Callable[[], Any]
+    target: str | Callable[[Any], int]
     examples: str = ""
-    defaults: str | None = None
+    defaults: str | Callable[[Sequence[str]], Any] | None = None
 
     @property
     def words(self) -> list[str]:
@@ -51,8 +52,10 @@ class Command:
         return self.name.split()
 
 
-def load(place: str) -> Any:
-    """What ``module:name`` stands for."""
+def load(place: str | Callable[..., Any]) -> Any:
+    """What ``module:name`` stands for; anything else itself."""
+    if not isinstance(place, str):
+        return place
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
@@ -114,9 +117,8 @@ def parse(command: Command, arguments: Sequence[str]) -> object:
         keywords["default"] = load(command.defaults)(arguments)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     prog = f"piggyback {command.name}"
-    return tyro.cli(
-        load(command.options), args=list(arguments), prog=prog, description=description, config=config, **keywords
-    )
+    options = load(command.options) if isinstance(command.options, str) else command.options()
+    return tyro.cli(options, args=list(arguments), prog=prog, description=description, config=config, **keywords)
 
 
 def dispatch(arguments: Sequence[str]) -> int:

@@ -130,12 +130,12 @@ class Bench(Protocol):
         """What identifies the run beside method and recipe: fingerprints of data and backbone, as JSON."""
 
     @property
-    def data(self) -> str:
-        """Fingerprint of the data, that of the pictures trained on first; others follow after a ``+``."""
+    def data_fingerprint(self) -> str:
+        """That of the pictures trained on first; others follow after a ``+``."""
 
     @property
-    def backbone(self) -> str:
-        """SHA-256 of the backbone file."""
+    def backbone_sha256(self) -> str:
+        """Of the backbone file; its id."""
 
     @property
     def head(self) -> str:

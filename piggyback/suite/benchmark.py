@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from types import MappingProxyType
 from typing import Any, Final
 
 from piggyback.shell.cli import Command, load
@@ -17,7 +16,6 @@ from piggyback.shell.errors import BadInput, UnknownName
 from piggyback.suite.recipe import Recipe
 
 GROUP: Final = "piggyback.benchmarks"
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +46,30 @@ class Source:
     """How a sweep comes by data and backbone; each word list is of the console command.
 
     Attributes:
-        draw: the verb that draws a small release, below the folder that ``--out`` names; None: there is none.
-        drawn_proof: file that it writes last, from that folder.
-        drawn_release: folder below it that is prepared; empty where it is that folder itself.
-        drawn_backbone: backbone file that it makes, from that folder; None: the sweep's file must name one.
         prepare: the verb that packs ``--source`` into ``--out``; None: data are always given.
+        prepare_words: ``module:function`` from a recipe to more words for it, flags and values in turn.
+        draw: the verb that draws a small release into ``--out``; None: there is none.
+        drawn: name of that folder in a sweep.
+        drawn_proof: file that it writes last, below that folder.
+        drawn_release: folder below it that is prepared; empty where it is that folder itself.
+        drawn_backbone: backbone file that it makes, below that folder; None: the sweep's file must name one.
         presets: recipes by which a backbone can be trained, ``module:name``; None: it is always given.
         pretrain: the verb that does it, with ``--data`` and ``--out``.
+        report_words: ``module:function`` from a recipe to more words for ``report``.
+        report_paths: fields of a sweep's file with paths that are handed to ``report``, by flags of their names.
     """
 
+    prepare: tuple[str, ...] | None = None
+    prepare_words: str | None = None
     draw: tuple[str, ...] | None = None
+    drawn: str = "drawn"
     drawn_proof: str = ""
     drawn_release: str = ""
     drawn_backbone: str | None = None
-    prepare: tuple[str, ...] | None = None
     presets: str | None = None
     pretrain: tuple[str, ...] = ()
+    report_words: str | None = None
+    report_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,6 @@ class Benchmark:
         detail: ``module:function`` that shows a finished run (`piggyback.suite.results.FinishedRun`) after ``train``
             with `bool` json, and gives more for that document; the suite's own shows its metrics.
         report: ``module:function`` that tells what runs gave (`piggyback.suite.report.Request`).
-        splits: ``module:function`` from a recipe to the words that ``prepare`` gets for it.
         run_label: ``module:function`` from task and recipe to the first word of a run's folder; the task's name
             when None.
         source: how sweeps come by data and backbone.
@@ -112,13 +117,12 @@ class Benchmark:
     backbone_task: str | None = None
     version: int = 1
     counted: int = 1
-    without: Mapping[str, str] = NOTHING
+    without: Mapping[str, str] = field(default_factory=dict)
     own: Own = field(default_factory=Own)
     evaluate: str = "piggyback.suite.evaluate:measure_again"
     begin: str | None = None
     detail: str | None = None
     report: str = "piggyback.suite.report:tell"
-    splits: str | None = None
     run_label: str | None = None
     source: Source = field(default_factory=Source)
     verbs: tuple[Command, ...] = ()

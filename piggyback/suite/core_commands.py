@@ -1,8 +1,9 @@
-"""The core's own verbs for the console command; texts only."""
+"""The verbs that the core offers to the console command: its own, and those of all benchmarks; texts only."""
 
 from typing import Final
 
 from piggyback.shell.cli import Command
+from piggyback.suite.verbs import offered_commands
 
 COMMANDS: Final = (
     Command(
@@ -29,4 +30,5 @@ COMMANDS: Final = (
             "  piggyback payload show dtd.safetensors svhn.safetensors --json"
         ),
     ),
+    *offered_commands(),
 )

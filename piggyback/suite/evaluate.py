@@ -62,8 +62,9 @@ def open_finished(benchmark: Benchmark, options: EvaluateOptions[Any]) -> Finish
     )
     bench = open_bench(job)
     trained_on = "" if result.fingerprints is None else result.fingerprints.data
-    if trained_on.partition("+")[0] != bench.data.partition("+")[0]:
-        raise BadInput(f"{one_line(options.data)} holds other pictures of {job.task} than those that {name} was trained on")
+    if trained_on.partition("+")[0] != bench.data_fingerprint.partition("+")[0]:
+        other = f"{one_line(options.data)} holds other pictures of {job.task}"
+        raise BadInput(f"{other} than those that {name} was trained on")
     adapter = attach_adapter(bench, network=find_standing(bench))
     with advise(folder):
         adapter.load(folder.payload, task="stored", head=bench.make_head(adapter.network))

@@ -138,7 +138,8 @@ def find_missing(request: Request) -> list[str]:
         joint = named_method(method).stands_on == "joint"  # only then the backbone's own task is one to train
         tasks = [task for task in request.tasks if joint or task != benchmark.backbone_task]
         lacking = [(task, seed) for seed in request.seeds for task in tasks if (task, seed) not in found]
-        missing += [f"{task} {method} seed {seed}" if benchmark.several else f"{method} seed {seed}" for task, seed in lacking]
+        names = {task: f"{task} " if benchmark.several else "" for task in tasks}
+        missing += [f"{names[task]}{method} seed {seed}" for task, seed in lacking]
     return missing
 
 

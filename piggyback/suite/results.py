@@ -72,9 +72,12 @@ def find_runs(
     for path in sorted((runs / "runs").glob(f"*-{method}-seed*/result.json")):
         result = load_result(path)
         place = (result.task, result.seed or 0)
-        if (result.benchmark, result.method) != (benchmark.name, method) or (seeds is not None and place[1] not in seeds):
+        if (result.benchmark, result.method) != (benchmark.name, method):
             continue
-        lacks = {metric.name for metric in benchmark.metrics} - result.metrics.keys() | ADDED - (result.recipe or {}).keys()
+        if seeds is not None and place[1] not in seeds:
+            continue
+        measured = {metric.name for metric in benchmark.metrics}
+        lacks = [*measured - result.metrics.keys(), *ADDED - (result.recipe or {}).keys()]
         if lacks:
             raise BadInput(f"{one_line(path)} lacks {', '.join(sorted(lacks))}: {AGAIN}")
         if place in found:
@@ -85,4 +88,5 @@ def find_runs(
             )
         found[place] = FinishedRun(folder=RunFolder(path.parent), result=result)
     order = (*benchmark.tasks, *(() if benchmark.backbone_task is None else (benchmark.backbone_task,)))
-    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
+    places = {task: place for place, task in enumerate(order)}
+    return dict(sorted(found.items(), key=lambda item: (places.get(item[0][0], len(places)), item[0][1])))

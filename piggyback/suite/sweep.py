@@ -1,189 +1,273 @@
-"""What the benchmarks' plans for sweeps share.
+"""A benchmark's part of a sweep: draw, prepare, backbone, every task with every method and seed, score.
 
-A benchmark offers ``plan(spec)`` by an entry point of the group ``piggyback.sweeps``.  The spec is its part of a
-sweep's file, with ``out``, the sweep's folder, and ``root``, from which relative paths count; the answer is a list of
-mappings with the fields that ``slurm.planned.PlannedRun`` documents.  Nothing here or in a plan loads torch.
+Fields of the spec: ``methods``, ``tasks`` (all when empty), ``seeds``, ``recipe``, ``settings``; ``data``, a prepared
+folder, or ``source``, what is prepared (``"drawn"`` draws a small release); ``backbone``, a file, or a table of
+settings, and the ``recipe`` that they change, to train one by; ``label``, to tell two parts of one sweep, which share
+data and backbone where both name the same.  A benchmark may know more (`Source.report_paths`).
+
+Methods that are built on a network of their own (`piggyback.methods.table`) have one run more for each seed, which
+makes it; tasks that follow one another wait for each other besides.  Two parts whose networks would be the same have
+one between them.  Nothing here loads torch.
 """
 
-import hashlib
-import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final
 
-from piggyback.methods.table import known_methods
-from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.suite.recipe import as_flags, change_recipe, find_recipe, read_recipe
+from piggyback.methods.table import follows, stands_on
+from piggyback.shell.cli import load
+from piggyback.shell.errors import BadInput
+from piggyback.suite.benchmark import Benchmark
+from piggyback.suite.ordering import recipe_for, task_before, tasks_of
+from piggyback.suite.recipe import Recipe, SequenceRecipe, as_flags, settings_of
+from piggyback.suite.sweep_inputs import Inputs, plan_inputs
+from piggyback.suite.sweep_spec import (
+    Planned,
+    planned_run,
+    refuse_empty,
+    refuse_unknown,
+    short_id,
+    take,
+    take_label,
+    take_methods,
+    take_place,
+    take_run_recipe,
+    take_seeds,
+)
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
-Planned = dict[str, Any]
-R = TypeVar("R", bound="DataclassInstance")
-V = TypeVar("V")
-LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-
-
-def take(spec: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, default: Any) -> Any:
-    """A field of a spec.
-
-    Raises:
-        BadInput: it is of another type, or missing where `default` is None.
-    """
-    value = spec.get(name, default)
-    if value is None:
-        raise BadInput(f"the sweep's file must give {name}")
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise BadInput(f"the sweep's {name} cannot be {value!r:.60}")
-    return value
-
-
-def refuse_unknown(spec: Mapping[str, Any], *, known: Sequence[str]) -> None:
-    """Raise BadInput for a field that no plan asks for: a typing error would pass unseen."""
-    unknown = sorted(spec.keys() - {*known, "name", "label", "out", "root"})
-    if unknown:
-        raise BadInput(f"the sweep has {unknown[0]!r}, which means nothing here; known: {', '.join(sorted(known))}")
-
-
-def take_label(spec: Mapping[str, Any], *, benchmark: str) -> str:
-    """What tells this part of a sweep from others of the same benchmark: names its folder and steps."""
-    label = str(take(spec, "label", str, default=benchmark))
-    if LABEL.fullmatch(label) is None:
-        raise BadInput(f"the sweep's label must be small letters, digits and dashes, not {label!r:.60}")
-    return label
+KNOWN: Final = ("methods", "seeds", "recipe", "settings", "data", "source", "backbone")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A file or folder that a spec names.
+class Batch:
+    """Runs of one recipe, which lie in one folder and are scored together.
 
     Attributes:
-        path: absolute.
-        identity: tells it from others, and is the same for a sweep that was copied with its file.
+        benchmark: whose runs they are.
+        label: of the part of the sweep.
+        score: name of the step that scores them, within the part.
+        start: name of the recipe that `recipe` changes.
+        recipe: of all runs, but for the seed.
+        methods, tasks, seeds: every one with every other.
+        inputs: data and backbone.
+        shared: folder of what several parts of the sweep may have in common.
+        out: folder of the part.
     """
 
-    path: Path
-    identity: str
+    benchmark: Benchmark
+    label: str
+    score: str
+    start: str
+    recipe: Recipe
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    inputs: Inputs
+    shared: Path
+    out: Path
+
+    @property
+    def recipe_id(self) -> tuple[Any, ...]:
+        """What tells the recipe from others, whatever the seed."""
+        return (settings_of(replace(self.recipe, seed=0)),)
+
+    @property
+    def place(self) -> Path:
+        """Folder of the runs."""
+        return self.out / f"recipe-{short_id(*self.recipe_id, self.inputs.identity)}"
+
+    def own_tasks(self, method: str) -> list[str]:
+        """The tasks to run with a method, in its order.
+
+        Raises:
+            BadInput: the method does not have one of them.
+        """
+        return tasks_of(self.benchmark, self.recipe, method=method, stands_on=stands_on(method), tasks=self.tasks)
+
+    def words_of(self, task: str) -> tuple[str, ...]:
+        """The task's name, where it tells runs apart."""
+        return (task,) if self.benchmark.several else ()
+
+    def name_of(self, task: str, *, method: str, seed: int) -> str:
+        """Id of a run, and name of its folder."""
+        recipe = settings_of(replace(self.recipe, seed=seed))
+        key = short_id(self.label, *self.words_of(task), method, recipe, self.inputs.identity)
+        return f"{self.benchmark.label_of(task, self.recipe)}-{method}-seed{seed}-{key}"
+
+    def flags_of(self, recipe: Recipe) -> list[str]:
+        """Arguments of the console command that name a recipe and change it, but for the seed."""
+        changed = {name: value for name, value in settings_of(recipe).items() if name != "seed"}
+        return ["--recipe", self.start, *as_flags(changed, start=self.benchmark.recipes[self.start])]
 
 
-def take_place(spec: Mapping[str, Any], name: str) -> Place:
-    """A path of a spec; a relative one counts from the spec's ``root``, or from here without one.
+def plan(benchmark: Benchmark, spec: Mapping[str, Any]) -> list[Planned]:
+    """What the spec would run.
 
     Raises:
-        BadInput: it is missing or no text.
+        BadInput, UnknownName: it has fields, tasks, methods, recipes or settings that there are not, or a method does
+            not have a task.
     """
-    text = str(take(spec, name, str, default=None))
-    path = os.path.abspath(os.path.join(str(spec.get("root", "")), text))
-    out = os.path.abspath(os.path.join(str(spec.get("root", "")), str(spec.get("out", ""))))
-    return Place(path=Path(path), identity=text if os.path.isabs(text) else os.path.relpath(path, out))
-
-
-def take_methods(spec: Mapping[str, Any]) -> list[str]:
-    """The methods of a spec, each once; ``piggyback`` when it names none.
-
-    Raises:
-        BadInput, UnknownName: there are no such methods.
-    """
-    methods = take(spec, "methods", list, default=["piggyback"])
-    known = known_methods()
+    own = benchmark.source.report_paths
+    refuse_unknown(spec, known=(*KNOWN, *(("tasks",) if benchmark.several else ()), *own))
+    label, sweep = take_label(spec, benchmark=benchmark.name), take_place(spec, "out").path
+    _, recipe = take_run_recipe(spec, recipes=benchmark.recipes, default=benchmark.default_recipe)
+    methods, seeds, tasks = take_methods(spec), take_seeds(spec), take_tasks(benchmark, spec)
     for method in methods:
-        if method not in known:
-            raise UnknownName(str(method), known=known, kind="method")
-    return refuse_empty(methods, name="methods")
+        benchmark.refuse_method(method)
+    paths = {name: take_place(spec, name).path for name in own if name in spec}
+    shared = sweep / benchmark.name
+    first = Batch(
+        benchmark=benchmark,
+        label=label,
+        score="score",
+        start=str(take(spec, "recipe", str, default=benchmark.default_recipe)),
+        recipe=recipe,
+        methods=tuple(methods),
+        tasks=tuple(tasks),
+        seeds=tuple(seeds),
+        inputs=plan_inputs(benchmark, spec, shared=shared, recipe=recipe),
+        shared=shared,
+        out=sweep / label,
+    )
+    batches = list(split_by_recipe(first))
+    runs = [list(plan_runs(batch)) for batch in batches]
+    scores = [plan_score(batch, of_batch, paths=paths) for batch, of_batch in zip(batches, runs, strict=True)]
+    return [*first.inputs.steps, *chain.from_iterable(runs), *scores]
 
 
-def take_seeds(spec: Mapping[str, Any]) -> list[int]:
-    """The seeds of a spec, each once; 0 when it names none.
+def split_by_recipe(batch: Batch) -> Iterator[Batch]:
+    """The batch, and behind it one of those methods whose recipe names the tasks that are run, where they are not all.
 
-    Raises:
-        BadInput: they are no seeds.
+    With other tasks these are other networks, and cannot be counted among the runs that there are; the other methods'
+    runs stay what they are when tasks are added.
     """
-    seeds = take(spec, "seeds", list, default=[0])
-    for seed in seeds:
-        if type(seed) is not int or not 0 <= seed < 1 << 63:
-            raise BadInput(f"the sweep's seeds must be whole numbers from 0, not {seed!r:.60}")
-    return refuse_empty(seeds, name="seeds")
-
-
-def refuse_empty(values: Sequence[V], *, name: str) -> list[V]:
-    """The values, each once.
-
-    Raises:
-        BadInput: there are none.
-    """
-    if not values:
-        raise BadInput(f"the sweep's {name} are empty: nothing would run")
-    return list(dict.fromkeys(values))
-
-
-def take_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R], default: str, place: str) -> tuple[list[str], R]:
-    """A recipe, and the flags of the console command that name and change it.
-
-    Args:
-        spec: ``recipe``, a name, and ``settings``.
-        recipes: by name.
-        default: name of the recipe where none is given.
-        place: what the settings are of, for messages.
-
-    Raises:
-        BadInput, UnknownName: there is no such recipe or setting.
-    """
-    name = str(take(spec, "recipe", str, default=default))
-    settings, base = dict(take(spec, "settings", dict, default={})), find_recipe(name, recipes=recipes)
-    for key, value in settings.items():
-        if type(getattr(base, key, None)) is int and isinstance(value, float):
-            raise BadInput(f"{place}: {key} must be a whole number, not {value!r}")
-    try:
-        recipe = change_recipe(base, settings, name=place)
-    except (TypeError, ValueError) as fault:  # of comparing a text in a list with a number, and such
-        raise BadInput(f"{place}: {fault}") from None
-    flags = ["--recipe", name, *as_flags(settings, start=base)]
-    return flags, read_recipe(asdict(recipe), kind=type(recipe), name=place)
-
-
-def take_run_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R]) -> tuple[list[str], R]:
-    """As `take_recipe`, for runs: their seeds stand beside the settings.
-
-    Raises:
-        BadInput, UnknownName: there is no such recipe or setting.
-    """
-    if "seed" in take(spec, "settings", dict, default={}):
-        raise BadInput("the sweep's settings have a seed: give seeds = [...] beside them instead")
-    return take_recipe(spec, recipes=recipes, default="paper", place="the sweep's settings")
-
-
-def short_id(*parts: object) -> str:
-    """Ten hexadecimal digits of everything that tells a run from others."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def planned_run(  # noqa: PLR0913 -- the fields of a planned run
-    run: str,
-    *,
-    title: str,
-    kind: str,
-    argv: Sequence[object],
-    folder: Path,
-    proof: Path | None = None,
-    needs: Sequence[str] = (),
-    after: str = "done",
-    cost: str = "",
-    inputs: Sequence[Path] = (),
-) -> Planned:
-    """One planned run."""
-    return {
-        "id": run,
-        "title": title,
-        "kind": kind,
-        "argv": [str(word) for word in argv],
-        "folder": str(folder),
-        "proof": None if proof is None else str(proof),
-        "needs": list(needs),
-        "after": after,
-        "cost": cost,
-        "inputs": [str(path) for path in inputs],
+    recipes = {
+        method: recipe_for(batch.benchmark, batch.recipe, stands_on=stands_on(method), tasks=batch.tasks)
+        for method in batch.methods
     }
+    for recipe in sorted(set(recipes.values()), key=lambda one: one != batch.recipe):
+        methods = tuple(name for name in batch.methods if recipes[name] == recipe)
+        score = batch.score if recipe == batch.recipe else f"{batch.score}-in-order"
+        yield replace(batch, recipe=recipe, methods=methods, score=score)
+
+
+def plan_runs(batch: Batch) -> Iterator[Planned]:
+    """Every task with every method and seed, each method's network before them.
+
+    Raises:
+        BadInput: a method does not have a task, or one builds on a task that is not run.
+    """
+    own = {method: batch.own_tasks(method) for method in batch.methods}
+    for method in batch.methods:
+        refuse_gaps(batch, method=method, tasks=own[method])
+    last = () if batch.benchmark.backbone_task is None else (batch.benchmark.backbone_task,)
+    for seed in batch.seeds:
+        built = (method for method in own if stands_on(method) != "backbone")
+        networks = {method: plan_network(batch, method=method, seed=seed) for method in built}
+        yield from networks.values()
+        for task in (*batch.tasks, *last):
+            for method in (name for name in own if task in own[name]):
+                yield plan_run(batch, task=task, method=method, seed=seed, network=networks.get(method))
+
+
+def refuse_gaps(batch: Batch, *, method: str, tasks: Sequence[str]) -> None:
+    """Raise BadInput where a task builds on one that is not run."""
+    if not follows(method):
+        return
+    for task in tasks:
+        before = task_before(batch.benchmark, batch.recipe, task=task)
+        if before is not None and before not in tasks:
+            raise BadInput(
+                f"{task} by {method} builds on {before}, which is not among the sweep's tasks: "
+                "add it to them, or take it out of the recipe's order"
+            )
+
+
+def plan_run(batch: Batch, *, task: str, method: str, seed: int, network: Planned | None) -> Planned:
+    """One task with one method and seed."""
+    name, noun, words = batch.name_of(task, method=method, seed=seed), batch.benchmark.name, batch.words_of(task)
+    folder, needs = batch.place / "runs" / name, list(batch.inputs.needs)
+    argv = [noun, "train", *(("--task", *words) if words else ()), "--method", method, *batch.flags_of(batch.recipe)]
+    argv += ["--seed", str(seed), *batch.inputs.flags, "--out", str(batch.place), "--folder", str(folder)]
+    if network is not None:
+        argv += ["--ground", network["folder"]]
+        needs = [network["id"]]
+    before = task_before(batch.benchmark, batch.recipe, task=task) if follows(method) else None
+    if before is not None:
+        needs.append(batch.name_of(before, method=method, seed=seed))
+        argv += ["--after", str(batch.place / "runs" / needs[-1])]
+    return planned_run(
+        name,
+        title=" ".join((batch.label, *words, method, f"seed {seed}")),
+        kind="run",
+        argv=argv,
+        folder=folder,
+        proof=folder / "result.json",
+        needs=needs,
+        inputs=batch.inputs.given,
+        cost=" ".join((noun, *words, method, short_id(*batch.recipe_id))),
+    )
+
+
+def plan_network(batch: Batch, *, method: str, seed: int) -> Planned:
+    """The run that makes the network that a method is built on.
+
+    A pruned one is the same whatever the tasks and their order, so that parts with other orders share it.
+    """
+    recipe, inputs, noun = batch.recipe, batch.inputs, batch.benchmark.name
+    if stands_on(method) == "pruned" and isinstance(recipe, SequenceRecipe):
+        recipe = replace(recipe, order=())
+    key = short_id(method, settings_of(replace(recipe, seed=seed)), inputs.identity)
+    name = f"{method}-seed{seed}-{key}"
+    folder = batch.shared / "grounds" / name
+    argv = [noun, "ground", "--method", method, *batch.flags_of(recipe), "--seed", str(seed)]
+    argv += [*inputs.flags, "--out", str(batch.shared), "--folder", str(folder)]
+    return planned_run(
+        f"{noun}-ground-{name}",
+        title=f"{noun} ground {method} seed {seed}",
+        kind="run",
+        argv=argv,
+        folder=folder,
+        proof=folder / "backbone.safetensors",  # written last
+        needs=inputs.needs,
+        inputs=inputs.given,
+    )
+
+
+def plan_score(batch: Batch, runs: Sequence[Planned], *, paths: Mapping[str, Path]) -> Planned:
+    """The step that scores a batch's runs, after any ending of theirs."""
+    benchmark, inputs = batch.benchmark, batch.inputs
+    argv = [benchmark.name, "report", "--runs", str(batch.place), "--data", str(inputs.data)]
+    if benchmark.source.report_words is not None:
+        argv += load(benchmark.source.report_words)(batch.recipe)
+    argv += ["--methods", ",".join(batch.methods)]
+    if benchmark.several:
+        own = chain.from_iterable(batch.own_tasks(method) for method in batch.methods)
+        argv += ["--tasks", ",".join(dict.fromkeys((*batch.tasks, *own)))]
+    argv += ["--seeds", ",".join(map(str, batch.seeds))]
+    argv += [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    return planned_run(
+        f"{batch.label}-{batch.score}",
+        title=f"{batch.label} {batch.score}",
+        kind="score",
+        argv=argv,
+        folder=batch.out / batch.score,
+        needs=[run["id"] for run in runs],
+        inputs=[*(path for path in inputs.given if path == inputs.data), *paths.values()],
+        after="ended",
+    )
+
+
+def take_tasks(benchmark: Benchmark, spec: Mapping[str, Any]) -> list[str]:
+    """The tasks of a spec, each once; all that are trained when it names none.
+
+    Raises:
+        BadInput, UnknownName: there are no such tasks, or one is the backbone's own.
+    """
+    tasks = [benchmark.find_task(str(name)) for name in take(spec, "tasks", list, default=[])]
+    if benchmark.backbone_task in tasks:
+        own = benchmark.backbone_task
+        raise BadInput(f"{own} is the backbone's own task and not trained: leave it out of tasks")
+    return refuse_empty(tasks or list(benchmark.tasks), name="tasks")

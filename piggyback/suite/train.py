@@ -326,7 +326,7 @@ def make_result(work: Work, trained: Trained, measured: Measured) -> Result:
         device=describe_device(job.device),
         wall_s=round(work.watch.seconds, 1),
         fingerprints=Fingerprints(
-            data=bench.data, backbone=bench.backbone, predictions=sha256_of(measured.evidence)
+            data=bench.data_fingerprint, backbone=bench.backbone_sha256, predictions=sha256_of(measured.evidence)
         ),
     )
 

@@ -60,6 +60,7 @@ def prune_backbone(bench: Bench, making: Making) -> None:
         on_save=lambda step: making.watch.note(step / total),
         on_epoch=making.folder.write_metrics,
     ).run()
-    source = {"made": "pruned", "share": recipe.first_prune, "backbone": bench.backbone, "loss": history[-1]["loss"]}
+    made = {"made": "pruned", "share": recipe.first_prune}
+    source = {**made, "backbone": bench.backbone_sha256, "loss": history[-1]["loss"]}
     pruned = adapter.merged(cast(str, adapter.current)).cpu().eval()
     bench.save_network(making.folder.root / NETWORK_FILE, pruned, source)

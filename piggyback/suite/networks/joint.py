@@ -258,7 +258,7 @@ def write_outcome(
     source: Mapping[str, Any] = {
         "made": first.job.method,
         "tasks": [member.bench.job.task for member in members],
-        "backbone": first.backbone,
+        "backbone": first.backbone_sha256,
     }
     first.save_network(root / NETWORK_FILE, shared.eval(), source)
 

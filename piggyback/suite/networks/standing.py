@@ -35,11 +35,11 @@ def key_of_standing(bench: Bench) -> dict[str, Any]:
         if isinstance(recipe, SequenceRecipe):
             recipe = replace(recipe, order=())  # the same network for every order
         own = open_own_task(bench, recipe)
-        data = {own.job.task: own.data}
+        data = {own.job.task: own.data_fingerprint}
     else:
         tasks = sequence_of(benchmark_of(bench), recipe)
-        data = {task: open_bench(replace(job, task=task, folder=None)).data for task in tasks}
-    return {"method": job.method, "recipe": settings_of(recipe), "data": data, "backbone": bench.backbone}
+        data = {task: open_bench(replace(job, task=task, folder=None)).data_fingerprint for task in tasks}
+    return {"method": job.method, "recipe": settings_of(recipe), "data": data, "backbone": bench.backbone_sha256}
 
 
 def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
@@ -49,7 +49,8 @@ def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
         BadInput: the benchmark does not have it, or its pictures are not there.
     """
     if not isinstance(bench, OwnTask):
-        raise BadInput(f"{bench.job.benchmark} has no pictures of the backbone's own, and {bench.job.method} needs them")
+        job = bench.job
+        raise BadInput(f"{job.benchmark} has no pictures of the backbone's own, and {job.method} needs them")
     return bench.open_own_task(recipe)
 
 

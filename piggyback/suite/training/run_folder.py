@@ -1,24 +1,18 @@
 """Run folders: what a training leaves on the disk, and how it goes on after a break."""
 
-import hashlib
-import io
 import json
 import os
-import platform
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
-from piggyback.device import describe_device
-from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, NotTrainable, Requeue
 from piggyback.shell.files import hold, read_json, write_bytes, write_json
 from piggyback.suite.training.checkpoints import Checkpoints

@@ -18,7 +18,8 @@ from rich.progress import Progress, TaskID
 from piggyback.shell.cli import DONE, FAILED, REQUEUE
 from piggyback.shell.console import notice, progress_bar
 from piggyback.shell.errors import BadInput, PiggybackError, Requeue, refusal
-from piggyback.suite.training.run_folder import RunFolder, StopFlag
+from piggyback.suite.training.checkpoints import StopFlag
+from piggyback.suite.training.run_folder import RunFolder
 
 POLL_S: Final = 0.2
 

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 from decathlon.challenge.scoring import ScoreReport
-from decathlon.collection import FinishedRun
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell import console
+from piggyback.suite.report import BITS_PER_MB, trial_text
+from piggyback.suite.results import FinishedRun
 
-BITS_PER_MB = 8e6
+METRIC: Final = "val_accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +142,17 @@ def print_trials(summaries: Sequence[MethodSummary], *, tasks: Sequence[str]) ->
     rows: list[tuple[str, ...]] = []
     for task in tasks:
         lines = [summary.tasks.get(task) for summary in summaries]
-        rows.append(
-            (task, *("  ".join(trial_text(t, used=line.rate) for t in line.trials) if line else "-" for line in lines))
+        tried = (
+            [trial_text(t, used=line.rate, metric=METRIC) for t in line.trials] if line else ["-"] for line in lines
         )
+        rows.append((task, *("  ".join(texts) for texts in tried)))
     title = "learning rates tried: percent right on val after a short training, * used"
     console.table(title, "task", *(summary.method for summary in summaries), rows=rows)
 
 
-def trial_text(trial: Mapping[str, Any], *, used: float) -> str:
-    """One learning rate tried: its value, a star when it was used, and percent right on val."""
-    accuracy = "diverged" if trial["val_accuracy"] is None else percent(trial["val_accuracy"])
-    return f"{trial['lr']:g}{'*' if trial['lr'] == used else ''} {accuracy}"
+def trials_text(line: TaskLine) -> str:
+    """All rates tried of one task and method."""
+    return "  ".join(trial_text(trial, used=line.rate, metric=METRIC) for trial in line.trials)
 
 
 def print_distances(summaries: Sequence[MethodSummary]) -> None:

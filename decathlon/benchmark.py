@@ -1,10 +1,14 @@
-"""The Decathlon's verbs for the console command; texts only."""
+"""The Visual Decathlon for the suite: data and texts only; nothing here is heavy."""
 
 from typing import Final
 
+from decathlon.options import OwnEvaluate, OwnReport
+from decathlon.recipes import DESCRIPTIONS, RECIPES
+from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, TASK_VERSION
 from piggyback.shell.cli import Command
+from piggyback.suite.benchmark import Benchmark, Metric, Own, Source
 
-COMMANDS: Final = (
+VERBS: Final = (
     Command(
         name="decathlon fetch",
         summary="download the official archives, resumed after a break",
@@ -55,60 +59,10 @@ COMMANDS: Final = (
         ),
     ),
     Command(
-        name="decathlon train",
-        summary="train one task with one method",
-        options="decathlon.options:TrainOptions",
-        defaults="decathlon.options:train_defaults",
-        target="decathlon.training:run",
-        examples=(
-            "  piggyback decathlon train --task dtd --data data --backbone backbone.safetensors --out runs\n"
-            "  piggyback decathlon train --task svhn --method finetune --recipe mini --epochs 4 --seed 1 \\\n"
-            "      --data data --backbone backbone.safetensors --out runs"
-        ),
-    ),
-    Command(
-        name="decathlon ground",
-        summary="make the network that packnet, joint or series-joint stands on; train and run do it by themselves",
-        options="decathlon.options:GroundOptions",
-        defaults="decathlon.options:ground_defaults",
-        target="piggyback.suite.networks.standing:run",
-        examples=(
-            "  piggyback decathlon ground --method packnet --recipe packnet --data data \\\n"
-            "      --backbone backbone.safetensors --out runs"
-        ),
-    ),
-    Command(
-        name="decathlon evaluate",
-        summary="accuracy of a finished run's payload on val, or on test with labels",
-        options="decathlon.options:EvaluateOptions",
-        target="decathlon.evaluation:run",
-        examples="  piggyback decathlon evaluate --run runs/runs/dtd-piggyback-seed0-0123456789 --data data \\\n"
-        "      --backbone backbone.safetensors",
-    ),
-    Command(
-        name="decathlon run",
-        summary="train all tasks with one or more methods, and print the final table",
-        options="decathlon.options:RunOptions",
-        defaults="decathlon.options:run_defaults",
-        target="decathlon.runs:run",
-        examples=(
-            "  piggyback decathlon run --data data --backbone backbone.safetensors --out runs\n"
-            "  piggyback decathlon run --data data --backbone backbone.safetensors --recipe mini \\\n"
-            "      --methods piggyback,feature,finetune --out runs"
-        ),
-    ),
-    Command(
-        name="decathlon report",
-        summary="score the finished runs of a folder and say what is missing",
-        options="decathlon.options:ReportOptions",
-        target="decathlon.runs:run_report",
-        examples="  piggyback decathlon report --runs runs --data data --methods piggyback,feature --seeds 0,1,2",
-    ),
-    Command(
         name="decathlon submit",
         summary="collect a method's predictions into the challenge's results.json and zip",
         options="decathlon.options:SubmitOptions",
-        target="decathlon.collection:run",
+        target="decathlon.challenge.collection:run",
         examples="  piggyback decathlon submit --runs runs --method piggyback --out results.json",
     ),
     Command(
@@ -131,4 +85,32 @@ COMMANDS: Final = (
             "      --backbone backbone.safetensors --out dtd.safetensors"
         ),
     ),
+)
+
+BENCHMARK: Final = Benchmark(
+    name="decathlon",
+    title="Visual Decathlon",
+    recipes=RECIPES,
+    descriptions=DESCRIPTIONS,
+    opener="decathlon.bench:open_bench",
+    metrics=(Metric(name="accuracy", title="accuracy"),),
+    tasks=MASKED_TASKS,
+    backbone_task=BACKBONE_TASK,
+    version=TASK_VERSION,
+    counted=len(MASKED_TASKS),
+    own=Own(run=OwnReport, evaluate=OwnEvaluate, report=OwnReport),
+    begin="decathlon.challenge.collection:begin",
+    evaluate="decathlon.evaluation:measure",
+    report="decathlon.challenge.report:tell",
+    source=Source(
+        prepare=("decathlon", "prepare"),
+        draw=("decathlon", "draw"),
+        drawn="release",
+        drawn_proof="drawn.json",
+        presets="decathlon.backbone.pretraining_recipe:PRESETS",
+        pretrain=("decathlon", "backbone", "train"),
+        report_paths=("labels",),
+    ),
+    verbs=VERBS,
+    demo="decathlon.demo:run_demo",
 )

@@ -1,49 +1,36 @@
 """Finished runs in a folder, and the submissions made of them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from decathlon.backbone.backbone_file import predict
-from decathlon.bench import BACKBONE_FILE, GROUNDS, cached_backbone
+from decathlon.bench import cached_backbone
+from decathlon.benchmark import BENCHMARK
 from decathlon.challenge.submission import Predictions, check_complete, submission_entries, write_submission
-from decathlon.options import SubmitOptions
+from decathlon.options import OwnReport, SubmitOptions
 from decathlon.packed import open_split, read_manifest
+from decathlon.recipes import Recipe
 from decathlon.tasks import BACKBONE_TASK, TASKS
-from leaderboard.result import BACKBONE_METHOD, Result, ResultError, read_result
+from leaderboard.result import BACKBONE_METHOD
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import read_json, write_json
+from piggyback.suite import results
+from piggyback.suite.bench import Job, open_bench
+from piggyback.suite.networks.standing import GROUNDS
+from piggyback.suite.networks.work import NETWORK_FILE
+from piggyback.suite.results import FinishedRun
 from piggyback.suite.training.run_folder import RunFolder
 
 SETUP: Final = "setup.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedRun:
-    """A run folder with its result."""
-
-    folder: RunFolder
-    result: Result
-
-
-def load_result(path: Path) -> Result:
-    """Read a run's result.
-
-    Raises:
-        BadInput: it is missing, damaged, or says what cannot be.
-    """
-    try:
-        return read_result(path)
-    except ResultError as fault:  # leaderboard knows no error of ours
-        raise BadInput(f"{fault}; delete the file and the same run makes it anew") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,19 +88,36 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
     Raises:
         BadInput: a task has several, of different recipes.
     """
-    found: dict[str, FinishedRun] = {}
-    for path in sorted((runs / "runs").glob(f"*-{method}-seed{seed}-*/result.json")):
-        result = load_result(path)
-        if (result.benchmark, result.method) != ("decathlon", method):  # two benchmarks may share a folder
-            continue
-        if result.task in found:
-            first = found[result.task].folder.root.name
-            raise BadInput(
-                f"{runs} has two runs of {result.task} with {method}, seed {seed}: {first} and {path.parent.name}; "
-                "keep each recipe's runs in a folder of its own"
-            )
-        found[result.task] = FinishedRun(folder=RunFolder(path.parent), result=result)
-    return found
+    found = results.find_runs(runs, benchmark=BENCHMARK, method=method, seeds=(seed,))
+    return {task: run for (task, _), run in found.items()}
+
+
+def begin(jobs: Sequence[Job], *, strict: bool) -> None:
+    """Find what keeps jobs of one folder from being trained, and note what they share.
+
+    Args:
+        jobs: of one data folder, one backbone and one size.
+        strict: whether the folder must have been begun with the same.
+
+    Raises:
+        BadInput: tasks are not packed, labels are missing, or the folder was begun with something else.
+    """
+    first, own = jobs[0], jobs[0].own
+    missing = [task for task in dict.fromkeys(job.task for job in jobs) if read_manifest(first.data, task) is None]
+    if len(missing) > 1:  # one alone has a message of its own
+        raise BadInput(
+            f"{', '.join(missing)} are not packed in {first.data}: run `piggyback decathlon prepare`, "
+            "or name others in --tasks"
+        )
+    if isinstance(own, OwnReport) and own.labels is not None and not own.labels.exists():  # opened at the end only
+        raise BadInput(f"there are no labels in {own.labels}; leave --labels out to have val accuracies only")
+    for job in jobs:
+        open_bench(job)
+    setup = Setup(data=first.data, backbone=first.backbone, size=cast(Recipe, first.recipe).size)
+    if strict:
+        write_setup(first.out, setup)
+    else:
+        note_setup(first.out, setup)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +177,7 @@ def find_network(runs: Path, setup: Setup, *, method: str, seed: int) -> Path | 
         return None
     if stands_on == "backbone":
         return setup.backbone
-    found = sorted((runs / GROUNDS).glob(f"{method}-seed{seed}-*/{BACKBONE_FILE}"))
+    found = sorted((runs / GROUNDS).glob(f"{method}-seed{seed}-*/{NETWORK_FILE}"))
     if len(found) > 1:
         raise BadInput(
             f"{runs / GROUNDS} has {len(found)} networks of {method} with seed {seed}, so it is open which one does "

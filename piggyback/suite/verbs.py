@@ -1,0 +1,138 @@
+"""The verbs that every benchmark gets: made from its contract, so that a new one needs none of its own.
+
+Imports nothing heavy: what a verb does is loaded when it runs, so that ``--help`` stays instant.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+import tyro
+
+from piggyback.shell.cli import Command, load
+from piggyback.suite.benchmark import GROUP, Benchmark, find_benchmark
+from piggyback.suite.options import (
+    EvaluateOptions,
+    GroundOptions,
+    Nothing,
+    ReportOptions,
+    RunOptions,
+    TasksReportOptions,
+    TasksRunOptions,
+    TaskTrainOptions,
+    TrainOptions,
+)
+from piggyback.suite.recipe import SequenceRecipe, recipe_named_in
+
+REQUIRED: Final = ("data", "backbone", "out", "task", "method", "run", "runs")
+
+
+def offered_commands() -> tuple[Command, ...]:
+    """The verbs of all installed benchmarks; one that cannot be loaded is named on standard error and left out."""
+    found: list[Command] = []
+    for point in entry_points(group=GROUP):
+        try:
+            found += make_commands(find_benchmark(point.name))
+        except Exception as fault:  # of somebody's package: the other verbs must go on working
+            sys.stderr.write(f"piggyback: note: {fault}\n")
+    return tuple(found)
+
+
+def make_commands(benchmark: Benchmark) -> list[Command]:
+    """The benchmark's own verbs and those that the suite makes for it."""
+    name, several = benchmark.name, benchmark.several
+    recipe, own = benchmark.recipe_class, benchmark.own
+    common = "--data data --backbone backbone.safetensors"
+    task = f"--task {benchmark.tasks[0]} " if several else ""
+    first = benchmark.label_of(benchmark.tasks[0], benchmark.recipes[benchmark.default_recipe])
+    everything = "train all tasks" if several else "train"
+    past = f"--run runs/runs/{first}-piggyback-seed0-0123456789"
+    train: Any = TaskTrainOptions if several else TrainOptions
+    run: Any = TasksRunOptions if several else RunOptions
+    report: Any = TasksReportOptions if several else ReportOptions
+    verb = partial(make_verb, benchmark)
+    made = [
+        verb(
+            "train",
+            "train one task with one method and measure it" if several else "train with one method and measure it",
+            options=train[recipe, own.train or Nothing],
+            target="piggyback.suite.train:run",
+            own=own.train,
+            examples=f"  piggyback {name} train {task}{common} --out runs\n"
+            f"  piggyback {name} train {task}--method finetune --epochs 4 --seed 1 \\\n      {common} --out runs",
+        ),
+        verb(
+            "run",
+            f"{everything} with one or more methods and seeds, and print the final tables",
+            options=run[recipe, own.run or Nothing],
+            target="piggyback.suite.runs:run",
+            own=own.run,
+            examples=f"  piggyback {name} run {common} --out runs\n"
+            f"  piggyback {name} run {common} --methods piggyback,feature,finetune \\\n      --seeds 0,1,2 --out runs",
+        ),
+        verb(
+            "report",
+            "tables of the finished runs of a folder, and what is missing",
+            options=report[own.report or Nothing],
+            target="piggyback.suite.runs:run_report",
+            own=own.report,
+            examples=f"  piggyback {name} report --runs runs --data data --methods piggyback,feature --seeds 0,1,2",
+        ),
+        verb(
+            "evaluate",
+            "a finished run's payload, measured again",
+            options=EvaluateOptions[own.evaluate or Nothing],  # type: ignore[misc]
+            target="piggyback.suite.evaluate:run",
+            own=own.evaluate,
+            examples=f"  piggyback {name} evaluate {past} \\\n      {common}",
+        ),
+    ]
+    if issubclass(recipe, SequenceRecipe):
+        made.append(
+            verb(
+                "ground",
+                "make the network that packnet, joint or series-joint is built on; train and run do it by themselves",
+                options=GroundOptions[recipe],  # type: ignore[valid-type]
+                target="piggyback.suite.networks.standing:run",
+                examples=f"  piggyback {name} ground --method packnet {common} --out runs",
+            )
+        )
+    return [*benchmark.verbs, *made]
+
+
+def make_verb(
+    benchmark: Benchmark, verb: str, summary: str, *, options: Any, target: str, examples: str, own: Any = None
+) -> Command:
+    """One verb; its function gets the benchmark and the options."""
+    return Command(
+        name=f"{benchmark.name} {verb}",
+        summary=summary,
+        options=lambda: options,
+        defaults=partial(make_defaults, benchmark, options, own or Nothing),
+        target=partial(start, target, benchmark),
+        examples=examples,
+    )
+
+
+def start(target: str, benchmark: Benchmark, options: object) -> int:
+    """Load what a verb does, and do it."""
+    do: Callable[[Benchmark, object], int] = load(target)
+    return do(benchmark, options)
+
+
+def make_defaults(benchmark: Benchmark, options: Any, own: type[Any], arguments: Sequence[str]) -> Any:
+    """Defaults under the recipe that the arguments name; what has no default stays required."""
+    kind = getattr(options, "__origin__", options)
+    names = kind.__dataclass_fields__
+    values: dict[str, Any] = {name: tyro.MISSING for name in REQUIRED if name in names}
+    if "method" in values and kind is not GroundOptions:
+        del values["method"]
+    if "settings" in names:
+        name = benchmark.default_recipe
+        values["settings"] = recipe_named_in(arguments, recipes=benchmark.recipes, default=name)
+        values["recipe"] = name
+    if "own" in names:
+        values["own"] = own()
+    return options(**values)
