@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 from piggyback.shell.console import out
 from piggyback.suite.demo import announce, take_step
-from segmentation.collection import find_runs
+from piggyback.suite.results import find_runs
+from segmentation.benchmark import BENCHMARK, TASK
 from segmentation.drawn.release import Amounts, write_release
 from segmentation.drawn.small_vgg import train_backbone
 
@@ -85,7 +86,9 @@ def run_scaled(root: Path, *, scale: Scale) -> dict[str, float]:
     train_backbone(folder.backbone, pictures=scale.pictures, epochs=scale.backbone_epochs)
     for title, arguments in plan_commands(folder, scale=scale):
         take_step(title, arguments, root=root)
-    found = {method: find_runs(folder.runs, method=method)[0] for method in METHODS}
+    found = {
+        method: find_runs(folder.runs, benchmark=BENCHMARK, method=method)[TASK, 0] for method in METHODS
+    }
     predictions = found["piggyback"].folder.root / "predictions" / "seg11valid"
     truth = folder.release / "VOCdevkit" / "VOC2012" / "SegmentationClass"
     take_step(

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from piggyback.device import autocast
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, Requeue, one_line
 from piggyback.shell.files import read_json, write_json
-from piggyback.suite.training.run_folder import StopFlag
+from piggyback.suite.training.checkpoints import StopFlag
 from segmentation.batches import scale_picture
-from segmentation.bench import Bench
 from segmentation.metric.confusion import Matrix, count_pairs
 from segmentation.packed import PackedSplit
 from segmentation.release.label_files import read_label_file, write_label_map
@@ -41,20 +40,36 @@ class Scored:
     pictures: int
 
 
-def predict_picture(bench: Bench, network: nn.Module, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """How pictures are brought to a network.
+
+    Attributes:
+        feed: the network's input from RGB pixels ``(n, h, w, 3)``, uint8, on the device.
+        size: longer side of what the network sees; 0 leaves pictures as they are.
+        device: where the network is.
+        precision: of the forward pass, as in `piggyback.device.autocast`.
+    """
+
+    feed: Callable[[Tensor], Tensor]
+    size: int
+    device: torch.device
+    precision: str
+
+
+def predict_picture(predictor: Predictor, network: nn.Module, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The most likely class of every pixel, uint8 (h, w), of a picture (h, w, 3); the network is in evaluation mode.
 
-    One picture at a time, unpadded, at the recipe's size; logits are scaled to the picture's own size before the
+    One picture at a time, unpadded, at the predictor's size; logits are scaled to the picture's own size before the
     best class is taken, so that label maps are never resized.
 
     Raises:
         Diverged: a logit is not finite.
     """
-    recipe, device = bench.job.recipe, bench.job.device
-    seen = scale_picture(picture, size=recipe.size)
-    with torch.inference_mode(), autocast(device, precision=recipe.precision):
-        pixels = torch.from_numpy(np.array(seen)).to(device)  # a copy: packed pictures cannot be written
-        logits = network(bench.backbone.feed(pixels[None]))
+    seen = scale_picture(picture, size=predictor.size)
+    with torch.inference_mode(), autocast(predictor.device, precision=predictor.precision):
+        pixels = torch.from_numpy(np.array(seen)).to(predictor.device)  # a copy: packed pictures cannot be written
+        logits = network(predictor.feed(pixels[None]))
         if seen.shape != picture.shape:
             logits = interpolate(logits.float(), size=picture.shape[:2], mode="bilinear", align_corners=False)
         if not torch.isfinite(logits).all():
@@ -63,12 +78,12 @@ def predict_picture(bench: Bench, network: nn.Module, picture: NDArray[np.uint8]
         return labels
 
 
-def count_places(bench: Bench, network: nn.Module, split: PackedSplit, places: Sequence[int]) -> Matrix:
+def count_places(predictor: Predictor, network: nn.Module, split: PackedSplit, places: Sequence[int]) -> Matrix:
     """Confusion over some pictures of a labelled split; nothing is kept."""
     network.eval()
     matrix = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for place in places:
-        matrix += count_place(split, place, predict_picture(bench, network, split.picture(place)))
+        matrix += count_place(split, place, predict_picture(predictor, network, split.picture(place)))
     return matrix
 
 
@@ -88,7 +103,7 @@ def count_place(split: PackedSplit, place: int, labels: NDArray[np.uint8]) -> Ma
 
 
 def predict_split(
-    bench: Bench,
+    predictor: Predictor,
     network: nn.Module,
     split: PackedSplit,
     *,
@@ -100,12 +115,12 @@ def predict_split(
     """Predict every picture of a split into a folder, or go on with it, and count against the truth.
 
     Args:
-        bench, network: the network shows the task.
+        predictor, network: the network shows the task.
         split: with or without label maps.
         folder: for the PNGs and for what they are of; PNGs of another `source` are removed first.
         source: what the predictions depend on, as JSON.
         stop: asks for an end after the picture under way.
-        on_picture: told how many are done.
+        on_picture: called with how many are done.
 
     Raises:
         BadInput: the folder holds something else.
@@ -114,7 +129,7 @@ def predict_split(
     claim(folder, source=source)
     network.eval()
     matrix = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    for place, labels in predictions(bench, network, split, folder=folder):
+    for place, labels in predictions(predictor, network, split, folder=folder):
         if split.labelled:
             matrix += count_place(split, place, labels)
         on_picture(place + 1)
@@ -124,14 +139,14 @@ def predict_split(
 
 
 def predictions(
-    bench: Bench, network: nn.Module, split: PackedSplit, *, folder: Path
+    predictor: Predictor, network: nn.Module, split: PackedSplit, *, folder: Path
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Each picture's place and label map: read where its PNG can be one of ours, else predicted."""
     for place, one in enumerate(split.ids):
         path, picture = folder / f"{one}.png", split.picture(place)
         labels = read_prediction(path, shape=picture.shape[:2])
         if labels is None:
-            labels = predict_picture(bench, network, picture)
+            labels = predict_picture(predictor, network, picture)
             write_label_map(path, labels)
         yield place, labels
 

@@ -18,7 +18,7 @@ from segmentation.backbone import load_backbone
 from segmentation.bench import HEAD
 from segmentation.fcn import VGG16, FCN32s, make_head
 from segmentation.options import SizesOptions
-from segmentation.recipes import Recipe
+from segmentation.recipes import FCNRecipe
 from segmentation.voc import CLASSES
 
 BYTES: Final = 4  # of a float32
@@ -64,7 +64,7 @@ def measure_sizes(network: FCN32s, head: nn.Module) -> Sizes:
     )
 
 
-def sizes_of(recipe: Recipe, network: FCN32s) -> Sizes:
+def sizes_of(recipe: FCNRecipe, network: FCN32s) -> Sizes:
     """What the recipe's task adds to a network."""
     with torch.device("meta"):
         head = make_head(network, classes=len(CLASSES), deconvolution=recipe.deconvolution)

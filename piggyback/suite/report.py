@@ -1,6 +1,6 @@
 """The final tables: numbers with their spread over seeds, learning rates tried, sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,6 +11,7 @@ import torch
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.suite.benchmark import Benchmark
+from piggyback.suite.recipe import Recipe
 from piggyback.suite.results import FinishedRun, find_runs
 
 BITS_PER_MB: Final = 8e6
@@ -28,7 +29,9 @@ class Request:
         device: where something has to be computed.
         json: whether nothing but the returned document is printed.
         verb: that asks: ``run`` after training, or ``report``.
+        recipe: of the runs, as far as it is known: of ``run``.
         own: the benchmark's own options for that verb.
+        keep: whether a finished run is one of those asked for.
     """
 
     benchmark: Benchmark
@@ -40,7 +43,9 @@ class Request:
     device: torch.device
     json: bool
     verb: Literal["run", "report"]
+    recipe: Recipe | None = None
     own: Any = None
+    keep: Callable[[FinishedRun], bool] = lambda run: True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +125,24 @@ def summarise(benchmark: Benchmark, runs: Sequence[FinishedRun]) -> Summary:
     )
 
 
+def find_all(request: Request, *, method: str | None = None) -> list[FinishedRun]:
+    """The finished runs asked for, of one method or of all."""
+    methods = request.methods if method is None else (method,)
+    found = (
+        run
+        for name in methods
+        for run in find_runs(request.out, benchmark=request.benchmark, method=name, seeds=request.seeds).values()
+    )
+    return [run for run in found if request.keep(run)]
+
+
 def gather(request: Request) -> list[Summary]:
     """A summary for each method and task that has finished runs."""
     found = []
     for method in request.methods:
-        runs = find_runs(request.out, benchmark=request.benchmark, method=method, seeds=request.seeds)
-        for task in dict.fromkeys(task for task, _ in runs):
-            found.append(summarise(request.benchmark, [run for place, run in runs.items() if place[0] == task]))
+        runs = find_all(request, method=method)
+        for task in dict.fromkeys(run.result.task for run in runs):
+            found.append(summarise(request.benchmark, [run for run in runs if run.result.task == task]))
     return found
 
 
@@ -134,11 +150,11 @@ def find_missing(request: Request) -> list[str]:
     """Titles of the runs that are not finished."""
     benchmark, missing = request.benchmark, []
     for method in request.methods:
-        found = find_runs(request.out, benchmark=benchmark, method=method, seeds=request.seeds)
+        found = {(run.result.task, run.seed) for run in find_all(request, method=method)}
         joint = named_method(method).stands_on == "joint"  # only then the backbone's own task is one to train
         tasks = [task for task in request.tasks if joint or task != benchmark.backbone_task]
-        lacking = [(task, seed) for seed in request.seeds for task in tasks if (task, seed) not in found]
         names = {task: f"{task} " if benchmark.several else "" for task in tasks}
+        lacking = [(task, seed) for seed in request.seeds for task in tasks if (task, seed) not in found]
         missing += [f"{names[task]}{method} seed {seed}" for task, seed in lacking]
     return missing
 

@@ -121,6 +121,7 @@ def run(benchmark: Benchmark, options: RunOptions[Any, Any]) -> int:
             device=jobs[0].device,
             json=options.json,
             verb="run",
+            recipe=options.settings,
             own=options.own,
         )
         document = load(benchmark.report)(request)

@@ -1,10 +1,15 @@
-"""The segmentation verbs for the console command; texts only."""
+"""FCN-32s on PASCAL VOC and SBD for the suite: data and texts only; nothing here is heavy."""
 
 from typing import Final
 
 from piggyback.shell.cli import Command
+from piggyback.suite.benchmark import Benchmark, Metric, Own, Source
+from segmentation.options import Overlap, OwnEvaluate, OwnReport, OwnRun
+from segmentation.recipes import DESCRIPTIONS, RECIPES, WITHOUT
 
-COMMANDS: Final = (
+TASK: Final = "pascal-voc"
+
+VERBS: Final = (
     Command(
         name="segmentation fetch",
         summary="download VOC and SBD, resumed after a break",
@@ -48,43 +53,6 @@ COMMANDS: Final = (
         examples="  piggyback segmentation sizes --deconvolution fixed",
     ),
     Command(
-        name="segmentation train",
-        summary="train with one method and evaluate",
-        options="segmentation.options:TrainOptions",
-        defaults="segmentation.options:train_defaults",
-        target="segmentation.training:run",
-        examples="  piggyback segmentation train --data data --backbone vgg16.safetensors --out runs",
-    ),
-    Command(
-        name="segmentation run",
-        summary="train with one or more methods and seeds, and print the final tables",
-        options="segmentation.options:RunOptions",
-        defaults="segmentation.options:run_defaults",
-        target="segmentation.runs:run",
-        examples=(
-            "  piggyback segmentation run --data data --backbone vgg16.safetensors --out runs\n"
-            "  piggyback segmentation run --data data --backbone vgg16.safetensors --recipe mini \\\n"
-            "      --methods piggyback,feature,finetune --seeds 0,1,2 --out runs"
-        ),
-    ),
-    Command(
-        name="segmentation report",
-        summary="tables of the finished runs of a folder, and what is missing",
-        options="segmentation.options:ReportOptions",
-        target="segmentation.runs:run_report",
-        examples="  piggyback segmentation report --runs runs --data data --methods piggyback,feature --seeds 0,1,2",
-    ),
-    Command(
-        name="segmentation evaluate",
-        summary="mean IoU of a finished run's payload, with predictions; resumed after a break",
-        options="segmentation.options:EvaluateOptions",
-        target="segmentation.evaluation:run",
-        examples=(
-            "  piggyback segmentation evaluate --run runs/runs/seg11valid-piggyback-seed0-0123456789 --data data \\\n"
-            "      --backbone vgg16.safetensors --split voc2012_val_minus_sbd --out scores"
-        ),
-    ),
-    Command(
         name="segmentation miou",
         summary="mean IoU of palette PNGs of any program",
         options="segmentation.options:MiouOptions",
@@ -111,4 +79,37 @@ COMMANDS: Final = (
         target="segmentation.voc_server.rle:run",
         examples="  piggyback segmentation rle --predictions scores/predictions --out predictions.json",
     ),
+)
+
+BENCHMARK: Final = Benchmark(
+    name="segmentation",
+    title="FCN-32s",
+    recipes=RECIPES,
+    descriptions=DESCRIPTIONS,
+    opener="segmentation.bench:open_bench",
+    metrics=(
+        Metric(name="mean_iou", title="mean IoU"),
+        Metric(name="pixel_accuracy", title="pixel acc"),
+        Metric(name="mean_accuracy", title="mean acc"),
+        Metric(name="frequency_weighted_iou", title="fw IoU"),
+    ),
+    trial_metric="held_out_mean_iou",
+    tasks=(TASK,),
+    without=WITHOUT,
+    own=Own(train=Overlap, run=OwnRun, evaluate=OwnEvaluate, report=OwnReport),
+    detail="segmentation.report:detail",
+    evaluate="segmentation.evaluation:measure",
+    report="segmentation.report:tell",
+    run_label="segmentation.recipes:label_run",
+    source=Source(
+        prepare=("segmentation", "prepare"),
+        prepare_words="segmentation.recipes:words_to_prepare",
+        draw=("segmentation", "draw"),
+        drawn_proof="backbone.safetensors",
+        drawn_release="release",
+        drawn_backbone="backbone.safetensors",
+        report_words="segmentation.recipes:words_to_report",
+    ),
+    verbs=VERBS,
+    demo="segmentation.demo:run_demo",
 )
