@@ -20,7 +20,8 @@ from leaderboard.result import BACKBONE_METHOD, Result, ResultError, read_result
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.run_folder import RunFolder
 
 SETUP: Final = "setup.json"

@@ -25,7 +25,8 @@ from decathlon.prediction import measure
 from piggyback.adapter import Adapter, attach
 from piggyback.device import autocast
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.loop import LOOK_EVERY, Plan, Record
 from piggyback.suite.rate_trials import choose_rate, cut_batches
 from piggyback.suite.run_folder import Checkpoints, Environment, RunFolder, StopFlag, Watch

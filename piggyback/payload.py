@@ -22,7 +22,8 @@ from piggyback.bits import Stream, decode, encode
 from piggyback.methods.contract import Method, StoresSome
 from piggyback.methods.registry import named_method
 from piggyback.shell.errors import BadInput, BadPayload, Diverged
-from piggyback.shell.files import parse_json, write_bytes
+from piggyback.shell.files import write_bytes
+from piggyback.shell.strict_json import parse_json
 from piggyback.task_state import Norm, TaskState
 
 if TYPE_CHECKING:
@@ -203,7 +204,10 @@ def check(data: bytes) -> dict[str, Any]:
         raise BadPayload("the file is truncated, or not a payload")
     try:
         outer = cast(dict[str, Any], parse_json(data[8 : 8 + length], name="the header"))
-        header = cast(dict[str, Any], parse_json(outer["__metadata__"][KEY].encode(), name="the header's metadata"))
+        header = cast(
+            dict[str, Any],
+            parse_json(outer["__metadata__"][KEY].encode(), name="the header's metadata", largest=1 << 64),
+        )
         digest = header["sha256"]
         version = header["format"]
         blanked = data[: 8 + length].replace(digest.encode(), BLANK.encode(), 1) + data[8 + length :]

@@ -1,8 +1,7 @@
 """``piggyback doctor``: is this machine fit, and what should be changed?
 
 A package offers checks by an entry point of the group ``piggyback.doctor``: a function without arguments
-that yields checks.  They need not be of the class `Check`, which a package that stands on nothing of ours
-cannot import; the same attributes do.
+that yields `Check`.
 """
 
 import os
@@ -11,59 +10,26 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, cast
 
+from piggyback.shell.checks import Check
 from piggyback.shell.console import out, print_json
-from piggyback.suite.core_options import DoctorOptions
-
-State = Literal["ok", "note", "broken"]
+from piggyback.shell.options import DoctorOptions
 
 GROUP: Final = "piggyback.doctor"
 GROUPS: Final = ("piggyback.commands", "piggyback.demo", GROUP, "piggyback.methods", "piggyback.sweeps")
 OLDEST_PYTHON: Final = (3, 11)
 OLDEST_TORCH: Final = (2, 10)
 LITTLE: Final = 2 << 30  # bytes of disk or memory under which even the demo may not fit
-MARKS: Final = {"ok": ("ok    ", "green"), "note": ("note  ", "yellow"), "broken": ("BROKEN", "red")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """What one look at the machine found.
-
-    Attributes:
-        name: what was looked at.
-        state: ``ok``; ``note``: it works, but could be better; ``broken``: something needed does not work.
-        found: in words.
-        advice: what to change; empty when nothing.
-    """
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-
-
-class Checked(Protocol):
-    """The attributes of a check, whoever's class it is."""
-
-    @property
-    def name(self) -> str:
-        """What was looked at."""
-
-    @property
-    def state(self) -> State:
-        """How it is."""
-
-    @property
-    def found(self) -> str:
-        """In words."""
-
-    @property
-    def advice(self) -> str:
-        """What to change."""
+MARKS: Final = {
+    "ok": ("ok    ", "green"),
+    "unknown": ("?     ", "yellow"),
+    "note": ("note  ", "yellow"),
+    "broken": ("BROKEN", "red"),
+}
 
 
 def run(options: DoctorOptions) -> int:
@@ -71,14 +37,13 @@ def run(options: DoctorOptions) -> int:
     found = list(all_checks(show=None if options.json else show))
     broken = [check.name for check in found if check.state == "broken"]
     if options.json:
-        checks = [{key: getattr(check, key) for key in ("name", "state", "found", "advice")} for check in found]
-        print_json({"ok": not broken, "checks": checks})
+        print_json({"ok": not broken, "checks": [asdict(check) for check in found]})
     else:
         out.print(f"broken: {', '.join(broken)}" if broken else "nothing needed is broken", markup=False)
     return 1 if broken else 0
 
 
-def show(check: Checked) -> None:
+def show(check: Check) -> None:
     """Print one check: a line, and one more where something should be changed."""
     text, style = MARKS[check.state]
     out.print(text, style=style, end=" ")
@@ -87,10 +52,10 @@ def show(check: Checked) -> None:
         out.print(f"       -> {check.advice}", markup=False, soft_wrap=True)
 
 
-def all_checks(*, show: Callable[[Checked], None] | None) -> Iterator[Checked]:
+def all_checks(*, show: Callable[[Check], None] | None) -> Iterator[Check]:
     """The checks of all packages; each is shown as soon as it is known, as some take seconds."""
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        for check in cast(Callable[[], Iterable[Checked]], point.load())():
+        for check in cast(Callable[[], Iterable[Check]], point.load())():
             if show is not None:
                 show(check)
             yield check

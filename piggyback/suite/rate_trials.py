@@ -9,7 +9,8 @@ from torch import Tensor
 
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, one_line
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.loop import Batches, Record
 
 

@@ -20,7 +20,9 @@ import torch
 from piggyback.device import describe_device
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, NotTrainable, Requeue
-from piggyback.shell.files import hold, read_json, write_bytes, write_json
+from piggyback.shell.files import write_bytes, write_json
+from piggyback.shell.lock import hold
+from piggyback.shell.strict_json import read_json
 
 State = Literal["running", "done", "failed", "requeue"]
 KEPT_CHECKPOINTS: Final = 2

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from piggyback.shell import doctor
-from piggyback.shell.doctor import Check
-from piggyback.suite.core_options import DoctorOptions
+from piggyback.shell.checks import Check
+from piggyback.shell.options import DoctorOptions
 from piggyback.update import MaskUpdate
 
 
@@ -21,7 +21,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_something_broken_is_exit_1_and_a_note_is_not(only: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     only.append(Check(name="a", state="ok", found="fine"))
-    only.append(SimpleNamespace(name="b", state="note", found="slow", advice="go faster"))  # a foreign class
+    only.append(Check(name="b", state="note", found="slow", advice="go faster"))
     assert doctor.run(DoctorOptions()) == 0
     assert "go faster" in capsys.readouterr().out
     only.append(Check(name="c", state="broken", found="gone", advice="get it"))
