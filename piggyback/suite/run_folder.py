@@ -320,7 +320,7 @@ def close_run(watch: Watch) -> None:
 def code_version() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code runs from, or was copied from, and whether it was changed; else Nones.
 
-    A copy that a sweep made has them in a file (`slurm.snapshots`).
+    A copy that a sweep made has them in a file (`slurm.sending.snapshots`).
     """
     here = Path(__file__).resolve().parents[2]
     if (here / "code.json").exists():

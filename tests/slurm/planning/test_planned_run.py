@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from slurm import planned
-from slurm.errors import SweepError
-from slurm.planned import PlannedRun, check_plan, plan_benchmark, read_planned
-from slurm.plans import plan
-from slurm.sweep_files import read_sweep
+from piggyback.shell.errors import SweepError
+from slurm.planning import planned_run
+from slurm.planning.planned_run import PlannedRun, check_plan, plan_benchmark, read_planned
+from slurm.planning.plans import plan
+from slurm.planning.sweep_files import read_sweep
 
 GOOD = {"id": "a", "title": "t", "kind": "run", "argv": ["x"], "folder": "f", "proof": None}
 
@@ -66,7 +66,7 @@ def test_benchmarks_that_are_not_there_or_refuse(monkeypatch: pytest.MonkeyPatch
         def load(self) -> Callable[[Mapping[str, Any]], list[Any]]:
             return refuse
 
-    monkeypatch.setattr(planned, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(planned_run, "entry_points", lambda group: [Point()])
     with pytest.raises(SweepError, match=r"no package plans sweeps of 'tyo'; known: toy"):
         plan_benchmark("tyo", {})
     with pytest.raises(SweepError, match="toy: no such task"):

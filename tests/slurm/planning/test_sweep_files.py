@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from slurm.errors import SweepError
-from slurm.sweep_files import Profile, find_profile, read_profile, read_sweep
+from piggyback.shell.errors import SweepError
+from slurm.planning.profiles import Profile, find_profile, read_profile
+from slurm.planning.sweep_files import read_sweep
 
 SWEEP = 'name = "n"\nout = "o"\n[[benchmark]]\nname = "toy"\n'
 
@@ -31,7 +32,7 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name = ", "is no TOML"),
+        ("name = ", "no TOML file"),
         (SWEEP.replace("out", "outt"), "'outt' means nothing at the top"),
         (SWEEP.replace('"o"', "3"), "must have a name and an out folder"),
         ('name = "n"\nout = "o"\n', r"must have a \[\[benchmark\]\] table"),
@@ -82,7 +83,7 @@ def test_parts_share_defaults(tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=r"cannot read .*none\.toml: No such file"):
+    with pytest.raises(SweepError, match=r"none\.toml cannot be read: No such file"):
         read_sweep(tmp_path / "none.toml")
 
 
@@ -148,5 +149,5 @@ def test_profiles_here_come_before_those_beside_the_sweep(tmp_path: Path, monkey
     assert find_profile(None, file=None) == Profile()
     write(tmp_path / "here" / "profiles.toml", "[profile.default]\ncpus = 5\n")
     assert find_profile(None, file=None, beside=sweep).cpus == 5
-    with pytest.raises(SweepError, match=r"cannot read nothing\.toml"):
+    with pytest.raises(SweepError, match=r"nothing\.toml cannot be read"):
         find_profile(None, file=Path("nothing.toml"), beside=sweep)

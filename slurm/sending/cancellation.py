@@ -7,10 +7,10 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-from slurm.errors import SweepError
-from slurm.files import write_json
-from slurm.planned import PlannedRun
-from slurm.plans import Plan
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan
 from slurm.states import OPEN, find_standings
 
 

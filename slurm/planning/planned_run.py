@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
-from slurm.errors import SweepError
+from piggyback.shell.errors import SweepError
 
 GROUP: Final = "piggyback.sweeps"
 Kind = Literal["prepare", "backbone", "run", "score", "page"]

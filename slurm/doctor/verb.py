@@ -4,16 +4,20 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Final
 
-from slurm.checks import Check
-from slurm.cluster_checks import CHECKS
-from slurm.cluster_config import ask_cluster
-from slurm.node_check import PATIENCE, ask_node, check_folder_here, check_request
-from slurm.node_checks import check_node
+from piggyback.shell.checks import Check
+from piggyback.shell.console import print_json, say, table
+from slurm.doctor.cluster_checks import CHECKS
+from slurm.doctor.cluster_facts import ask_cluster
+from slurm.doctor.node_checks import check_node
+from slurm.doctor.node_job import PATIENCE, ask_node, check_folder_here, check_request
 from slurm.options import DoctorOptions
+from slurm.planning.profiles import Profile, find_profile
 from slurm.queries import JobState
-from slurm.reports import print_json, say, table
-from slurm.sweep_files import Profile, find_profile
+
+MARKS: Final = {"broken": "BROKEN"}  # states that must catch the eye
+SUMMARY: Final = {"broken": "broken", "note": "to know of", "unknown": "unknown"}
 
 
 def run_doctor(options: DoctorOptions) -> int:
@@ -21,7 +25,7 @@ def run_doctor(options: DoctorOptions) -> int:
     profile = find_profile(options.profile, file=options.profiles)
     folder = Path(os.path.abspath(options.folder))
     found = list(find_checks(profile, folder=folder, on_node=options.node_check))
-    failed = [check.name for check in found if check.state == "fail"]
+    failed = [check.name for check in found if check.state == "broken"]
     if options.json:
         print_json({"ok": not failed, "checks": [asdict(check) for check in found]})
     else:
@@ -48,11 +52,11 @@ def find_checks(
         yield from merge_kinds({kind: look(facts, request) for kind, request in requests.items()})
     here = check_folder_here(folder)
     yield here
-    if here.state == "fail":
+    if here.state == "broken":
         return
     accepted = {kind: check_request(profile, kind=kind, folder=folder) for kind in requests}
     yield from merge_kinds(accepted)
-    if on_node and accepted["run"].state != "fail":
+    if on_node and accepted["run"].state != "broken":
         own = profile.of_kind("run")
         yield from check_node(ask_node(own, folder=folder, patience=patience), own, folder)
 
@@ -76,13 +80,10 @@ def merge_kinds(checks: Mapping[str, Check]) -> list[Check]:
 
 def show_checks(found: list[Check]) -> None:
     """A line per check, and what to change under those that say so."""
-    rows = [
-        (check.name, check.state.upper() if check.state == "fail" else check.state, describe(check)) for check in found
-    ]
-    table("sweeps on this cluster", "promise", "", "found", rows=rows)
-    counts = {state: sum(check.state == state for check in found) for state in ("fail", "warn", "unknown")}
-    words = {"fail": "broken", "warn": "to know of", "unknown": "unknown"}
-    said = ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)
+    rows = [(check.name, MARKS.get(check.state, check.state), describe(check)) for check in found]
+    table("sweeps on this cluster", "promise", "", "found", rows=rows, numeric=())
+    counts = {words: sum(check.state == state for check in found) for state, words in SUMMARY.items()}
+    said = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
     say(f"{len(found)} promises looked at: {said or 'all hold'}")
 
 

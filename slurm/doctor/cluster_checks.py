@@ -7,9 +7,9 @@ numbers and section 4.2 are theirs).
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from slurm.checks import Check, CheckState, find_worst
-from slurm.cluster_config import ClusterFacts, choose_partitions, count_gpus, is_up, read_seconds
-from slurm.sweep_files import Profile
+from piggyback.shell.checks import Check, State, find_worst
+from slurm.doctor.cluster_facts import ClusterFacts, choose_partitions, count_gpus, is_up, read_seconds
+from slurm.planning.profiles import Profile
 
 CRED_EXPIRE_S: Final = 120  # Slurm's default (man slurm.conf, AuthInfo)
 MIN_KILL_S: Final = 5  # between TERM and KILL at preemption, at least (section 4.2)
@@ -35,21 +35,22 @@ def check_partition(facts: ClusterFacts, profile: Profile) -> Check:
     chosen = choose_partitions(facts, profile.partition)
     if profile.partition is None and not chosen:
         advice = f"set partition in the profile to one of: {known}"
-        return Check(name="partition", state="fail", found="none given, and the cluster has no default", advice=advice)
+        found = "none given, and the cluster has no default"
+        return Check(name="partition", state="broken", found=found, advice=advice)
     for name in (profile.partition or "").split(",") if profile.partition else ():
         if name not in facts.partitions:
             advice = f"set partition in the profile to one of: {known}"
-            return Check(name="partition", state="fail", found=f"there is no partition {name!r}", advice=advice)
+            return Check(name="partition", state="broken", found=f"there is no partition {name!r}", advice=advice)
     names = ", ".join(one["PartitionName"] for one in chosen)
     for one in chosen:
         if one.get("State", "UP") != "UP":
             found = f"{one['PartitionName']} is {one['State']}: nothing starts there"
-            return Check(name="partition", state="fail", found=found, advice="choose another, or wait until it is up")
+            return Check(name="partition", state="broken", found=found, advice="choose another, or wait until it is up")
         for field, mine in (("AllowAccounts", profile.account), ("AllowQos", profile.qos)):
             allowed = one.get(field, "ALL").split(",")
             if mine and "ALL" not in allowed and mine not in allowed:
                 found = f"{one['PartitionName']} does not let {mine!r} in ({field}={one[field]})"
-                return Check(name="partition", state="fail", found=found, advice="change the profile to one of these")
+                return Check(name="partition", state="broken", found=found, advice="change the profile to one of these")
     default = "" if profile.partition else ", the cluster's default"
     return Check(name="partition", state="ok", found=f"{names}{default}")
 
@@ -66,7 +67,7 @@ def check_account(facts: ClusterFacts, profile: Profile) -> Check:
     accounts = sorted({one.account for one in facts.associations})
     mine = [one for one in facts.associations if profile.account in (None, one.account)]
     known = f"yours: {', '.join(accounts) or 'none'}"
-    bad: CheckState = "fail" if enforced else "warn"
+    bad: State = "broken" if enforced else "note"
     if (profile.account or enforced) and not mine:
         found = f"account {profile.account!r} is not one of yours" if profile.account else "you have no account here"
         why = "" if enforced else "; this cluster does not enforce it"
@@ -95,11 +96,11 @@ def check_resources(facts: ClusterFacts, profile: Profile) -> Check:
         most += f"{max(count_gpus(one.get('Gres', ''), gpu_type=profile.gpu_type) for one in nodes)} GPUs{kind}"
         found = f"{len(fitting)} of {len(nodes)} nodes have {wanted} (the most of each: {most})"
         advice = "lower cpus, memory_gb, gpus or nodes in the profile, or choose another partition"
-        return Check(name="resources", state="fail", found=found, advice=advice)
+        return Check(name="resources", state="broken", found=found, advice=advice)
     found = f"{len(fitting)} of {len(nodes)} nodes have {wanted}"
     if len(ready) < profile.nodes:
         found += f", but {len(ready)} of them can be used now"
-        return Check(name="resources", state="warn", found=found, advice="jobs wait until more come up; see `sinfo -R`")
+        return Check(name="resources", state="note", found=found, advice="jobs wait until more come up; see `sinfo -R`")
     return Check(name="resources", state="ok", found=found)
 
 
@@ -123,17 +124,17 @@ def check_time(facts: ClusterFacts, profile: Profile) -> Check:
         if most is not None and 60 * profile.minutes > most:
             found = f"{profile.minutes} minutes, and {one['PartitionName']} allows {most // 60} (MaxTime)"
             advice = f"set minutes in the profile to {most // 60} at most: runs go on where a job was stopped"
-            return Check(name="time limit", state="fail", found=found, advice=advice)
+            return Check(name="time limit", state="broken", found=found, advice=advice)
     left = 60 * profile.minutes - profile.signal_s - SIGNAL_EARLY_S
     found = (
         f"{profile.minutes} minutes; jobs are told {profile.signal_s} to {profile.signal_s + SIGNAL_EARLY_S} s before"
     )
     if left <= 0:
         found += ", which is at once"
-        return Check(name="time limit", state="fail", found=found, advice="raise minutes, or lower signal_s")
+        return Check(name="time limit", state="broken", found=found, advice="raise minutes, or lower signal_s")
     if left < 60 * profile.minutes / 2:
         found += ", so most of the time is lost"
-        return Check(name="time limit", state="warn", found=found, advice="raise minutes, or lower signal_s")
+        return Check(name="time limit", state="note", found=found, advice="raise minutes, or lower signal_s")
     return Check(name="time limit", state="ok", found=found)
 
 
@@ -155,7 +156,7 @@ def check_requeue(facts: ClusterFacts, profile: Profile) -> Check:
         return Check(name="requeue", state="ok", found=why)
     found = f"the profile's additional options forbid it ({here}): a job that is stopped is not continued by itself"
     advice = "take requeue and no-requeue out of additional; without, `sweep retry` sends stopped runs again"
-    return Check(name="requeue", state="warn", found=found, advice=advice)
+    return Check(name="requeue", state="note", found=found, advice=advice)
 
 
 def find_preemption(facts: ClusterFacts, profile: Profile, partition: Mapping[str, str]) -> tuple[str, int]:
@@ -197,7 +198,7 @@ def check_preemption_on(facts: ClusterFacts, profile: Profile, partition: Mappin
         why = f"PreemptMode={mode}" if mode != "REQUEUE" else "see requeue"
         found = f"a preempted job on {where} is not queued again ({why})"
         advice = "`sweep retry` sends it again and goes on from its last checkpoint; or choose another partition"
-        return Check(name="preemption", state="warn", found=found, advice=advice)
+        return Check(name="preemption", state="note", found=found, advice=advice)
     return check_warning(facts, grace, where)
 
 
@@ -211,7 +212,7 @@ def check_warning(facts: ClusterFacts, grace: int, where: str) -> Check:
     found = f"a preempted job on {where} is queued again, but is killed {after} s after it hears of it (no grace time):"
     found += " a checkpoint that takes longer is lost, and the steps since the one before"
     wanted = f"a GraceTime on {where}" + ("" if signal else f" and {SEND_SIGNAL}")
-    return Check(name="preemption", state="warn", found=found, advice=f"{ASK_ADMIN} {wanted}")
+    return Check(name="preemption", state="note", found=found, advice=f"{ASK_ADMIN} {wanted}")
 
 
 def check_wait(facts: ClusterFacts, profile: Profile) -> Check:
@@ -234,10 +235,10 @@ def check_arrays(facts: ClusterFacts, profile: Profile) -> Check:
     most, key = (int(tasks), "max_array_tasks") if tasks.isdecimal() and int(tasks) < size else (size, "MaxArraySize")
     if profile.array > max(most, 1):
         found = f"the profile's array is {profile.array}, and the cluster allows {most} ({key})"
-        return Check(name="arrays", state="fail", found=found, advice=f"set array in the profile to {max(most, 1)}")
+        return Check(name="arrays", state="broken", found=found, advice=f"set array in the profile to {max(most, 1)}")
     if most == 0:
         found = "off on this cluster (MaxArraySize=0): every run is a job of its own"
-        return Check(name="arrays", state="warn", found=found, advice="fine for small sweeps; sbatch is called per run")
+        return Check(name="arrays", state="note", found=found, advice="fine for small sweeps; sbatch is called per run")
     usual = max(most - 1, 1) if key == "MaxArraySize" else max(most, 1)  # an array's indices are below MaxArraySize
     found = f"{profile.array or usual} runs in one; {jobs} jobs on the cluster in all (MaxJobCount)"
     return Check(name="arrays", state="ok", found=found)
@@ -251,7 +252,7 @@ def check_accounting(facts: ClusterFacts, profile: Profile) -> Check:
     why = "there is none" if kind.endswith("/none") else f"sacct gives no answer, though there is {kind}"
     found = f"{why}: status has Slurm's word for {age} s after a job's end (MinJobAge), then only the run folders'"
     advice = "nothing is lost; runs that were killed without a word show as stopped or missing: `sweep retry`"
-    return Check(name="accounting", state="warn", found=found, advice=advice)
+    return Check(name="accounting", state="note", found=found, advice=advice)
 
 
 def check_srun(facts: ClusterFacts, profile: Profile) -> Check:

@@ -23,13 +23,13 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, environme
 from submitit.helpers import clean_env
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from slurm.errors import SweepError
-from slurm.folders import SweepFolder
+from piggyback.shell.errors import SweepError
+from slurm.folder.layout import SweepFolder
 from slurm.jobs import JobCall
-from slurm.planned import PlannedRun
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.profiles import Profile
 from slurm.queries import ask
-from slurm.snapshots import import_variables
-from slurm.sweep_files import Profile
+from slurm.sending.snapshots import import_variables
 
 DEAF: Final = 'trap "" USR2; exec "$@"'
 MAX_ARRAY: Final = 1001  # Slurm's default MaxArraySize; indices are below it
@@ -98,7 +98,7 @@ def slurm_parameters(
         name: of the jobs.
         stage: which.
         depends: jobs to wait for.
-        code: folder that jobs import the packages from, see `slurm.snapshots`.
+        code: folder that jobs import the packages from, see `slurm.sending.snapshots`.
     """
     own, processes = profile.of_kind(stage.kind), profile.of_kind(stage.kind).processes(stage.kind)
     gres = f"gpu:{own.gpu_type}:{own.gpus}" if own.gpu_type else None

@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from slurm.errors import SweepError
-from slurm.files import read_json
+from piggyback.shell.errors import SweepError
+from slurm.folder.state_files import read_state
 
 PACKAGES: Final = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
 RECORD: Final = "code.json"
@@ -60,7 +60,7 @@ def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
     """Commit of the checkout that the packages lie in, and whether it was changed; Nones outside of one."""
     here, said = packages["slurm"].parent, []
     if (here / RECORD).exists():  # sent from a job that runs from a snapshot itself
-        return read_json(here / RECORD)
+        return read_state(here / RECORD)
     if not (here / ".git").exists():
         return {"commit": None, "dirty": None}
     for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):

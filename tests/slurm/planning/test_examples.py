@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from slurm.errors import SweepError
-from slurm.planned import PlannedRun
-from slurm.plans import Plan, plan
-from slurm.sending import Target, submit
-from slurm.submission import sbatch_texts
-from slurm.sweep_files import EXAMPLES, PROFILES, read_profile, read_sweep
+from piggyback.shell.errors import SweepError
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan, plan
+from slurm.planning.profiles import PROFILES, read_profile
+from slurm.planning.sweep_files import EXAMPLES, read_sweep
+from slurm.sending.sbatch import sbatch_texts
+from slurm.sending.submission import Target, submit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SWEEPS = sorted(path.stem for path in EXAMPLES.glob("*.toml") if path.stem != PROFILES)
 RUNS = {"smoke": 14, "decathlon-table8": 288, "packnet-orders": 89, "segmentation": 15, "full": 302}
 PLACES = {

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from piggyback.shell.cli import Command, load, parse
-from slurm.checks import Check
-from slurm.cluster_checks import CHECKS
-from slurm.cluster_config import (
+from piggyback.shell.checks import Check
+from piggyback.shell.cli import load, parse
+from piggyback.shell.errors import SweepError
+from slurm.commands import COMMANDS
+from slurm.doctor.cluster_checks import CHECKS
+from slurm.doctor.cluster_facts import (
     Association,
     ClusterFacts,
     Qos,
@@ -28,12 +30,10 @@ from slurm.cluster_config import (
     read_records,
     read_seconds,
 )
-from slurm.commands import COMMANDS
-from slurm.doctor import find_checks, find_requests
-from slurm.errors import SweepError
-from slurm.node_check import NodeReport, ask_node, check_folder_here
-from slurm.node_checks import check_node
-from slurm.sweep_files import Profile
+from slurm.doctor.node_checks import check_node
+from slurm.doctor.node_job import NodeReport, ask_node, check_folder_here
+from slurm.doctor.verb import find_checks, find_requests
+from slurm.planning.profiles import Profile
 
 CONFIG = """\
 Configuration data as of 2026-11-21T16:42:11
@@ -89,7 +89,7 @@ PROGRAMS = {
 @pytest.fixture
 def fake_cluster(fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cluster of recorded words, whose sbatch runs the job here and at once."""
-    monkeypatch.setattr("slurm.node_check.POLL_S", 0.02)
+    monkeypatch.setattr("slurm.doctor.node_job.POLL_S", 0.02)
     for name, body in PROGRAMS.items():
         path = fake_slurm / "bin" / name
         path.write_text(f"#!/bin/sh\n{body}\n")
@@ -101,7 +101,7 @@ def fake_cluster(fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def doctor(*words: object) -> int:
-    command = next(Command(**one) for one in COMMANDS if one["name"] == "sweep doctor")
+    command = next(one for one in COMMANDS if one.name == "sweep doctor")
     return int(load(command.target)(parse(command, [str(word) for word in words])))
 
 
@@ -172,25 +172,25 @@ def test_a_good_cluster() -> None:
 @pytest.mark.parametrize(
     ("config", "profile", "name", "state", "found"),
     [
-        ({}, {"partition": "gpu"}, "partition", "fail", "there is no partition 'gpu'"),
-        ({}, {"partition": "high", "account": "me"}, "partition", "fail", r"AllowAccounts=lab"),
-        ({}, {"account": "me"}, "account, qos", "warn", "'me' is not one of yours"),
-        ({"AccountingStorageEnforce": "associations"}, {"account": "me"}, "account, qos", "fail", "'me' is not"),
-        ({}, {"account": "lab", "qos": "gold"}, "account, qos", "warn", "'gold' does not go with"),
-        ({}, {"cpus": 9}, "resources", "fail", "0 of 2 nodes .*most of each: 8 processors, 31 GB, 4 GPUs"),
-        ({}, {"cpus": 4}, "resources", "warn", "1 of 2 nodes .*, but 0 of them can be used now"),
+        ({}, {"partition": "gpu"}, "partition", "broken", "there is no partition 'gpu'"),
+        ({}, {"partition": "high", "account": "me"}, "partition", "broken", r"AllowAccounts=lab"),
+        ({}, {"account": "me"}, "account, qos", "note", "'me' is not one of yours"),
+        ({"AccountingStorageEnforce": "associations"}, {"account": "me"}, "account, qos", "broken", "'me' is not"),
+        ({}, {"account": "lab", "qos": "gold"}, "account, qos", "note", "'gold' does not go with"),
+        ({}, {"cpus": 9}, "resources", "broken", "0 of 2 nodes .*most of each: 8 processors, 31 GB, 4 GPUs"),
+        ({}, {"cpus": 4}, "resources", "note", "1 of 2 nodes .*, but 0 of them can be used now"),
         ({}, {"gpus": 4, "gpu_type": "a100"}, "resources", "ok", "1 of 2 nodes"),
-        ({}, {"gpus": 1, "gpu_type": "h100"}, "resources", "fail", "0 of 2 nodes .* 1 GPUs of type h100"),
-        ({}, {"memory_gb": 8}, "resources", "warn", "1 of 2"),  # 8000 MB are not 8 GB
-        ({}, {"partition": "high", "minutes": 1441}, "time limit", "fail", "high allows 1440"),
-        ({}, {"minutes": 3, "signal_s": 120}, "time limit", "fail", "at once"),
-        ({}, {"minutes": 5, "signal_s": 120}, "time limit", "warn", "most of the time"),
+        ({}, {"gpus": 1, "gpu_type": "h100"}, "resources", "broken", "0 of 2 nodes .* 1 GPUs of type h100"),
+        ({}, {"memory_gb": 8}, "resources", "note", "1 of 2"),  # 8000 MB are not 8 GB
+        ({}, {"partition": "high", "minutes": 1441}, "time limit", "broken", "high allows 1440"),
+        ({}, {"minutes": 3, "signal_s": 120}, "time limit", "broken", "at once"),
+        ({}, {"minutes": 5, "signal_s": 120}, "time limit", "note", "most of the time"),
         ({"JobRequeue": "0"}, {}, "requeue", "ok", "JobRequeue=0, and jobs ask for it"),
-        ({"JobRequeue": "0"}, {"additional": {"requeue": False}}, "requeue", "warn", "forbid"),
+        ({"JobRequeue": "0"}, {"additional": {"requeue": False}}, "requeue", "note", "forbid"),
         ({}, {"additional": {"requeue": False}}, "requeue", "ok", "takes --requeue away"),
-        ({}, {"additional": {"no-requeue": True}}, "requeue", "warn", "forbid"),
-        ({}, {"array": 1002}, "arrays", "fail", "allows 1001"),
-        ({"MaxArraySize": "0"}, {}, "arrays", "warn", "a job of its own"),
+        ({}, {"additional": {"no-requeue": True}}, "requeue", "note", "forbid"),
+        ({}, {"array": 1002}, "arrays", "broken", "allows 1001"),
+        ({"MaxArraySize": "0"}, {}, "arrays", "note", "a job of its own"),
         ({"SchedulerParameters": "max_array_tasks=50"}, {}, "arrays", "ok", "50 runs"),
         ({"SchedulerParameters": "max_array_tasks=50"}, {"array": 50}, "arrays", "ok", "50 runs"),
         ({"SLURM_VERSION": "23.11.1"}, {}, "srun", "ok", "gets --cpus"),
@@ -208,18 +208,18 @@ def test_what_differs(config: dict[str, str], profile: dict[str, Any], name: str
 @pytest.mark.parametrize(
     ("config", "partition", "profile", "state", "found"),
     [
-        ({}, {"GraceTime": "0"}, {}, "warn", r"killed 30 s after it hears of it"),
+        ({}, {"GraceTime": "0"}, {}, "note", r"killed 30 s after it hears of it"),
         ({"SlurmctldParameters": ""}, {}, {}, "ok", "is queued again"),
-        ({"SlurmctldParameters": ""}, {"GraceTime": "0"}, {}, "warn", "killed 30 s after"),
-        ({}, {"PreemptMode": "CANCEL"}, {}, "warn", r"not queued again \(PreemptMode=CANCEL\)"),
-        ({}, {}, {"additional": {"no-requeue": True}}, "warn", r"not queued again \(see requeue\)"),
+        ({"SlurmctldParameters": ""}, {"GraceTime": "0"}, {}, "note", "killed 30 s after"),
+        ({}, {"PreemptMode": "CANCEL"}, {}, "note", r"not queued again \(PreemptMode=CANCEL\)"),
+        ({}, {}, {"additional": {"no-requeue": True}}, "note", r"not queued again \(see requeue\)"),
         ({}, {"PreemptMode": "GANG,SUSPEND"}, {}, "ok", "pauses"),
         ({}, {"PreemptMode": "OFF"}, {}, "ok", "never"),
         ({}, {"PriorityTier": "10"}, {}, "ok", "never"),
         ({}, {}, {"partition": "high"}, "ok", "never"),
-        ({}, {"GraceTime": "0"}, {"partition": "high,low"}, "warn", "on low"),
+        ({}, {"GraceTime": "0"}, {"partition": "high,low"}, "note", "on low"),
         ({"PreemptType": "preempt/none", "PreemptMode": "OFF"}, {"GraceTime": "0"}, {}, "ok", "never"),
-        ({"PreemptType": "preempt/qos"}, {}, {"qos": "long"}, "warn", "PreemptMode=CANCEL"),
+        ({"PreemptType": "preempt/qos"}, {}, {"qos": "long"}, "note", "PreemptMode=CANCEL"),
         ({"PreemptType": "preempt/qos"}, {}, {"qos": "normal"}, "ok", "120 s grace"),
     ],
 )
@@ -234,14 +234,14 @@ def test_preemption(
 def test_without_accounting() -> None:
     cluster = replace(facts(AccountingStorageType="accounting_storage/none"), sacct=False, associations=None, qos={})
     found = look(cluster, replace(SMALL, account="lab"))
-    assert (found["accounting"].state, found["account, qos"].state) == ("warn", "unknown")
+    assert (found["accounting"].state, found["account, qos"].state) == ("note", "unknown")
     assert "300 s" in found["accounting"].found
     assert look(cluster)["account, qos"].state == "ok"
 
 
 def test_a_partition_that_is_not_up() -> None:
-    assert look(with_partition(facts(), State="DOWN"))["partition"].state == "fail"
-    assert look(with_partition(facts(), Default="NO"))["partition"].state == "fail"
+    assert look(with_partition(facts(), State="DOWN"))["partition"].state == "broken"
+    assert look(with_partition(facts(), Default="NO"))["partition"].state == "broken"
     assert look(replace(facts(), partitions={}))["partition"].state == "unknown"
 
 
@@ -306,7 +306,7 @@ def test_sbatch_refuses(fake_cluster: Path, tmp_path: Path) -> None:
     assert found["request"].found == "sbatch would refuse: sbatch: error: invalid partition specified: gpu"
     assert "shared folder" not in found
     (check,) = check_node(ask_node(SMALL, folder=tmp_path), SMALL, tmp_path)
-    assert (check.name, check.state) == ("node", "fail")
+    assert (check.name, check.state) == ("node", "broken")
 
 
 IMPATIENT = {"queued": 0.1, "running": 0.1, "ended": 0.1, "unknown": 0.1}
@@ -316,10 +316,10 @@ IMPATIENT = {"queued": 0.1, "running": 0.1, "ended": 0.1, "unknown": 0.1}
     ("job", "name", "state", "found"),
     [
         ("JobState=PENDING Reason=Priority ExitCode=0:0", "node", "unknown", r"did not start in time \(Priority\)"),
-        ("JobState=FAILED Reason=NonZeroExitCode ExitCode=41:0", "shared folder", "fail", "does not see"),
-        ("JobState=FAILED Reason=NonZeroExitCode ExitCode=42:0", "shared folder", "fail", "cannot write"),
-        ("JobState=COMPLETED Reason=None ExitCode=0:0", "shared folder", "fail", "is COMPLETED, and nothing from it"),
-        ("JobState=RUNNING Reason=None ExitCode=0:0", "shared folder", "fail", "is RUNNING, and nothing from it"),
+        ("JobState=FAILED Reason=NonZeroExitCode ExitCode=41:0", "shared folder", "broken", "does not see"),
+        ("JobState=FAILED Reason=NonZeroExitCode ExitCode=42:0", "shared folder", "broken", "cannot write"),
+        ("JobState=COMPLETED Reason=None ExitCode=0:0", "shared folder", "broken", "is COMPLETED, and nothing from it"),
+        ("JobState=RUNNING Reason=None ExitCode=0:0", "shared folder", "broken", "is RUNNING, and nothing from it"),
     ],
 )
 def test_no_answer(fake_cluster: Path, tmp_path: Path, job: str, name: str, state: str, found: str) -> None:
@@ -336,7 +336,7 @@ def test_no_answer(fake_cluster: Path, tmp_path: Path, job: str, name: str, stat
 
 
 def test_setup_lines_that_fail(fake_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slurm.node_check.PRINTED_S", 0.0)
+    monkeypatch.setattr("slurm.doctor.node_job.PRINTED_S", 0.0)
     (fake_cluster / "job.txt").write_text("JobId=7 JobState=FAILED Reason=None ExitCode=3:0\n")
     profile = replace(SMALL, setup=("echo no such module; exit 3",))
     (check,) = check_node(ask_node(profile, folder=tmp_path), profile, tmp_path)
@@ -367,8 +367,8 @@ def test_folder(tmp_path: Path) -> None:
     folder = tmp_path / "swept"
     folder.mkdir()
     assert check_folder_here(folder / "a" / "b").state == "ok"
-    assert check_folder_here(folder / "100%").state == "fail"
-    assert check_folder_here(Path("/proc/none")).state == "fail"
+    assert check_folder_here(folder / "100%").state == "broken"
+    assert check_folder_here(Path("/proc/none")).state == "broken"
     assert list(folder.iterdir()) == []
 
 
@@ -376,16 +376,16 @@ def test_folder(tmp_path: Path) -> None:
     ("change", "name", "state"),
     [
         ({}, "clocks", "ok"),
-        ({"time": "1030"}, "clocks", "warn"),
-        ({"time": "980"}, "clocks", "warn"),
+        ({"time": "1030"}, "clocks", "note"),
+        ({"time": "980"}, "clocks", "note"),
         ({"time": "1004"}, "clocks", "ok"),
         ({"time": ""}, "clocks", "unknown"),
-        ({"scontrol": ""}, "scontrol on the node", "warn"),
-        ({"controller": ""}, "scontrol on the node", "warn"),
-        ({"python": "ModuleNotFoundError: No module named 'slurm'"}, "python on the node", "fail"),
-        ({"cpus": "1"}, "srun on the node", "warn"),
-        ({"cpus": ""}, "srun on the node", "fail"),
-        ({"gpus": "0"}, "GPUs on the node", "fail"),
+        ({"scontrol": ""}, "scontrol on the node", "note"),
+        ({"controller": ""}, "scontrol on the node", "note"),
+        ({"python": "ModuleNotFoundError: No module named 'slurm'"}, "python on the node", "broken"),
+        ({"cpus": "1"}, "srun on the node", "note"),
+        ({"cpus": ""}, "srun on the node", "broken"),
+        ({"gpus": "0"}, "GPUs on the node", "broken"),
     ],
 )
 def test_what_a_node_says(change: dict[str, str], name: str, state: str) -> None:

@@ -7,19 +7,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from slurm.cancellation import cancel_jobs
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
 from slurm.children import REQUEUE, catch_stops
-from slurm.claims import Owner
-from slurm.errors import SweepError
-from slurm.files import write_json
-from slurm.folders import SweepFolder
+from slurm.folder.claims import Owner
+from slurm.folder.layout import SweepFolder
 from slurm.jobs import do_run, order_of
 from slurm.local_queue import refuse_second_queue, start_queue, work
-from slurm.planned import PlannedRun
-from slurm.plans import Plan, find_unsent
-from slurm.snapshots import take_snapshot
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan, find_unsent
+from slurm.planning.profiles import Profile
+from slurm.sending.cancellation import cancel_jobs
+from slurm.sending.snapshots import take_snapshot
 from slurm.states import OPEN, find_standings
-from slurm.sweep_files import Profile
 
 Cluster = Literal["slurm", "local", "debug"]
 WAIT_S = 10.0
@@ -60,7 +60,7 @@ def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = No
     """
     sweep = planned.folder
     if target.cluster == "slurm":
-        from slurm.submission import check_folder
+        from slurm.sending.sbatch import check_folder
 
         check_folder(sweep.root)  # before anything is written
     sweep.root.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
         folder.done.unlink(missing_ok=True)
         folder.cancelled.unlink(missing_ok=True)
     if target.cluster == "slurm":
-        from slurm.submission import submit_stages
+        from slurm.sending.sbatch import submit_stages
 
         before = find_open_jobs(planned)
         return submit_stages(sweep, runs, name=planned.name, profile=target.profile, before=before, code=code)

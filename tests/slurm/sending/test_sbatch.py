@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm.errors import SweepError
-from slurm.files import read_json
-from slurm.folders import SweepFolder
-from slurm.plans import Plan
-from slurm.submission import find_array_limit, job_name, make_stages, sbatch_texts, submit_stages
-from slurm.sweep_files import Profile
+from piggyback.shell.errors import SweepError
+from slurm.folder.layout import SweepFolder
+from slurm.folder.state_files import read_state
+from slurm.planning.plans import Plan
+from slurm.planning.profiles import Profile
+from slurm.sending.sbatch import find_array_limit, job_name, make_stages, sbatch_texts, submit_stages
 
 GPU = Profile(
     partition="gpu",
@@ -111,7 +111,7 @@ def test_stages_and_their_order(planned: Plan, fake_slurm: Path, monkeypatch: py
     told = [line for line in (fake_slurm / "env-101").read_text().splitlines() if line.startswith(("SLURM", "SBATCH"))]
     assert told == ["SLURM_CONF=/etc/other/slurm.conf"]
     assert os.environ["SLURM_CPUS_PER_TASK"] == "64"
-    assert read_json(planned.folder.job("b").submitted)["job"] == "102_1"
+    assert read_state(planned.folder.job("b").submitted)["job"] == "102_1"
     pickles = sorted(path.name for path in (planned.folder.root / "submitit").glob("*.pkl"))
     assert pickles == ["101_submitted.pkl", "102_0_submitted.pkl", "102_1_submitted.pkl", "103_submitted.pkl"]
 

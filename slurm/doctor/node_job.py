@@ -16,13 +16,13 @@ from typing import Final, Literal
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from slurm.checks import Check
-from slurm.cluster_config import read_records
-from slurm.errors import SweepError
+from piggyback.shell.checks import Check
+from piggyback.shell.console import err
+from piggyback.shell.errors import SweepError
+from slurm.doctor.cluster_facts import read_records
+from slurm.planning.profiles import Profile
 from slurm.queries import STATES, JobState, ask
-from slurm.reports import err
-from slurm.submission import Stage, check_folder, login_environment, slurm_parameters
-from slurm.sweep_files import Profile
+from slurm.sending.sbatch import Stage, check_folder, login_environment, slurm_parameters
 
 Outcome = Literal["answered", "refused", "waiting", "silent"]
 # Seconds of patience: for its start; from its start to its answer (Python over a slow network is the longest); and
@@ -66,10 +66,10 @@ def check_folder_here(folder: Path) -> Check:
         with borrow_folder(folder):
             return Check(name="folder", state="ok", found=f"{folder} can be written from here")
     except SweepError as fault:
-        return Check(name="folder", state="fail", found=str(fault), advice="choose another folder for the sweep's out")
+        found = str(fault)
     except OSError as fault:
         found = f"{folder} cannot be written from here: {fault.strerror}"
-        return Check(name="folder", state="fail", found=found, advice="choose another folder for the sweep's out")
+    return Check(name="folder", state="broken", found=found, advice="choose another folder for the sweep's out")
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def check_request(profile: Profile, *, kind: str, folder: Path) -> Check:
     if accepted:
         return Check(name="request", state="ok", found="sbatch would take a job by the profile")
     advice = "change the profile by these words; `sweep submit --dry-run` shows what sbatch gets"
-    return Check(name="request", state="fail", found=f"sbatch would refuse: {words[-300:]}", advice=advice)
+    return Check(name="request", state="broken", found=f"sbatch would refuse: {words[-300:]}", advice=advice)
 
 
 def call_sbatch(*arguments: str) -> tuple[bool, str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.claims import SILENT_S, Claims, Owner, find_start
-from slurm.errors import SweepError
+from piggyback.shell.errors import SweepError
+from slurm.folder.claims import SILENT_S, Claims, Owner, find_start
 
 JOB = Owner(job="12_3", restart=0, host="node1", pid=4711, start=99, node="node1")
 

@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slurm.claims import Claims
-from slurm.errors import SweepError
-from slurm.files import read_json, write_json
-from slurm.planned import PlannedRun, read_planned
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
+from slurm.folder.claims import Claims
+from slurm.folder.state_files import read_state
+from slurm.planning.planned_run import PlannedRun, read_planned
 
 
 def find_stamp(proof: Path) -> int | None:
@@ -122,7 +123,7 @@ class SweepFolder:
         Raises:
             SweepError: nothing was submitted from there.
         """
-        value = read_json(self.plan)
+        value = read_state(self.plan)
         runs = value.get("runs")
         if not isinstance(runs, list) or not isinstance(value.get("name"), str):
             raise SweepError(f"no sweep was submitted to {self.root}: it has no {self.plan.name}")
@@ -146,7 +147,7 @@ class SweepFolder:
             if run.proof is not None:
                 ready = run.proof.exists()
             else:
-                done = read_json(self.job(run.id).done)
+                done = read_state(self.job(run.id).done)
                 ready = bool(done) and done.get("argv") == list(run.argv) and set(run.needs) <= finished
                 ready = ready and done.get("needs") == {n: find_stamp(self.proof(known[n])) for n in run.needs}
             if ready:

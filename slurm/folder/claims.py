@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from slurm.errors import SweepError
-from slurm.files import read_json, write_json
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
+from slurm.folder.state_files import read_state
 
 BEAT_S: Final = 20.0
 """Seconds between signs of life: the file's time is set anew."""
@@ -166,7 +167,7 @@ class Claims:
 
     def ends(self) -> list[Mapping[str, Any]]:
         """How those that ended have ended, in order."""
-        return [end for number in sorted(self._numbers()) if (end := read_json(self._end(number)))]
+        return [end for number in sorted(self._numbers()) if (end := read_state(self._end(number)))]
 
     def take(self, owner: Owner, *, what: str, ask_slurm: AskSlurm, progress: float | None = None) -> int:
         """Claim; gives the number of the claim.
@@ -224,8 +225,8 @@ class Claims:
             beat = self._file(number).stat().st_mtime
         except OSError:
             beat = 0.0
-        end = read_json(self._end(number)) if self._end(number).exists() else None
-        return Claim(number=number, owner=read_json(self._file(number)), beat=beat, end=end)
+        end = read_state(self._end(number)) if self._end(number).exists() else None
+        return Claim(number=number, owner=read_state(self._file(number)), beat=beat, end=end)
 
     def _numbers(self) -> list[int]:
         try:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from slurm.errors import SweepError
-from slurm.files import read_json
-from slurm.folders import SweepFolder
-from slurm.planned import PlannedRun, check_plan, plan_benchmark
+from piggyback.shell.errors import SweepError
+from slurm.folder.layout import SweepFolder
+from slurm.folder.state_files import read_state
+from slurm.planning.planned_run import PlannedRun, check_plan, plan_benchmark
+from slurm.planning.profiles import Profile
+from slurm.planning.sweep_files import Sweep, read_sweep
 from slurm.states import Standing, find_standings
-from slurm.sweep_files import Profile, Sweep, read_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def estimate(planned: Plan, *, records: SweepFolder | None = None, profile: Prof
     earlier = [*planned.runs, *(records.read_plan()[1] if records is not None else [])]
     seconds: dict[str, list[float]] = {}
     for run in earlier:
-        took = read_json(run.folder / "result.json").get("wall_s") if run.cost else None
+        took = read_state(run.folder / "result.json").get("wall_s") if run.cost else None
         if isinstance(took, int | float):
             seconds.setdefault(run.cost, []).append(float(took))
     hours = {run.id: median(seconds[run.cost]) / 3600 for run in planned.runs if run.cost in seconds}

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from piggyback.shell.errors import SweepError
 from slurm.children import child_environment
-from slurm.errors import SweepError
-from slurm.files import read_json
-from slurm.snapshots import find_packages, hash_code, import_variables, take_snapshot
+from slurm.folder.state_files import read_state
+from slurm.sending.snapshots import find_packages, hash_code, import_variables, take_snapshot
 
 WHERE = "import piggyback, slurm, json; print(json.dumps([piggyback.__file__, slurm.__file__]))"
 
@@ -36,7 +36,7 @@ def test_python_imports_the_copy_from_any_folder(tmp_path: Path) -> None:
 def test_the_same_code_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "a.py").write_text("1")
-    monkeypatch.setattr("slurm.snapshots.find_packages", lambda: {"slurm": tmp_path / "pack"})
+    monkeypatch.setattr("slurm.sending.snapshots.find_packages", lambda: {"slurm": tmp_path / "pack"})
     first = take_snapshot(tmp_path / "code")
     assert take_snapshot(tmp_path / "code") == first
     (tmp_path / "pack" / "a.py").write_text("2")
@@ -49,8 +49,8 @@ def test_the_same_code_is_copied_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_copy_of_a_copy_keeps_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pack").mkdir()
     (tmp_path / "code.json").write_text('{"commit": "abc", "dirty": true}')
-    monkeypatch.setattr("slurm.snapshots.find_packages", lambda: {"slurm": tmp_path / "pack"})
-    assert read_json(take_snapshot(tmp_path / "code") / "code.json") == {"commit": "abc", "dirty": True}
+    monkeypatch.setattr("slurm.sending.snapshots.find_packages", lambda: {"slurm": tmp_path / "pack"})
+    assert read_state(take_snapshot(tmp_path / "code") / "code.json") == {"commit": "abc", "dirty": True}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_a_job_has_as_many_threads_as_processors(given: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("no_slurm")
 def test_a_sweep_runs_from_the_copy(toy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from slurm.plans import plan
-    from slurm.sending import Target, stay, submit
-    from slurm.sweep_files import read_sweep
+    from slurm.planning.plans import plan
+    from slurm.planning.sweep_files import read_sweep
+    from slurm.sending.submission import Target, stay, submit
 
     monkeypatch.setattr("slurm.jobs.COMMAND", ("/bin/sh", "-c", 'echo "path is $PYTHONPATH"', "sh"))
     planned = plan(read_sweep(toy({"a": ["say"]}, prep=("say",))))

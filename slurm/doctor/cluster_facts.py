@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from slurm.errors import SweepError
+from piggyback.shell.errors import SweepError
 from slurm.queries import ask
 
 COMMANDS: Final = ("sbatch", "srun", "scontrol", "squeue", "scancel")
