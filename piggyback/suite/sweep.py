@@ -2,7 +2,8 @@
 
 A benchmark offers ``plan(spec)`` by an entry point of the group ``piggyback.sweeps``.  The spec is its part of a
 sweep's file, with ``out``, the sweep's folder, and ``root``, from which relative paths count; the answer is a list of
-mappings with the fields that ``slurm.planning.planned_run.PlannedRun`` documents.  Nothing here or in a plan loads torch.
+mappings with the fields that ``slurm.planning.planned_run.PlannedRun`` documents.  Nothing here or in a plan loads
+torch.
 """
 
 import hashlib
