@@ -20,7 +20,8 @@ from PIL import Image
 from decathlon.tasks import SPLITS, Split
 from piggyback.shell.console import notice, progress_bar
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import atomic_file, read_json, write_json
+from piggyback.shell.files import atomic_file, write_json
+from piggyback.shell.strict_json import read_json
 
 VERSION: Final = 1
 INDEX: Final = np.dtype([("image_id", "<i8"), ("label", "<i4"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])

@@ -1,26 +1,20 @@
-"""One frozen network, many named tasks: the overlay.
-
-The network keeps its own classes and its own leaf parameters; nothing is wrapped and no state-dict key
-changes.  What the parameters *hold* is the effective weight of the current task, W_eff = f(W, theta); W and
-theta live here, outside autograd.  ``docs/decisions.md`` says why.
-"""
+"""The library's face: `attach` a network, add tasks, train, switch, save and load them."""
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from piggyback.added_modules import fold_modules, hide_modules, layers_with_modules, show_modules
-from piggyback.anatomy import Anatomy, dissect, like, persistent_tensors
-from piggyback.fingerprint import fingerprint
+from piggyback.added_modules import fold_modules, layers_with_modules
+from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
-from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
+from piggyback.overlay import Overlay
+from piggyback.payload import save_task
+from piggyback.shell.errors import BadInput, NotTrainable
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
-from piggyback.wrapping import refuse_if_wrapped
 
 
 def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
@@ -30,7 +24,8 @@ def attach(network: nn.Module, *, method: Method, head: str | None = None, norm:
         network: any module with convolution or linear layers; the adapter changes what its parameters hold.
         method: what tasks do to the weights unless `add_task` says otherwise.
         head: the name of the slot that each task fills with a head of its own, such as ``fc``.
-        norm: whether norm layers stay fixed (the paper's choice) or are trained for each task.
+        norm: whether norm layers stay fixed (the paper's choice), have running statistics of each task's own, or are
+            trained for each task.
 
     Raises:
         BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already.
@@ -42,30 +37,21 @@ def attach(network: nn.Module, *, method: Method, head: str | None = None, norm:
     return Adapter(network, method=method, head=head, norm=norm)
 
 
-class Adapter:
+class Adapter(Overlay):
     """Named tasks on one frozen network; made by `attach`.
 
+    `Overlay` has the rest: ``network``, ``anatomy``, ``current``, ``fingerprint`` and ``tasks``; `task`, `switch` and
+    `base`; `train` and `eval`; `base_state_dict`; `training_state` and `load_training_state`.
+
     Attributes:
-        network: the module given to `attach`, showing the current task.
-        anatomy: the names of its parts.
-        current: the name of the task that the network shows; None for the backbone itself.
-        fingerprint: digest of the frozen weights, as payload files carry it.
+        method: what tasks do to the weights unless `add_task` says otherwise.
+        norm: what becomes of norm layers, likewise.
     """
 
     def __init__(self, network: nn.Module, *, method: Method, head: str | None, norm: Norm) -> None:
-        self.network = network
+        super().__init__(network, head=head)
         self.method = method
         self.norm = norm
-        self.head_slot = head
-        self.anatomy: Anatomy = dissect(network, head=head)
-        tensors = persistent_tensors(network)
-        # clone() keeps strides, so W, theta and parameter can be walked as flat memory together
-        self.frozen: dict[str, Tensor] = {name: tensors[name].detach().clone() for name in self.anatomy.backbone}
-        self.fingerprint = fingerprint(self.frozen)
-        self.base_head = network.get_submodule(head) if head is not None else None
-        self.tasks: dict[str, TaskState] = {}
-        self.current: str | None = None
-        self._show(None)
 
     # -- tasks ------------------------------------------------------------------------------------------
 
@@ -104,7 +90,6 @@ class Adapter:
         taken = (self.base_head, *(task.head for task in self.tasks.values()))
         if head is not None and any(head is other for other in taken):
             raise BadInput(f"the head given for task {name!r} belongs to another task already: each needs its own")
-        refuse_if_wrapped(self.network)
         state = TaskState(method=method, norm=norm or self.norm, head=head)
         if method.adapts == "weights":
             self.follow()
@@ -115,45 +100,7 @@ class Adapter:
         origin = begin_own(method, self.frozen, begin=begin)
         state.own = {part: origin[part].clone() for part in state.own_names(self.anatomy, self.network)}
         state.modules = fresh_modules(method, self.network, self.anatomy)
-        self.tasks[name] = state
-        self.switch(name)
-
-    def task(self, name: str) -> TaskState:
-        """The state of a task, up to date also when it is the current one.
-
-        Raises:
-            UnknownName: there is no such task.
-        """
-        if name not in self.tasks:
-            raise UnknownName(name, known=self.tasks, kind="task")
-        if name == self.current:
-            self._stash()
-        return self.tasks[name]
-
-    def switch(self, name: str) -> None:
-        """Let the network show a task: weights, norm layers and head, all at once.
-
-        The weights are rebuilt from the stored ones, never divided out, so logits after A, B, A have the
-        same bits.  Masks are written in place: compiled graphs stay valid (but not under inductor's
-        ``freezing``, which bakes weights in).
-
-        Raises:
-            UnknownName: there is no such task.
-        """
-        state = self.task(name)
-        if name != self.current:
-            refuse_if_wrapped(self.network)
-            self._stash()
-        self.current = name
-        self._show(state)
-
-    def base(self) -> None:
-        """Let the network show the backbone itself, with its own head."""
-        if self.current is not None:
-            refuse_if_wrapped(self.network)
-            self._stash()
-        self.current = None
-        self._show(None)
+        self.put(name, state)
 
     def merged(self, name: str) -> nn.Module:
         """A plain copy of the network as the task has it; it knows nothing of the adapter.
@@ -175,43 +122,7 @@ class Adapter:
             self.switch(before)
         return plain
 
-    def base_state_dict(self) -> dict[str, Tensor]:
-        """The frozen weights under the network's names, with the backbone's own head.
-
-        ``network.state_dict()`` holds the effective weights of the current task instead.
-        """
-        names = {id(tensor): name for name, tensor in persistent_tensors(self.network).items() if name in self.frozen}
-        found = {  # a shared weight stands there once for each layer
-            key: self.frozen[names[id(tensor)]].clone()
-            for key, tensor in self.network.state_dict(keep_vars=True).items()
-            if id(tensor) in names
-        }
-        if self.base_head is not None:
-            found.update(
-                {f"{self.head_slot}.{name}": t.detach().clone() for name, t in self.base_head.state_dict().items()}
-            )
-        return found
-
     # -- training ---------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def train(self, mode: bool = True) -> None:
-        """Like ``network.train()``, but fixed norm layers stay in evaluation mode.
-
-        Running statistics of fixed norm layers are put back, should a pass after ``network.train()`` have
-        moved them.
-        """
-        self.network.train(mode)
-        if self._norm_is_fixed():
-            tensors = persistent_tensors(self.network)
-            for name in self.anatomy.norm:
-                tensors[name].copy_(self.frozen[name])
-            for name in self.anatomy.norm_modules:
-                self.network.get_submodule(name).eval()
-
-    def eval(self) -> None:
-        """Like ``network.eval()``."""
-        self.train(False)
 
     def optimizer(
         self,
@@ -238,14 +149,7 @@ class Adapter:
         Raises:
             NotTrainable: no task is current, or it was loaded from a payload and has no real masks.
         """
-        if self.current is None:
-            raise NotTrainable("the backbone itself is frozen: add a task before asking for an optimizer")
-        state = self.tasks[self.current]
-        if state.kept:
-            raise NotTrainable(
-                f"task {self.current!r} was loaded from a payload, which holds masks but not the real masks they "
-                "came from; add a fresh task to train"
-            )
+        self._task_to_train(wish="asking for an optimizer")
         rates = Rates(
             mask=mask_lr,
             head=head_lr,
@@ -259,64 +163,32 @@ class Adapter:
         """Give back a share of what the current task owns of each weight, and show what is left.
 
         Raises:
-            NotTrainable: no task is current.
+            NotTrainable: no task is current, or it was loaded from a payload.
             BadInput: tasks of its method give nothing back.
         """
-        if self.current is None:
-            raise NotTrainable("the backbone itself is frozen: add a task before pruning")
-        name = self.current
-        state = self.task(name)
+        name = self._task_to_train(wish="pruning")
+        state = self.tasks[name]
         if not isinstance(state.method, Prunes):
             raise BadInput(f"tasks of method {state.method.name!r} give no weights back: there is nothing to prune")
         for weight, trained in state.trained.items():
             state.method.prune(trained, share=share, name=weight)
         self.switch(name)
 
-    def check_modes(self) -> None:
-        """Refuse to train with fixed norm layers in training mode: their statistics would move.
-
-        Raises:
-            NotTrainable: naming the first such layer.
-        """
-        if not self._norm_is_fixed():
-            return
-        for name in self.anatomy.norm_modules:
-            module = self.network.get_submodule(name)
-            if module.training and hasattr(module, "running_mean"):
-                raise NotTrainable(
-                    f"norm layer {name!r} is fixed but in training mode: call adapter.train(), not network.train()"
-                )
-
-    def training_state(self, name: str) -> dict[str, dict[str, Tensor]]:
-        """Everything a checkpoint needs of a task beside the optimizer's state (which has the real masks)."""
-        state = self.task(name)
-        head = state.head.state_dict() if state.head is not None else {}
-        modules = {
-            f"{layer}/{part}": tensor
-            for layer, module in state.modules.items()
-            for part, tensor in module.state_dict().items()
-        }
-        return {"own": dict(state.own), "head": dict(head), "modules": modules}
-
-    def load_training_state(self, name: str, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Put back what `training_state` gave; load the optimizer's state afterwards."""
-        state = self.task(name)
-        for part, tensor in saved["own"].items():
-            state.own[part].copy_(tensor)
-        if state.head is not None:
-            state.head.load_state_dict(dict(saved["head"]))
-        for layer, module in state.modules.items():
-            parts = {key: saved["modules"][f"{layer}/{key}"] for key in module.state_dict()}
-            module.load_state_dict(parts)
-        if name == self.current:
-            self._show(state)
+    def _task_to_train(self, *, wish: str) -> str:
+        """The current task's name, where it can be trained."""
+        if self.current is None:
+            raise NotTrainable(f"the backbone itself is frozen: add a task before {wish}")
+        if self.tasks[self.current].kept:
+            raise NotTrainable(
+                f"task {self.current!r} was loaded from a payload, which holds masks but not the real masks they "
+                "came from; add a fresh task to train"
+            )
+        return self.current
 
     # -- files ------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None) -> None:
         """Write what the task adds into a payload file (``docs/payload-format.md``)."""
-        from piggyback.payload import save_task
-
         save_task(Path(path), self, task=task, recipe=recipe or {})
 
     def load(self, path: str | Path, *, task: str | None = None, head: nn.Module | None = None) -> str:
@@ -334,79 +206,4 @@ class Adapter:
             BackboneMismatch: the payload was trained on other frozen weights.
             BadPayload: the file is damaged or does not fit.
         """
-        from piggyback.loading import load_task
-
         return load_task(Path(path), self, task=task, head=head)
-
-    def put_loaded(self, name: str, state: TaskState) -> None:
-        """Take in a task that is complete already, under an unused name, and switch to it."""
-        if name in self.tasks:
-            raise BadInput(f"there is a task {name!r} already: give load() another name")
-        refuse_if_wrapped(self.network)
-        self.tasks[name] = state
-        self.switch(name)
-
-    # -- inside -----------------------------------------------------------------------------------------
-
-    def _norm_is_fixed(self) -> bool:
-        return self.current is None or self.tasks[self.current].norm_is_fixed
-
-    def _stash(self) -> None:
-        """Bring what the current task trains in place from the network into its state."""
-        if self.current is None:
-            return
-        own = self.tasks[self.current].own
-        tensors = persistent_tensors(self.network) if own else {}
-        for name in own:
-            own[name] = tensors[name].detach().clone()
-
-    @torch.no_grad()
-    def _show(self, state: TaskState | None) -> None:
-        """Write a task, or the backbone, into the network."""
-        self.follow()
-        hide_modules(self.network)
-        tensors = persistent_tensors(self.network)
-        own = state.own if state is not None else {}
-        adapted = {*state.trained, *state.kept} if state is not None else set[str]()
-        for name in self.anatomy.backbone:
-            source = own.get(name, self.frozen[name])
-            if state is not None and name in adapted:
-                source = state.method.apply(self.frozen[name], state.kept_of(name))
-            tensors[name].copy_(source)
-        modules = state.modules if state is not None else {}
-        show_modules(self.network, modules, like=tensors[self.anatomy.weights[0]])
-        added = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in own or name in adapted or id(parameter) in added)
-            parameter.grad = None
-        if self.head_slot is not None:
-            head = cast(nn.Module, state.head if state is not None else self.base_head)
-            reference = tensors[self.anatomy.weights[0]]
-            self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
-            for parameter in head.parameters():
-                parameter.requires_grad_(state is not None)
-        self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Carry frozen weights and real masks to where ``network.to()`` has moved the parameters.
-
-        Device and memory layout are followed.  The data type is not: frozen weights and real masks keep
-        theirs, so that a network in half precision still comes from the exact backbone.
-        """
-        tensors = persistent_tensors(self.network)
-        for name, frozen in self.frozen.items():
-            target = tensors[name]
-            if frozen.device == target.device and frozen.stride() == target.stride():
-                continue
-            self.frozen[name] = like(frozen, target)
-            for state in self.tasks.values():
-                for parts in (state.trained.get(name, {}), state.kept.get(name, {})):
-                    for tensor in parts.values():
-                        if tensor.shape == target.shape:
-                            tensor.data = like(tensor, target)
-                        else:
-                            tensor.data = tensor.data.to(target.device)
-        for state in self.tasks.values():
-            for name, tensor in state.own.items():
-                state.own[name] = tensor.to(tensors[name].device)

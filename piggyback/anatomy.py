@@ -1,5 +1,7 @@
-"""Which parameters of a network are what: weights to adapt, norm layers, the head, the rest."""
+"""Which parameters of a network are what (weights to adapt, norm layers, the head, the rest), and their digest."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,3 +89,20 @@ def dissect(network: nn.Module, *, head: str | None) -> Anatomy:
 def in_slot(name: str, slot: str | None) -> bool:
     """Whether a qualified name lies in the slot."""
     return slot is not None and (name == slot or name.startswith(slot + "."))
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names.
+
+    Memory layout and device do not matter.  Counters of batches that batch norm keeps
+    (``num_batches_tracked``) are left out: they change no output.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = tensors[name].detach().cpu().contiguous()
+        kind = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {kind} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -9,14 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from piggyback.methods.contract import Method
+from piggyback.overlay import Overlay
 from piggyback.payload import Payload
 from piggyback.shell.files import write_json
-
-if TYPE_CHECKING:
-    from piggyback.adapter import Adapter
 
 WEIGHT_BITS = 32
 
@@ -88,14 +85,14 @@ def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str,
     return ratios
 
 
-def count_masked(adapter: "Adapter", task: str) -> list[int]:
+def count_masked(adapter: Overlay, task: str) -> list[int]:
     """Per weight of the network, the task's mask values that are off."""
     state = adapter.task(task)
     masks = (state.kept_of(name).get("mask") for name in adapter.anatomy.weights)
     return [0 if mask is None else mask.numel() - int(mask.sum()) for mask in masks]
 
 
-def measure_sparsity(adapter: "Adapter", task: str) -> Sparsity:
+def measure_sparsity(adapter: Overlay, task: str) -> Sparsity:
     """How much of each weight the task masks out (the paper's table 6 and figure 3)."""
     state = adapter.task(task)
     zeros: dict[str, int] = {}
@@ -109,7 +106,7 @@ def measure_sparsity(adapter: "Adapter", task: str) -> Sparsity:
     return Sparsity(layers=layers, sizes=sizes, total=sum(zeros.values()) / max(1, sum(sizes.values())))
 
 
-def write_sparsity(path: Path, adapter: "Adapter", task: str) -> float | None:
+def write_sparsity(path: Path, adapter: Overlay, task: str) -> float | None:
     """Write `measure_sparsity` by layer, in the order of the network, for pages and plots; nothing without masks.
 
     Returns:

@@ -2,32 +2,29 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from piggyback.anatomy import like
+from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
 from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload
 from piggyback.task_state import TaskState, fresh_modules
 
-if TYPE_CHECKING:
-    from piggyback.adapter import Adapter
 
-
-def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Module | None) -> str:
-    """Add a payload's task to an adapter and switch to it; see `Adapter.load`."""
+def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module | None) -> str:
+    """Add a payload's task to an overlay and switch to it; see `Adapter.load`."""
     payload = read_payload(path)
-    if payload.fingerprint != adapter.fingerprint:
+    if payload.fingerprint != overlay.fingerprint:
         raise BackboneMismatch(
             f"{path} belongs to the backbone {payload.fingerprint[:12]}, but this network's frozen weights are "
-            f"{adapter.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on, "
+            f"{overlay.fingerprint[:12]}: masks mean nothing on other weights; load the backbone it was trained on, "
             "and attach it with the same head slot"
         )
-    refuse_other_weights(payload, adapter, path=path)
-    if head is None and adapter.head_slot is not None:
+    refuse_other_weights(payload, overlay, path=path)
+    if head is None and overlay.head_slot is not None:
         head = linear_head(payload.head, name=str(path))
-    if adapter.head_slot is None and (head is not None or payload.head):
+    if overlay.head_slot is None and (head is not None or payload.head):
         raise BadPayload(f"{path} comes with a head, but the adapter has no head slot: attach(..., head=...)")
     if head is not None:
         try:
@@ -35,25 +32,27 @@ def load_task(path: Path, adapter: "Adapter", *, task: str | None, head: nn.Modu
         except RuntimeError as fault:  # torch's word for a state dict that does not fit
             raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
     state = TaskState(method=payload.method, norm=payload.norm, head=head)
-    if set(state.own_names(adapter.anatomy, adapter.network)) != payload.own.keys():
+    if set(state.own_names(overlay.anatomy, overlay.network)) != payload.own.keys():
         raise BadPayload(f"{path} holds other parameters of its own than the network has")
-    refuse_other_parts(payload.own, {part: adapter.frozen[part] for part in payload.own}, name=str(path), types=False)
-    state.own = {part: tensor.to(adapter.frozen[part].device) for part, tensor in payload.own.items()}
+    refuse_other_parts(payload.own, {part: overlay.frozen[part] for part in payload.own}, name=str(path), types=False)
+    state.own = {part: tensor.to(overlay.frozen[part].device) for part, tensor in payload.own.items()}
     state.kept = {
-        weight: {key: placed(tensor, adapter.frozen[weight]) for key, tensor in parts.items()}
+        weight: {key: placed(tensor, overlay.frozen[weight]) for key, tensor in parts.items()}
         for weight, parts in payload.kept.items()
     }
-    state.modules = loaded_modules(payload, adapter, path=path)
+    state.modules = loaded_modules(payload, overlay, path=path)
     name = task or payload.task
-    adapter.put_loaded(name, state)
+    if name in overlay.tasks:
+        raise BadInput(f"there is a task {name!r} already: give load() another name")
+    overlay.put(name, state)
     return name
 
 
-def refuse_other_weights(payload: Payload, adapter: "Adapter", *, path: Path) -> None:
+def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> None:
     """Raise BadPayload unless the payload has what its method keeps, for each weight of the network."""
-    method, frozen = payload.method, adapter.frozen
+    method, frozen = payload.method, overlay.frozen
     try:
-        started = {name: method.start(frozen[name]) for name in adapter.anatomy.weights if method.adapts == "weights"}
+        started = {name: method.start(frozen[name]) for name in overlay.anatomy.weights if method.adapts == "weights"}
         expected = {name: method.keep(parts) for name, parts in started.items() if parts}
     except (OverflowError, RuntimeError) as fault:  # a setting too large for the weights' type
         raise BadPayload(f"{path}: the settings of method {method.name!r} are wrong: {fault}") from None
@@ -65,7 +64,7 @@ def refuse_other_weights(payload: Payload, adapter: "Adapter", *, path: Path) ->
     for name, parts in payload.kept.items():
         refuse_other_parts(parts, expected[name], name=f"{path}: {name!r}")
     for name, shape in payload.shapes.items():
-        if name not in adapter.anatomy.weights or shape != tuple(frozen[name].shape):
+        if name not in overlay.anatomy.weights or shape != tuple(frozen[name].shape):
             raise BadPayload(f"{path}: the network has no weight {name!r} of shape {shape}")
 
 
@@ -74,18 +73,18 @@ def placed(tensor: Tensor, target: Tensor) -> Tensor:
     return like(tensor, target) if tensor.shape == target.shape else tensor.to(target.device)
 
 
-def loaded_modules(payload: Payload, adapter: "Adapter", *, path: Path) -> dict[str, nn.Module]:
+def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[str, nn.Module]:
     """The modules that the payload has behind layers.
 
     Raises:
         BadPayload: they are not those of its method on this network.
     """
-    modules = fresh_modules(payload.method, adapter.network, adapter.anatomy)
+    modules = fresh_modules(payload.method, overlay.network, overlay.anatomy)
     if modules.keys() != payload.modules.keys():
         raise BadPayload(f"{path} has modules behind other layers than the network has")
     for name, module in modules.items():
         refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}", types=False)
-        module.to(adapter.frozen[adapter.anatomy.weights[0]].dtype).load_state_dict(payload.modules[name])
+        module.to(overlay.frozen[overlay.anatomy.weights[0]].dtype).load_state_dict(payload.modules[name])
     return modules
 
 

@@ -8,19 +8,17 @@ trained in place) is stepped as torch does it.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from piggyback.overlay import Overlay
 from piggyback.shell.errors import NotTrainable
+from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
-
-if TYPE_CHECKING:
-    from piggyback.adapter import Adapter
-    from piggyback.task_state import TaskState
 
 FIRST: Final = ".exp_avg"
 SECOND: Final = ".exp_avg_sq"
@@ -68,20 +66,20 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def __init__(
         self,
-        adapter: "Adapter",
+        overlay: Overlay,
         *,
         rates: Rates,
         rule: Rule,
         head_rule: Rule,
         update: Literal["auto", "compiled", "eager"],
     ) -> None:
-        self.adapter = adapter
-        self.task_name = cast(str, adapter.current)
-        self.parameters = dict(adapter.network.named_parameters())
-        state = adapter.tasks[self.task_name]
+        self.overlay = overlay
+        self.task_name = cast(str, overlay.current)
+        self.parameters = dict(overlay.network.named_parameters())
+        state = overlay.tasks[self.task_name]
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
-            for group, group_rule in self._groups(adapter, state, rates, rule, head_rule)
+            for group, group_rule in self._groups(overlay, state, rates, rule, head_rule)
             if group["params"]
         ]
         if not groups:
@@ -92,9 +90,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.reset()
 
     def _groups(
-        self, adapter: "Adapter", state: "TaskState", rates: Rates, rule: Rule, head_rule: Rule
+        self, overlay: Overlay, state: TaskState, rates: Rates, rule: Rule, head_rule: Rule
     ) -> list[tuple[dict[str, Any], Rule]]:
-        norm = set(adapter.anatomy.norm)
+        norm = set(overlay.anatomy.norm)
         own = [name for name in state.own if name in self.parameters]
         head = list(state.head.parameters()) if state.head is not None else []
         modules = [parameter for module in state.modules.values() for parameter in module.parameters()]
@@ -110,7 +108,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def reset(self) -> None:
         """Forget moments and counts of steps: a new optimizer's state, with what is trained as it is."""
         self.state.clear()
-        trained = self.adapter.tasks[self.task_name].trained
+        trained = self.overlay.tasks[self.task_name].trained
         for group in self.param_groups:
             if group["role"] == "mask":
                 for parameter in group["params"]:
@@ -137,13 +135,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if group["role"] == "mask":
                 if group["rule"] != "AdamRule":
                     return "eager"
-                return self.mask_update.settle(self.adapter.frozen[self.names[group["params"][0]]])
+                return self.mask_update.settle(self.overlay.frozen[self.names[group["params"][0]]])
         return "none"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments and real masks exactly, and write the effective weights they stand for."""
         super().load_state_dict(state_dict)
-        trained = self.adapter.tasks[self.task_name].trained
+        trained = self.overlay.tasks[self.task_name].trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 state = self.state.get(parameter, {})
@@ -151,8 +149,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
                     self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
                 elif "step" in state:  # torch leaves it where it was loaded to; fused kernels want it beside the rest
                     state["step"] = state["step"].to(parameter.device)
-        if self.adapter.current == self.task_name:
-            self.adapter.switch(self.task_name)
+        if self.overlay.current == self.task_name:
+            self.overlay.switch(self.task_name)
 
     @staticmethod
     @torch.no_grad()
@@ -177,14 +175,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.adapter.current != self.task_name:
+        if self.overlay.current != self.task_name:
             raise NotTrainable(
                 f"this optimizer trains task {self.task_name!r}, but the network shows "
-                f"{self.adapter.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
+                f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
             )
-        self.adapter.check_modes()
-        if self._has_moved():
-            self.adapter.follow()
+        self.overlay.check_before_step(self._adapted())
         for group in self.param_groups:
             if group["role"] == "mask":
                 self._step_masks(group)
@@ -192,22 +188,16 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 step_in_place(group, self.state)
         return loss
 
-    def _has_moved(self) -> bool:
-        """Whether ``network.to()`` has moved parameters away from the weights that their masks belong to."""
-        frozen = self.adapter.frozen
+    def _adapted(self) -> dict[str, Tensor]:
         masked = (parameter for group in self.param_groups if group["role"] == "mask" for parameter in group["params"])
-        return any(
-            parameter.device != frozen[self.names[parameter]].device
-            or parameter.stride() != frozen[self.names[parameter]].stride()
-            for parameter in masked
-        )
+        return {self.names[parameter]: parameter for parameter in masked}
 
     def _step_masks(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
             name = self.names[parameter]
-            trained = self.adapter.tasks[self.task_name].trained[name]
+            trained = self.overlay.tasks[self.task_name].trained[name]
             state = self.state[parameter]
             state["step"] += 1
             for key, tensor in trained.items():
@@ -217,7 +207,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                     ):
                         state[moment] = torch.empty_like(tensor).copy_(state[moment])
             first = {key: state[key + FIRST] for key in trained if key + FIRST in state}
-            weight = self.adapter.frozen[name]
+            weight = self.overlay.frozen[name]
             if group["rule"] == "AdamRule":
                 second = {key: state[key + SECOND] for key in first}
                 coefficients = adam_coefficients(group, int(state["step"].item()))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from torch import Tensor
 from piggyback.bits import Stream, decode, encode
 from piggyback.methods.contract import Method, StoresSome
 from piggyback.methods.registry import named_method
+from piggyback.overlay import Overlay
 from piggyback.shell.errors import BadInput, BadPayload, Diverged
-from piggyback.shell.files import parse_json, write_bytes
+from piggyback.shell.files import write_bytes
+from piggyback.shell.strict_json import parse_json
 from piggyback.task_state import Norm, TaskState
-
-if TYPE_CHECKING:
-    from piggyback.adapter import Adapter
 
 FORMAT: Final = 1
 KEY: Final = "piggyback"  # the one metadata entry
@@ -89,20 +88,20 @@ class StoredMask:
         return math.prod(self.shape)
 
 
-def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str, object]) -> None:
-    """Write a task of an adapter, whole or not at all.
+def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, object]) -> None:
+    """Write a task of an overlay, whole or not at all.
 
     Raises:
         Diverged: something the task keeps, or a real mask, is not finite.
         BadInput: the recipe, or a method's setting, cannot be written as JSON.
     """
-    state = adapter.task(task)
+    state = overlay.task(task)
     for name, trained in state.trained.items():  # a mask would hide that: NaN is above no threshold
         refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
     shapes: dict[str, list[int]] = {}
-    for name in adapter.anatomy.weights:
+    for name in overlay.anatomy.weights:
         kept = state.kept_of(name)
         some = state.method.stored(kept) if isinstance(state.method, StoresSome) else {}
         for key, tensor in kept.items():
@@ -113,11 +112,11 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
                 streams[f"{key}/{name}"] = {"shape": list(tensor.shape), "coding": stream.coding, "ones": ones}
             else:
                 tensors[f"value/{key}/{name}"] = plain(tensor[some[key]] if key in some else tensor)
-        shapes[name] = list(adapter.frozen[name].shape)
+        shapes[name] = list(overlay.frozen[name].shape)
     for layer, module in state.modules.items():
         for key, tensor in module.state_dict().items():
             tensors[f"module/{key}/{layer}"] = plain(tensor)
-    norm = set(adapter.anatomy.norm)
+    norm = set(overlay.anatomy.norm)
     for name, tensor in state.own.items():
         tensors[f"{'norm' if name in norm else 'weight'}/{name}"] = plain(tensor)
     for name, tensor in (state.head.state_dict() if state.head is not None else {}).items():
@@ -128,7 +127,7 @@ def save_task(path: Path, adapter: "Adapter", *, task: str, recipe: Mapping[str,
         "method": {"name": state.method.name, **method_settings(state.method)},
         "task": task,
         "norm": state.norm,
-        "backbone": adapter.fingerprint,
+        "backbone": overlay.fingerprint,
         "recipe": dict(recipe),
         "masks": streams,
         **({} if tells_shapes(state, shapes) else {"shapes": shapes}),
@@ -203,7 +202,10 @@ def check(data: bytes) -> dict[str, Any]:
         raise BadPayload("the file is truncated, or not a payload")
     try:
         outer = cast(dict[str, Any], parse_json(data[8 : 8 + length], name="the header"))
-        header = cast(dict[str, Any], parse_json(outer["__metadata__"][KEY].encode(), name="the header's metadata"))
+        header = cast(
+            dict[str, Any],
+            parse_json(outer["__metadata__"][KEY].encode(), name="the header's metadata", largest=1 << 64),
+        )
         digest = header["sha256"]
         version = header["format"]
         blanked = data[: 8 + length].replace(digest.encode(), BLANK.encode(), 1) + data[8 + length :]

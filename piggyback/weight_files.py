@@ -21,7 +21,8 @@ from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
 
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import parse_json, write_bytes
+from piggyback.shell.files import write_bytes
+from piggyback.shell.strict_json import parse_json
 
 FORMAT: Final = 1
 ENTRY: Final = "piggyback_backbone"

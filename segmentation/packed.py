@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from segmentation.release.splits import ID, complete_text, find_split, overlap, published_ids
 
 VERSION: Final = 1

@@ -14,7 +14,8 @@ from torch.nn.functional import interpolate
 from piggyback.device import autocast
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, Requeue, one_line
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.training.checkpoints import StopFlag
 from segmentation.batches import scale_picture
 from segmentation.metric.confusion import Matrix, count_pairs

@@ -1,7 +1,7 @@
 """Sweeps: many runs of many benchmarks, on this machine or on a Slurm cluster through submitit.
 
-Benchmarks say what they would run (entry points ``piggyback.sweeps``); of a run this package sees its command line,
-its folder, and two files in it, ``status.json`` and ``result.json``.
+Benchmarks say what they would run (entry points ``piggyback.sweeps``).  Of a run, this package knows its command line,
+its folder, and two files in there, ``status.json`` and ``result.json``.
 
 >>> import slurm
 >>> planned = slurm.plan(slurm.read_sweep(Path("sweep.toml")))  # doctest: +SKIP
@@ -14,43 +14,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from slurm.cancellation import cancel as cancel
-    from slurm.errors import SweepError as SweepError
-    from slurm.plans import Estimate as Estimate
-    from slurm.plans import Plan as Plan
-    from slurm.plans import estimate as estimate
-    from slurm.plans import plan as plan
-    from slurm.plans import submitted_plan as submitted_plan
-    from slurm.sending import Target as Target
-    from slurm.sending import stay as stay
-    from slurm.sending import submit as submit
+    from piggyback.shell.errors import SweepError as SweepError
+    from slurm.planning.plans import Estimate as Estimate
+    from slurm.planning.plans import Plan as Plan
+    from slurm.planning.plans import estimate as estimate
+    from slurm.planning.plans import plan as plan
+    from slurm.planning.plans import submitted_plan as submitted_plan
+    from slurm.planning.profiles import Profile as Profile
+    from slurm.planning.profiles import read_profile as read_profile
+    from slurm.planning.sweep_files import Sweep as Sweep
+    from slurm.planning.sweep_files import read_sweep as read_sweep
+    from slurm.sending.cancellation import cancel as cancel
+    from slurm.sending.submission import Target as Target
+    from slurm.sending.submission import stay as stay
+    from slurm.sending.submission import submit as submit
     from slurm.states import Standing as Standing
     from slurm.states import choose as choose
     from slurm.states import find_standings as find_standings
-    from slurm.sweep_files import Profile as Profile
-    from slurm.sweep_files import Sweep as Sweep
-    from slurm.sweep_files import read_profile as read_profile
-    from slurm.sweep_files import read_sweep as read_sweep
 
-# The verbs' texts lie in this package too, and --help is to load nothing else: names are looked up when used.
+# The verbs' texts are in this package too, and --help must load nothing else: names are looked up when used.
 _HOME: Final = {
-    "Estimate": "plans",
-    "Plan": "plans",
-    "Profile": "sweep_files",
-    "Standing": "states",
-    "Sweep": "sweep_files",
-    "SweepError": "errors",
-    "Target": "sending",
-    "cancel": "cancellation",
-    "choose": "states",
-    "estimate": "plans",
-    "find_standings": "states",
-    "plan": "plans",
-    "read_profile": "sweep_files",
-    "read_sweep": "sweep_files",
-    "stay": "sending",
-    "submit": "sending",
-    "submitted_plan": "plans",
+    "Estimate": "slurm.planning.plans",
+    "Plan": "slurm.planning.plans",
+    "Profile": "slurm.planning.profiles",
+    "Standing": "slurm.states",
+    "Sweep": "slurm.planning.sweep_files",
+    "SweepError": "piggyback.shell.errors",
+    "Target": "slurm.sending.submission",
+    "cancel": "slurm.sending.cancellation",
+    "choose": "slurm.states",
+    "estimate": "slurm.planning.plans",
+    "find_standings": "slurm.states",
+    "plan": "slurm.planning.plans",
+    "read_profile": "slurm.planning.profiles",
+    "read_sweep": "slurm.planning.sweep_files",
+    "stay": "slurm.sending.submission",
+    "submit": "slurm.sending.submission",
+    "submitted_plan": "slurm.planning.plans",
 }
 
 __all__ = [  # noqa: RUF022 -- in the order of use
@@ -77,4 +77,4 @@ __all__ = [  # noqa: RUF022 -- in the order of use
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

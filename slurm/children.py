@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final
 
-from slurm.claims import BEAT_S
-from slurm.snapshots import import_variables
+from slurm.folder.claims import BEAT_S
+from slurm.sending.snapshots import import_variables
 
 REQUEUE: Final = 75  # a command's exit code for "stopped with a checkpoint, to be continued"
 POLL_S: Final = 0.2

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from piggyback.shell.errors import SweepError
 from slurm.children import POLL_S, REQUEUE, catch_stops, child_environment, run_child
-from slurm.claims import Owner
-from slurm.errors import SweepError
-from slurm.files import read_json
-from slurm.folders import JobFolder, SweepFolder, find_stamp
-from slurm.planned import PlannedRun
+from slurm.folder.claims import Owner
+from slurm.folder.layout import JobFolder, SweepFolder, find_stamp
+from slurm.folder.state_files import read_state
+from slurm.planning.planned_run import PlannedRun
 from slurm.queries import find_states, is_running
 
 KILL_WAIT_S: Final = 60.0
@@ -99,7 +99,7 @@ def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: 
     folder = SweepFolder(root).job(run)
     progress = find_progress(folder)
     number = folder.claims.take(owner, what=run, ask_slurm=is_running, progress=progress)
-    order, begun, message = read_json(folder.order), time.time(), None
+    order, begun, message = read_state(folder.order), time.time(), None
     needs = {str(need): Path(proof) for need, proof in order.get("needs", {}).items()}
     stamps = {need: find_stamp(proof) for need, proof in needs.items()}
     with folder.log.open("ab") as log:
@@ -131,7 +131,7 @@ def assist_run(folder: JobFolder, *, argv: tuple[str, ...], rank: int, asked: li
     Returns:
         The command's exit code, as of `run_child`.
     """
-    order = read_json(folder.order)
+    order = read_state(folder.order)
     command, variables = [*order.get("command", COMMAND), *argv], child_environment(find_code(order))
     log = folder.log_of(rank)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +146,8 @@ def find_code(order: Mapping[str, Any]) -> Path | None:
 
 def find_progress(folder: JobFolder) -> float:
     """Share of a run that is done, by its own word, in [0, 1]."""
-    place = read_json(folder.order).get("folder")
-    said = read_json(Path(place) / "status.json").get("progress") if isinstance(place, str) else None
+    place = read_state(folder.order).get("folder")
+    said = read_state(Path(place) / "status.json").get("progress") if isinstance(place, str) else None
     return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said <= 1 else 0.0
 
 
@@ -156,7 +156,7 @@ def find_stall(folder: JobFolder, *, number: int, progress: float) -> str | None
 
     Only attempts since it was last sent count, so that sending it again is another chance.
     """
-    first = read_json(folder.submitted).get("attempt", 0)
+    first = read_state(folder.submitted).get("attempt", 0)
     before = folder.claims.since(first if isinstance(first, int) else 0)[-STALLS - 1 : -1]
     started = [claim.owner.get("progress") for claim in before if claim.number < number]
     if len(started) < STALLS or not all(isinstance(one, float) and progress <= one for one in started):

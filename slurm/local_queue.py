@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from piggyback.shell.errors import SweepError
 from slurm.children import REQUEUE, catch_stops
-from slurm.claims import BEAT_S, Owner
-from slurm.errors import SweepError
-from slurm.files import read_json
-from slurm.folders import SweepFolder
+from slurm.folder.claims import BEAT_S, Owner
+from slurm.folder.layout import SweepFolder
+from slurm.folder.state_files import read_state
 from slurm.jobs import do_run
-from slurm.planned import PlannedRun
+from slurm.planning.planned_run import PlannedRun
 
 POLL_S: Final = 0.2
 START_S: Final = 60.0
@@ -178,7 +178,7 @@ def collect_ended(queue: Queue) -> None:
 
 def do_one(sweep: SweepFolder, run: str) -> int:
     """Do one run by its order."""
-    argv = tuple(str(word) for word in read_json(sweep.job(run).order)["argv"])
+    argv = tuple(str(word) for word in read_state(sweep.job(run).order)["argv"])
     with catch_stops() as asked:
         return do_run(sweep.root, run=run, argv=argv, owner=Owner.local(), asked=asked)
 

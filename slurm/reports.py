@@ -1,54 +1,17 @@
-"""Tables of plans and standings, in the look of the other verbs; this package stands without the core."""
+"""Tables of plans and standings."""
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from slurm.planned import PlannedRun
-from slurm.plans import Estimate
+from piggyback.shell.console import say, table
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Estimate
 from slurm.states import Standing
-
-out: Final = Console(highlight=False)
-err: Final = Console(stderr=True, highlight=False)
-WIDE: Final = 10_000  # columns: wider than any table
-
-
-def print_json(value: object) -> None:
-    """Write one JSON document to standard output; NaN and infinity are errors."""
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def say(text: str) -> None:
-    """One line of a report."""
-    out.print(text, markup=False, soft_wrap=True)
-
-
-def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table; texts are shown as they are, and nothing is cut off in a file."""
-    shown = Table()
-    for column in columns:
-        shown.add_column(Text(column), overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    out.print(Text(title, style="italic"), soft_wrap=True)
-    (out if out.is_terminal else Console(file=out.file, width=WIDE, highlight=False)).print(shown)
 
 
 def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], guess: Estimate) -> None:
-    """What a sweep would run, and what is there already.
-
-    Args:
-        name: of the sweep.
-        runs: in order.
-        finished: ids.
-        guess: how long they may take.
-    """
+    """Print what a sweep would run, what is there already, and how long the rest may take."""
     rows = [
         (
             run.id,
@@ -59,7 +22,7 @@ def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], gues
         )
         for run in runs
     ]
-    table(f"plan of {name}", "run", "kind", "needs", "state", guess.unit, rows=rows)
+    table(f"plan of {name}", "run", "kind", "needs", "state", guess.unit, rows=rows, numeric=())
     missing = [run for run in runs if run.id not in finished]
     known = [guess.cost[run.id] for run in missing if run.id in guess.cost]
     unknown = len(missing) - len(known)
@@ -69,7 +32,7 @@ def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], gues
 
 
 def show_standings(name: str, standings: Sequence[Standing]) -> None:
-    """How a sweep stands, a line per run."""
+    """Print how a sweep stands, a line per run."""
     rows = [
         (
             one.run.id,
@@ -83,12 +46,12 @@ def show_standings(name: str, standings: Sequence[Standing]) -> None:
         )
         for one in standings
     ]
-    table(name, "run", "state", "progress", "metric", "node", "elapsed", "left", "", rows=rows)
+    table(name, "run", "state", "progress", "metric", "node", "elapsed", "left", "", rows=rows, numeric=())
     say(count_states(standings))
 
 
 def measure(metric: tuple[str, float] | None) -> str:
-    """A metric as it is shown: fractions in percent, a loss as it is."""
+    """Words for a metric: fractions in percent, a loss as it is."""
     if metric is None:
         return "-"
     name, value = metric
@@ -96,7 +59,7 @@ def measure(metric: tuple[str, float] | None) -> str:
 
 
 def count_states(standings: Sequence[Standing]) -> str:
-    """How many runs are in which state, in words."""
+    """Words for how many runs are in which state."""
     counts = Counter(one.state for one in standings)
     return ", ".join(f"{count} {state}" for state, count in counts.most_common()) or "no runs"
 

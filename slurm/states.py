@@ -1,22 +1,19 @@
 """How the runs of a sweep stand: by what lies in their folders first, then by what Slurm says."""
 
-import json
 import math
-import os
 import signal
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any, Final, Literal
 
+from piggyback.shell.errors import SweepError
 from slurm.children import REQUEUE
-from slurm.claims import Claim
-from slurm.errors import SweepError
-from slurm.files import read_json
-from slurm.folders import JobFolder, SweepFolder
-from slurm.planned import PlannedRun
+from slurm.folder.claims import Claim
+from slurm.folder.layout import JobFolder, SweepFolder
+from slurm.folder.state_files import read_last_line, read_state
+from slurm.planning.planned_run import PlannedRun
 from slurm.queries import Answer, find_states
 
 State = Literal["done", "running", "queued", "unknown", "stopped", "failed", "missing"]
@@ -24,7 +21,6 @@ OPEN: Final[tuple[State, ...]] = ("running", "queued", "unknown")
 METRICS: Final = ("mean_iou", "accuracy")  # the number to show of a result, the first that it has
 EPOCH_METRICS: Final = (*METRICS, "val_mean_iou", "val_accuracy", "val_top1", "loss")
 KILLED: Final = 128  # exit codes from here on are signals
-TAIL: Final = 65536  # bytes in which the last epoch's line is looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +125,7 @@ def find_standings(
 def find_traces(sweep: SweepFolder, run: PlannedRun) -> Traces:
     """What a run's job folder tells."""
     folder = sweep.job(run.id)
-    return Traces(run=run, folder=folder, sent=read_json(folder.submitted), claim=folder.claims.last())
+    return Traces(run=run, folder=folder, sent=read_state(folder.submitted), claim=folder.claims.last())
 
 
 def look_again(sweep: SweepFolder, one: Traces) -> Traces:
@@ -145,7 +141,7 @@ def is_waiting(one: Traces) -> bool:
 
 def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) -> Standing:
     """How one run stands, by its traces and by Slurm's answer."""
-    status, owner = read_json(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
+    status, owner = read_state(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
     node, job = str(owner.get("node", "")), str(owner.get("job", one.slurm_job))
     alive = one.claim is not None and one.claim.is_alive(answer.is_running)
@@ -153,7 +149,7 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
         seconds = find_seconds(one.claim, alive=alive)
     common: dict[str, Any] = {"run": one.run, "node": node, "job": job, "progress": progress, "seconds": seconds}
     if done:
-        metric = find_metric(read_json(one.run.folder / "result.json").get("metrics"), METRICS)
+        metric = find_metric(read_state(one.run.folder / "result.json").get("metrics"), METRICS)
         return Standing(**{**common, "progress": 1.0}, state="done", metric=metric)
     if alive:
         metric = find_metric(read_last_line(one.run.folder / "metrics.jsonl"), EPOCH_METRICS)
@@ -218,16 +214,6 @@ def number(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300 or math.isnan(value):
         return None
     return float(value)
-
-
-def read_last_line(path: Path) -> object:
-    """The last JSON line of a file; None where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            return json.loads(file.read().splitlines()[-1])
-    except (OSError, ValueError, RecursionError, IndexError):
-        return None
 
 
 def find_metric(metrics: object, names: Sequence[str]) -> tuple[str, float] | None:

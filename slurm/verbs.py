@@ -1,4 +1,4 @@
-"""The sweep verbs; the Python API under them is in `slurm.plans`, `slurm.sending` and `slurm.states`."""
+"""The sweep verbs; the Python API below them is what ``import slurm`` gives."""
 
 import shlex
 import shutil
@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from slurm.cancellation import cancel
+from piggyback.shell.console import out, print_json, say
+from piggyback.shell.errors import SweepError
 from slurm.children import REQUEUE
-from slurm.errors import SweepError
 from slurm.options import (
     AnyCluster,
     CancelOptions,
@@ -21,12 +21,14 @@ from slurm.options import (
     StatusOptions,
     SubmitOptions,
 )
-from slurm.planned import PlannedRun
-from slurm.plans import Plan, estimate, find_folder, find_unsent, plan, submitted_plan
-from slurm.reports import out, print_json, say, show_plan, show_standings, standings_as_json
-from slurm.sending import Cluster, Target, find_left_over, stay, submit
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan, estimate, find_folder, find_unsent, plan, submitted_plan
+from slurm.planning.profiles import PROFILES, Profile, find_profile
+from slurm.planning.sweep_files import EXAMPLES, read_sweep
+from slurm.reports import show_plan, show_standings, standings_as_json
+from slurm.sending.cancellation import cancel
+from slurm.sending.submission import Cluster, Target, find_left_over, stay, submit
 from slurm.states import OPEN, choose, find_standings
-from slurm.sweep_files import EXAMPLES, PROFILES, Profile, find_profile, read_sweep
 
 WATCH_S: Final = 5.0
 FOLLOW_S: Final = 0.5
@@ -138,7 +140,7 @@ def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Targ
     """Print what would be sent."""
     scripts = []
     if target.cluster == "slurm":
-        from slurm.submission import sbatch_texts
+        from slurm.sending.sbatch import sbatch_texts
 
         scripts = sbatch_texts(planned.folder, unsent, name=planned.name, profile=target.profile)
     if json:

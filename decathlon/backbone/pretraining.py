@@ -31,7 +31,7 @@ from decathlon.tasks import BACKBONE_TASK, TASKS
 from piggyback.device import autocast
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import read_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.training.checkpoints import Checkpoints, StopFlag
 from piggyback.suite.training.loop import Record, Training
 from piggyback.suite.training.processes import Place, average_statistics, join_processes

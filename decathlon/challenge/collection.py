@@ -22,7 +22,8 @@ from leaderboard.result import BACKBONE_METHOD
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite import results
 from piggyback.suite.bench import Job, open_bench
 from piggyback.suite.networks.standing import GROUNDS

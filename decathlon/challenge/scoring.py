@@ -7,11 +7,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from decathlon.release.labels import Labels, bounded_json, read_bounded, read_labels, read_member, task_of, zip_members
+from decathlon.release.labels import MAX_BYTES, MAX_VALUES, Labels, read_labels, read_member, task_of, zip_members
 from decathlon.tasks import TASKS
 from leaderboard.boards.score import decathlon_score
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
+from piggyback.shell.files import read_file
+from piggyback.shell.strict_json import parse_json
 
 if TYPE_CHECKING:
     from decathlon.options import ScoreOptions
@@ -111,7 +113,7 @@ def read_entries(path: Path) -> list[tuple[int, int]]:
     Raises:
         BadInput: it is no list of ``{"image_id": int, "category_id": int}``, or no zip of exactly one such list.
     """
-    data, name = read_bounded(path), str(path)
+    data, name = read_file(path, limit=MAX_BYTES), str(path)
     if data.startswith(b"PK"):  # no JSON text starts so
         members = zip_members(data, name=name)
         if [member.filename for member in members] != [MEMBER]:
@@ -119,7 +121,7 @@ def read_entries(path: Path) -> list[tuple[int, int]]:
             more = f" and {len(members) - 3} more" if len(members) > 3 else ""
             raise BadInput(f"{name} must hold exactly one file, {MEMBER}, in no folder; it holds {found}{more}")
         data, name = read_member(data, members[0], name=name), f"{MEMBER} in {name}"
-    document = bounded_json(data, name=name)
+    document = parse_json(data, name=name, values=MAX_VALUES)
     if not isinstance(document, list) or not document:
         what = "an empty list" if document == [] else f"a JSON {_kind(document)}"
         raise BadInput(f"{name} must be a list of entries with image_id and category_id; it is {what}")

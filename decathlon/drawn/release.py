@@ -22,7 +22,8 @@ from decathlon.release.annotations import annotation_file
 from decathlon.tasks import BACKBONE_TASK, SPLITS, Split, find_task
 from piggyback.shell.console import out, progress_bar
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import atomic_file, read_json, write_json
+from piggyback.shell.files import atomic_file, write_json
+from piggyback.shell.strict_json import read_json
 
 VERSION: Final = 1  # of the drawings: another one does not continue a folder
 QUALITY: Final = 90  # of the JPEGs

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from decathlon.tasks import SPLITS, Split, Task, find_task
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import parse_json
+from piggyback.shell.strict_json import parse_json
 
 LONGEST_SIDE: Final = 4096
 """Pixels.  The release's pictures have at most 422; the bound keeps a hostile size from filling the disk."""
 
+MAX_VALUES: Final = 60_000_000  # imagenet12's train has some 20 million
 UNKNOWN: Final = -1
 """The label of every test picture."""
 
@@ -83,7 +84,7 @@ def parse_annotations(data: bytes, *, task: str, split: Split, name: str) -> Ann
         UnknownName: there is no such task.
     """
     known = find_task(task)
-    document = parse_json(data, name=name)
+    document = parse_json(data, name=name, values=MAX_VALUES)
     if not isinstance(document, dict):
         raise BadInput(f"{name} must hold one JSON object with images and categories")
     images = _rows(document, "images", name=name)

@@ -14,10 +14,11 @@ from typing import Final, cast
 
 from decathlon.tasks import TASKS, Task, find_task
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import parse_json
+from piggyback.shell.files import read_file
+from piggyback.shell.strict_json import parse_json
 
 MAX_BYTES: Final = 64 << 20  # the largest official file, imagenet12's labels, has 10 MB
-MAX_MARKS: Final = 4_000_000  # commas and brackets; imagenet12's labels have 0.7 million
+MAX_VALUES: Final = 4_000_000  # imagenet12's labels have 0.7 million
 SUFFIX: Final = "_test.json"
 
 
@@ -87,7 +88,7 @@ def parse_labels(data: bytes, *, task: Task, name: str) -> TaskLabels:
     Raises:
         BadInput: it is not such a file, or its images, annotations and categories do not fit together.
     """
-    document = bounded_json(data, name=name)
+    document = parse_json(data, name=name, values=MAX_VALUES)
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         raise BadInput(f"{name} is no annotation file: it must be an object with images, annotations and categories")
     if "annotations" not in document:
@@ -118,35 +119,6 @@ def parse_labels(data: bytes, *, task: Task, name: str) -> TaskLabels:
 def task_of(number: int) -> Task | None:
     """The task whose range of ids a picture's or category's id falls into, or None."""
     return next((task for task in TASKS.values() if number in task.category_ids), None)
-
-
-def bounded_json(data: bytes, *, name: str) -> object:
-    """Parse untrusted JSON that must not fill the memory: few bytes can stand for many objects.
-
-    Raises:
-        BadInput: as `piggyback.shell.files.parse_json`, and where there are far more values than a file of ours has.
-    """
-    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_MARKS:
-        raise BadInput(f"{name} has more than {MAX_MARKS:,} values; no file of the decathlon has so many")
-    return parse_json(data, name=name)
-
-
-def read_bounded(path: Path) -> bytes:
-    """The bytes of an untrusted file of at most `MAX_BYTES`.
-
-    Raises:
-        BadInput: it is missing, no ordinary file, unreadable or too large.
-    """
-    if path.exists() and not path.is_file():
-        raise BadInput(f"{path} is a {'folder' if path.is_dir() else 'device'}, not a file")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as fault:
-        raise BadInput(f"cannot read {path}: {fault.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise BadInput(f"{path} is larger than {MAX_BYTES >> 20} MiB; no file of the decathlon is")
-    return data
 
 
 def zip_members(data: bytes, *, name: str) -> list[zipfile.ZipInfo]:
@@ -195,11 +167,11 @@ _ZIP_FAULTS: Final = (
 
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
     for file in sorted(path.glob(f"[!.]*{SUFFIX}")):
-        yield file.name, read_bounded(file)
+        yield file.name, read_file(file, limit=MAX_BYTES)
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    data = read_bounded(path)
+    data = read_file(path, limit=MAX_BYTES)
     for member in zip_members(data, name=str(path)):
         file_name = PurePosixPath(member.filename).name
         if file_name.endswith(SUFFIX) and not file_name.startswith("."):

@@ -21,7 +21,9 @@ from decathlon.tasks import SPLITS, Split
 from piggyback.data.picture_formats import FORMATS, UNREADABLE
 from piggyback.data.writers import Writers, load_done, open_sized, refuse_full_disk, save_done, write_at
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import atomic_file, hold, read_json, write_json
+from piggyback.shell.files import atomic_file, write_json
+from piggyback.shell.lock import hold
+from piggyback.shell.strict_json import read_json
 
 NOTED_EVERY: Final = 2000
 """Pictures between two notes of progress: what a kill loses."""

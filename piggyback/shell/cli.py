@@ -1,8 +1,7 @@
 """The console command: finds verbs through entry points, loads only the chosen one.
 
 A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of
-`Command`, or of mappings with its fields where the package stands without the core.  The module that holds it must
-import nothing heavy: option classes and texts only.  What a verb
+`Command`.  The module that holds it must import nothing heavy: option classes and texts only.  What a verb
 does stands elsewhere and is imported when the verb runs, so that no ``--help`` ever loads torch.
 """
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -27,15 +27,39 @@ def notice(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-def table(title: str, *columns: str, rows: list[tuple[str, ...]], caption: str | None = None) -> None:
-    """Print a table on standard output; the first column is text, the others are numbers.
+def say(text: str) -> None:
+    """One line of a report, on standard output."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def write(text: str) -> None:
+    """Write a text to standard output as it is; it ends its last line itself."""
+    sys.stdout.write(text)
+
+
+def table(
+    title: str,
+    *columns: str,
+    rows: Sequence[tuple[str, ...]],
+    numeric: Collection[int] | None = None,
+    caption: str | None = None,
+) -> None:
+    """Print a table on standard output.
 
     Every text is shown as it is: square brackets, as in the names of folders, are no markup.  In a file the
     table is as wide as it needs to be; a terminal folds it, and nothing is cut off.
+
+    Args:
+        title: above it.
+        columns: headings.
+        rows: as many texts each.
+        numeric: places of columns of numbers, which are aligned to the right; all but the first when not given.
+        caption: below it.
     """
+    places = range(1, len(columns)) if numeric is None else numeric
     shown = Table()
-    for number, column in enumerate(columns):
-        shown.add_column(Text(column), justify="left" if number == 0 else "right", overflow="fold")
+    for place, column in enumerate(columns):
+        shown.add_column(Text(column), justify="right" if place in places else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     out.print(Text(title, style="italic"), soft_wrap=True)

@@ -1,18 +1,19 @@
-"""Files that are either whole or not there, and JSON read strictly."""
+"""Files: written whole or not at all, read only where they are regular and no larger than expected."""
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from piggyback.shell.errors import BadInput, one_line
+from piggyback.shell.errors import Fault, one_line
 
 CHUNK: Final = 1 << 20
-LOCK: Final = ".lock"
+_AGAIN: Final = (errno.ESTALE, errno.EINTR)  # NFS says ESTALE of a file that is replaced while it is opened
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the block ends well.
 
     The bytes are written to a temporary file beside `path`, flushed to the disk and renamed, so that no
-    reader and no crash ever sees a part of it.  When the block raises, nothing is left behind.
+    reader and no crash ever sees a part of it.  When the block raises, nothing is left behind.  A link at
+    `path` is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random and not the process's number, which two machines of a cluster or two threads can share.
@@ -39,29 +41,6 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def hold(folder: Path, *, work: str) -> Iterator[None]:
-    """Keep other processes away from a folder while the block runs; the lock ends with the process, whatever ends it.
-
-    Args:
-        folder: gets a file ``.lock``, which stays.
-        work: what is done, for the message: "at work on".
-
-    Raises:
-        BadInput: another process has it.
-    """
-    with (folder / LOCK).open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another process is {work} {one_line(folder)}: wait until it ends, or end it") from None
-        except OSError as fault:  # a file system without locks
-            from piggyback.shell.console import notice  # here, as rich is not for everyone who writes a file
-
-            notice(f"note: {one_line(folder)} cannot be locked ({fault.strerror}); start no second process for it")
-        yield
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_file(path) as file:
@@ -73,62 +52,64 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
+def read_file(path: Path | str, *, limit: int, follow: bool = True) -> bytes:
+    """The bytes of a regular file; no pipe or device is waited for.
+
+    Args:
+        path: of the file.
+        limit: in bytes.
+        follow: read through a link; without, a link is a fault.
+
+    Raises:
+        Fault: ``unreadable``, ``not-a-file``, ``too-large`` or ``link``; `Fault.file` is the path.
+    """
+    try:
+        try:
+            return _read(path, limit=limit, follow=follow)
+        except OSError as fault:
+            if fault.errno not in _AGAIN:
+                raise
+            return _read(path, limit=limit, follow=follow)
+    except OSError as fault:
+        if fault.errno == errno.ELOOP and not follow:
+            raise Fault("link", "is a link, where the file itself must be", file=one_line(path)) from None
+        raise Fault("unreadable", f"cannot be read: {fault.strerror}", file=one_line(path)) from None
+
+
+def _read(path: Path | str, *, limit: int, follow: bool) -> bytes:
+    number, size = _open_regular(path, follow=follow)
+    try:
+        if size > limit:
+            raise Fault("too-large", f"has {size:,} bytes; at most {limit:,} are read", file=one_line(path))
+        data = os.read(number, size + 1)  # a buffer of the whole limit takes longer to get than to fill
+        while len(data) != size and (more := os.read(number, limit + 1 - len(data))):
+            data += more  # it came in parts, or is being written to
+    finally:
+        os.close(number)
+    if len(data) > limit:
+        raise Fault("too-large", f"has more than {limit:,} bytes", file=one_line(path))
+    return data
+
+
+def _open_regular(path: Path | str, *, follow: bool = True) -> tuple[int, int]:
+    """The descriptor and the bytes of a regular file."""
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    there = os.fstat(number)
+    if stat.S_ISREG(there.st_mode):
+        return number, there.st_size
+    os.close(number)
+    found = "a folder" if stat.S_ISDIR(there.st_mode) else "a pipe or a device"
+    raise Fault("not-a-file", f"is {found}, where a file must be", file=one_line(path))
+
+
 def sha256_of(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
     """Hex digest of a file; `progress` gets the number of bytes of each piece read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    number, _ = _open_regular(path)
+    with os.fdopen(number, "rb") as file:
         while piece := file.read(CHUNK):
             digest.update(piece)
             if progress is not None:
                 progress(len(piece))
     return digest.hexdigest()
-
-
-def parse_json(data: bytes, *, name: str) -> object:
-    """Parse JSON from an untrusted source.
-
-    Stricter than ``json.loads``: a key may stand only once in an object, and NaN or Infinity, which are
-    not JSON, are refused.
-
-    Args:
-        data: UTF-8 text.
-        name: of the file, for messages.
-
-    Raises:
-        BadInput: with one line that names the file and the fault.
-    """
-
-    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in pairs:
-            if key in found:
-                raise BadInput(f"{name} has the key {key[:80]!r} twice in one object")
-            found[key] = value
-        return found
-
-    def no_constants(text: str) -> object:
-        raise BadInput(f"{name} has {text}, which is not JSON")
-
-    try:
-        return json.loads(data, object_pairs_hook=no_duplicates, parse_constant=no_constants)
-    except json.JSONDecodeError as fault:
-        raise BadInput(f"{name} is not JSON: {fault.msg} at line {fault.lineno}, column {fault.colno}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{name} is not JSON: it is not UTF-8 text") from None
-    except RecursionError:
-        raise BadInput(f"{name} is nested too deeply to be what it should be") from None
-    except ValueError:  # Python refuses to convert integers of thousands of digits
-        raise BadInput(f"{name} has a number of thousands of digits") from None
-
-
-def read_json(path: Path) -> object:
-    """Read a JSON file strictly.
-
-    Raises:
-        BadInput: it is missing, unreadable or not JSON.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as fault:
-        raise BadInput(f"cannot read {one_line(path)}: {fault.strerror}") from None
-    return parse_json(data, name=one_line(path))

@@ -16,7 +16,7 @@ COMMANDS: Final = (
     Command(
         name="doctor",
         summary="check this machine and say what to change",
-        options="piggyback.suite.core_options:DoctorOptions",
+        options="piggyback.shell.options:DoctorOptions",
         target="piggyback.shell.doctor:run",
         examples="  piggyback doctor\n  piggyback doctor --json",
     ),

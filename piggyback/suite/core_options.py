@@ -19,17 +19,6 @@ class DemoOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
-    """Check this machine.
-
-    Attributes:
-        json: print one JSON object instead of lines.
-    """
-
-    json: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShowOptions:
     """Say what payload files hold.
 

@@ -22,7 +22,8 @@ from scipy.io import savemat
 
 from piggyback.shell.console import progress_bar
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import read_json, write_bytes, write_json
+from piggyback.shell.files import write_bytes, write_json
+from piggyback.shell.strict_json import read_json
 from segmentation.drawn.scenes import Scene, draw_scene
 from segmentation.release.label_files import write_label_map
 

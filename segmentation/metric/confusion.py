@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import read_json, write_bytes, write_json
+from piggyback.shell.files import write_bytes, write_json
+from piggyback.shell.strict_json import read_json
 from segmentation.voc import CLASSES, VOID
 
 Matrix = NDArray[np.int64]

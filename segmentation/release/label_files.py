@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from piggyback.data.picture_formats import UNREADABLE
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import write_bytes
+from piggyback.shell.files import read_file, write_bytes
 from segmentation.voc import CLASSES, PALETTE, VOID
 
 LARGEST: Final = 1 << 26
@@ -80,26 +80,7 @@ def read_label_file(path: Path) -> NDArray[np.uint8]:
     Raises:
         BadInput: it is missing, unreadable, or no label map.
     """
-    return read_label_map(read_bounded(path), name=str(path))
-
-
-def read_bounded(path: Path) -> bytes:
-    """The bytes of a picture's file.
-
-    Raises:
-        BadInput: it is missing, no plain file, unreadable, or larger than `LARGEST_FILE`.
-    """
-    name = one_line(path)
-    try:
-        if not path.is_file():  # a pipe would block
-            raise BadInput(f"{name} {'is not a plain file' if path.exists() else 'is not there'}")
-        with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-    except OSError as fault:
-        raise BadInput(f"cannot read {name}: {fault.strerror}") from None
-    if len(data) > LARGEST_FILE:
-        raise BadInput(f"{name} has more than {LARGEST_FILE >> 20} MiB, too many for one picture")
-    return data
+    return read_label_map(read_file(path, limit=LARGEST_FILE), name=str(path))
 
 
 def encode_label_map(labels: NDArray[np.uint8]) -> bytes:

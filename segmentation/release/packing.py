@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from piggyback.data.picture_formats import FORMATS, UNREADABLE
 from piggyback.data.writers import Writers, load_done, open_sized, refuse_full_disk, save_done, write_at
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import atomic_file, read_json, write_json
+from piggyback.shell.files import atomic_file, write_json
+from piggyback.shell.strict_json import read_json
 from segmentation.packed import INDEX, VERSION, build_index, index_file, label_file, picture_file
 from segmentation.release.label_files import read_label_map
 from segmentation.release.mat_files import read_mat

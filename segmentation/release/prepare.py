@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from piggyback.shell.console import notice, out, print_json, progress_bar, table
 from piggyback.shell.errors import BadInput, one_line, refusal
-from piggyback.shell.files import CHUNK, LOCK, hold
+from piggyback.shell.files import CHUNK
+from piggyback.shell.lock import LOCK, hold
 from segmentation.packed import (
     Manifest,
     find_fault,

@@ -25,10 +25,10 @@ from piggyback.data.picture_formats import UNREADABLE
 from piggyback.shell import console
 from piggyback.shell.cli import DONE, FAILED
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import CHUNK, atomic_file
+from piggyback.shell.files import CHUNK, atomic_file, read_file
 from segmentation.metric.miou import SUFFIX, first_names, list_ids, read_ids
 from segmentation.options import BundleOptions
-from segmentation.release.label_files import LARGEST_FILE, palette_of, read_bounded, read_label_map
+from segmentation.release.label_files import LARGEST_FILE, palette_of, read_label_map
 from segmentation.release.splits import find_split, published_ids
 from segmentation.voc import CLASSES, PALETTE, VOID
 
@@ -125,7 +125,7 @@ def check_folder(folder: Path, *, pictures: Path, ids: Sequence[str]) -> tuple[F
 
     def check(one: str) -> tuple[list[tuple[str, str]], bytes]:
         try:
-            data = read_bounded(folder / (one + SUFFIX))
+            data = read_file(folder / (one + SUFFIX), limit=LARGEST_FILE)
         except BadInput as fault:
             return [("are unusable", str(fault))], b""
         return find_faults(one, data, pictures=pictures), hashlib.sha256(data).digest()
@@ -180,7 +180,7 @@ def find_faults(one: str, data: bytes, *, pictures: Path) -> list[tuple[str, str
         found.append((f"have void ({VOID}), which is no answer", f"{name} in {voids:,} pixels"))
     path = pictures / f"{one}.jpg"
     try:
-        with Image.open(io.BytesIO(read_bounded(path)), formats=("JPEG",)) as picture:
+        with Image.open(io.BytesIO(read_file(path, limit=LARGEST_FILE)), formats=("JPEG",)) as picture:
             size = picture.size
     except BadInput as fault:
         return [*found, ("have no picture to compare sizes with", str(fault))]
@@ -212,7 +212,7 @@ def write_archive(out: Path, folder: Path, *, digests: Mapping[str, bytes]) -> N
     ):
         for one in sorted(digests):
             path = folder / (one + SUFFIX)
-            data = read_bounded(path)
+            data = read_file(path, limit=LARGEST_FILE)
             if hashlib.sha256(data).digest() != digests[one]:
                 raise BadInput(f"{one_line(path)} changed while it was being bundled: run it again")
             member = tarfile.TarInfo(f"{FOLDER}{path.name}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import piggyback
 from piggyback import METHODS, Adapter, Method
-from piggyback.fingerprint import fingerprint
+from piggyback.anatomy import fingerprint
 from piggyback.methods.contract import AddsModules, Follows, StoresSome
 from piggyback.methods.ksm import KSM
 from piggyback.methods.registry import set_masks

@@ -247,13 +247,21 @@ def test_no_free_weights_are_left(make_ground: Callable, make_network: Callable,
         whole.prune(SHARE)
 
 
-def test_what_gives_nothing_back(make_network: Callable, make_head: Callable) -> None:
+def test_what_gives_nothing_back(
+    make_network: Callable, make_ground: Callable, make_head: Callable, tmp_path: Path
+) -> None:
     adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
     with pytest.raises(NotTrainable, match="add a task before pruning"):
         adapter.prune(SHARE)
     adapter.add_task("task", head=make_head(0))
     with pytest.raises(BadInput, match="tasks of method 'piggyback' give no weights back: there is nothing to prune"):
         adapter.prune(SHARE)
+    done = piggyback.attach(make_ground(METHOD), method=METHOD, head="head")
+    done.add_task("task", head=make_head(0))
+    done.save(tmp_path / "task", task="task")
+    done.load(tmp_path / "task", task="loaded")
+    with pytest.raises(NotTrainable, match="task 'loaded' was loaded from a payload"):
+        done.prune(SHARE)
 
 
 def test_hooks_for_a_sequence() -> None:

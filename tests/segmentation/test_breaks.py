@@ -12,7 +12,7 @@ import torch
 import segmentation.prediction as prediction
 import segmentation.training as training
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.shell.files import hold
+from piggyback.shell.lock import hold
 from piggyback.suite.training.run_folder import Environment, RunFolder
 from segmentation.bench import Job
 from segmentation.training import train_task

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from slurm import planned
-from slurm.folders import SweepFolder
-from slurm.planned import PlannedRun
-from slurm.plans import Plan
+from slurm.folder.layout import SweepFolder
+from slurm.planning import planned_run
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan
 
 CHILD = """
 case "$1" in
@@ -92,7 +92,7 @@ class ToyPoint:
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Writes the sweep file of a toy benchmark."""
-    monkeypatch.setattr(planned, "entry_points", lambda group: [ToyPoint()])
+    monkeypatch.setattr(planned_run, "entry_points", lambda group: [ToyPoint()])
 
     def write(runs: Mapping[str, list[str]], *, prep: tuple[str, ...] = ("say", "prep"), folder: str = "work") -> Path:
         path = tmp_path / folder / "toy.toml"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
 from slurm.children import REQUEUE, run_child
-from slurm.claims import Owner, find_start
-from slurm.errors import SweepError
-from slurm.files import read_json, write_json
+from slurm.folder.claims import Owner, find_start
+from slurm.folder.state_files import read_state
 from slurm.jobs import (
     JobCall,
     do_run,
@@ -25,7 +26,7 @@ from slurm.jobs import (
     requeue,
     wants_requeue,
 )
-from slurm.plans import Plan
+from slurm.planning.plans import Plan
 from slurm.states import find_standings
 
 JOB = Owner(job="12_3", restart=0, host="node1", pid=1, start=1, node="node1")
@@ -255,7 +256,7 @@ def test_a_slurm_job_from_its_pickle(
     thread.join()
     assert (fake_slurm / "scontrol.args").read_text() == "requeue 77\n"
     assert signal.getsignal(signal.SIGUSR2) is before
-    assert read_json(planned.folder.job("a").claims.root / "0000.json")["restart"] == 1
+    assert read_state(planned.folder.job("a").claims.root / "0000.json")["restart"] == 1
     Path(f"{proof}.go").touch()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert pickle.loads(data)() == 0

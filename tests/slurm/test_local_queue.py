@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm.cancellation import cancel
-from slurm.errors import SweepError
-from slurm.files import write_json
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
 from slurm.local_queue import find_gpus, start_queue, work
-from slurm.plans import Plan
-from slurm.sending import Target, send
+from slurm.planning.plans import Plan
+from slurm.sending.cancellation import cancel
+from slurm.sending.submission import Target, send
 from slurm.states import find_standings
 
 HERE = Target(cluster="local", parallel=2, stay=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm.claims import Owner
-from slurm.errors import SweepError
-from slurm.files import write_json
-from slurm.folders import SweepFolder
-from slurm.planned import PlannedRun
-from slurm.plans import Plan, find_related, find_unsent
+from piggyback.shell.errors import SweepError
+from piggyback.shell.files import write_json
+from slurm.folder.claims import Owner
+from slurm.folder.layout import SweepFolder
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan, find_related, find_unsent
 from slurm.queries import Answer, find_states
 from slurm.reports import clock, count_states, measure, show_standings
 from slurm.states import Standing, Traces, choose, find_standings, find_traces

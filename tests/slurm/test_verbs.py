@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import slurm
-from piggyback.shell.cli import Command, load, parse
+from piggyback.shell.cli import load, parse
+from piggyback.shell.errors import SweepError
 from slurm.commands import COMMANDS
-from slurm.errors import SweepError
-from slurm.folders import SweepFolder
+from slurm.folder.layout import SweepFolder
 from slurm.states import find_standings
 
 GOOD = {"a": ["make"], "b": ["make"]}
@@ -24,7 +24,7 @@ GOOD = {"a": ["make"], "b": ["make"]}
 
 def sweep(verb: str, *words: object) -> int:
     """Run a verb through the console command's own parser."""
-    command = next(Command(**one) for one in COMMANDS if one["name"] == f"sweep {verb}")
+    command = next(one for one in COMMANDS if one.name == f"sweep {verb}")
     return int(load(command.target)(parse(command, [str(word) for word in words])))
 
 
@@ -46,11 +46,11 @@ def states(file: Path) -> dict[str, str]:
 
 
 def test_help_and_json_of_every_verb() -> None:
-    assert {one["name"] for one in COMMANDS} == {
+    assert {one.name for one in COMMANDS} == {
         f"sweep {verb}" for verb in ("new", "plan", "submit", "retry", "status", "logs", "cancel", "doctor")
     }
     for one in COMMANDS:
-        assert callable(load(one["target"]))
+        assert callable(load(one.target))
 
 
 def test_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +245,7 @@ def test_runs_taken_out_of_the_file_stay_in_sight_while_they_are_queued(
 def test_wrong_profiles_and_numbers(toy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = toy(GOOD)
-    with pytest.raises(SweepError, match=r"cannot read profiles\.toml"):
+    with pytest.raises(SweepError, match=r"profiles\.toml cannot be read"):
         sweep("submit", file, "--profile", "gpu")
     (tmp_path / "profiles.toml").write_text("[profile.gpu]\n")
     with pytest.raises(SweepError, match=r"no \[profile\.default\]; it has gpu"):
@@ -262,7 +262,7 @@ def test_the_console_command_tells_users_what_is_wrong(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"piggyback: .*s\.toml must have a name and an out folder, both texts\n", done.stderr)
-    code = "import sys, slurm.verbs, slurm.submission, slurm.local_queue; print('torch' in sys.modules)"
+    code = "import sys, slurm.verbs, slurm.sending.sbatch, slurm.local_queue; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from piggyback.adapter import Adapter, attach
 from piggyback.device import autocast
 from piggyback.shell.errors import BadInput
-from piggyback.shell.files import read_json, write_bytes, write_json
+from piggyback.shell.files import write_bytes, write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.bench import (
     Bench,
     OwnTask,

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, one_line
-from piggyback.shell.files import read_json, write_json
+from piggyback.shell.files import write_json
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.training.loop import Batches, Record
 
 

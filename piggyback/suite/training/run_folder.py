@@ -14,7 +14,9 @@ from typing import Any, Literal, cast
 import torch
 
 from piggyback.shell.errors import BadInput, NotTrainable, Requeue
-from piggyback.shell.files import hold, read_json, write_bytes, write_json
+from piggyback.shell.files import write_bytes, write_json
+from piggyback.shell.lock import hold
+from piggyback.shell.strict_json import read_json
 from piggyback.suite.training.checkpoints import Checkpoints
 
 State = Literal["running", "done", "failed", "requeue"]
@@ -207,7 +209,7 @@ def close_run(watch: Watch) -> None:
 def code_version() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code runs from, or was copied from, and whether it was changed; else Nones.
 
-    A copy that a sweep made has them in a file (`slurm.snapshots`).
+    A copy that a sweep made has them in a file (`slurm.sending.snapshots`).
     """
     here = Path(__file__).resolve().parents[3]
     if (here / "code.json").exists():

@@ -147,7 +147,7 @@ def set_first(key: str, value: object) -> Change:
             "entry 1 has the unknown image id 40000001; no picture of the test part of dtd",
         ),
         (set_first("image_id", -1), "unknown image id -1; no picture of any task"),
-        (set_first("image_id", 10**4000), r"unknown image id 10+\.\.\.0+; no picture of any task"),
+        (set_first("image_id", 10**4000), r"has the number 10+\.\.\., beyond"),
         (set_first("category_id", 80000001), f"image {DTD} is of dtd, category 80000001 is one of svhn"),
         (set_first("category_id", 40000004), "category 40000004 is one that is not in the labels"),
         (set_first("category_id", 0), "category 0 is one that is not in the labels"),
@@ -175,9 +175,12 @@ def test_a_wrong_entry_is_named(tmp_path: Path, labels: Labels, change: Change, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'[{"image_id": 40200100, "category_id": 1e999}]', "not the fraction inf"),
-        (b'[{"image_id": 40200100, "category_id": NaN}]', "has NaN"),
-        (b'[{"image_id": 40200100, "category_id": ' + b"1" * 5000 + b"}]", "thousands of digits"),
+        (b'[{"image_id": 40200100, "category_id": 1e999}]', "has the number 1e999"),
+        (b'[{"image_id": 40200100, "category_id": NaN}]', "has the number NaN"),
+        (
+            b'[{"image_id": 40200100, "category_id": ' + b"1" * 5000 + b"}]",
+            r"has the number 1+\.\.\., beyond",
+        ),
         (b'[{"image_id": 1, "image_id": 2, "category_id": 3}]', "the key 'image_id' twice"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b'[{"image_id": ' + b"[" * 900 + b"]" * 900 + b', "category_id": 3}]', "not the list"),
@@ -185,7 +188,7 @@ def test_a_wrong_entry_is_named(tmp_path: Path, labels: Labels, change: Change, 
         (b'[{"image_id": 40200100,', "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"", "is not JSON"),
-        (b" " * ((64 << 20) + 1), "larger than 64 MiB"),
+        (b" " * ((64 << 20) + 1), "at most 67,108,864 are read"),
     ],
 )
 def test_adversarial_text(tmp_path: Path, labels: Labels, text: bytes, message: str) -> None:
@@ -259,9 +262,9 @@ def test_flipped_bytes_never_escape(tmp_path: Path, labels: Labels) -> None:
 def test_no_file(tmp_path: Path, labels: Labels) -> None:
     with pytest.raises(BadInput, match="No such file"):
         score_file(tmp_path / "missing.json", labels=labels)
-    with pytest.raises(BadInput, match="is a folder, not a file"):
+    with pytest.raises(BadInput, match="is a folder, where a file must be"):
         score_file(tmp_path, labels=labels)
-    with pytest.raises(BadInput, match="is a device"):
+    with pytest.raises(BadInput, match="is a pipe or a device"):
         score_file(Path("/dev/zero"), labels=labels)
 
 

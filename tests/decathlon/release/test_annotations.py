@@ -51,7 +51,7 @@ FAULTS = {
     "duplicate image": (lambda d: change(d, "images", 1, id=80000001), "image id 80000001 stands there twice"),
     "another task's image": (lambda d: change(d, "images", 1, id=10000001), "entry 1 is 10000001, but must lie in"),
     "bool id": (lambda d: change(d, "images", 1, id=True), "must be int, not 'True'"),
-    "huge id": (lambda d: change(d, "images", 1, id=10**400), "entry 1 is 1000"),
+    "huge id": (lambda d: change(d, "images", 1, id=10**400), "has the number 1000"),
     "float width": (lambda d: change(d, "images", 2, width=72.0), "'width' of entry 2 must be int"),
     "no width": (lambda d: d["images"][2].pop("width") and d, "entry 2 has no 'width'"),
     "huge width": (lambda d: change(d, "images", 2, width=10**6), "must lie in 1 to 4096"),

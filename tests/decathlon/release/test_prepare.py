@@ -14,7 +14,7 @@ from decathlon.packed import open_split, whole
 from decathlon.release.packing import Packing, decode
 from decathlon.release.prepare import prepare
 from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.shell.files import hold
+from piggyback.shell.lock import hold
 
 
 def check_pixels(root: Path, task: str, built: tuple[dict[str, Any], dict[str, bytes]]) -> None:

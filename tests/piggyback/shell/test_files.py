@@ -1,13 +1,18 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from piggyback.shell.errors import BadInput
-from piggyback.shell.files import atomic_file, parse_json, read_json, sha256_of, write_bytes, write_json
+from piggyback.shell.errors import Fault
+from piggyback.shell.files import atomic_file, read_file, sha256_of, write_bytes, write_json
+from piggyback.shell.strict_json import read_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -73,31 +78,72 @@ def test_numbers_that_are_none_are_never_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "a").symlink_to("precious")
+    write_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
-    ("data", "fault"),
+    ("make", "follow", "kind", "said"),
     [
-        (b"{", "line 1, column 2"),
-        (b'{"a": 1, "a": 2}', "'a' twice"),
-        (b'{"a": {"b": 1, "b": 1}}', "'b' twice"),
-        (b"[NaN]", "NaN"),
-        (b"[-Infinity]", "-Infinity"),
-        (b'"\xff"', "UTF-8"),
-        (b"[" * 200_000, "nested too deeply"),
-        (b"1" * 5000, "thousands of digits"),
+        (lambda path: None, True, "unreadable", "cannot be read: No such file"),
+        (lambda path: path.mkdir(), True, "not-a-file", "is a folder, where a file must be"),
+        (make_pipe, True, "not-a-file", "is a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), True, "not-a-file", "is a pipe or a device"),
+        (lambda path: path.symlink_to(path), True, "unreadable", "cannot be read: Too many levels"),
+        (lambda path: path.symlink_to("/dev/null"), False, "link", "is a link, where the file itself must be"),
+        (lambda path: path.write_bytes(b"123456"), True, "too-large", "has 6 bytes; at most 5 are read"),
     ],
 )
-def test_faults_of_json_are_named(data: bytes, fault: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        parse_json(data, name="settings.json")
-    message = str(caught.value)
-    assert fault in message
-    assert "settings.json" in message
-    assert "\n" not in message
+def test_only_regular_files_within_bounds_are_read(
+    tmp_path: Path, make: Callable[[Path], object], follow: bool, kind: str, said: str
+) -> None:
+    path = tmp_path / "a file"
+    make(path)
+    with pytest.raises(Fault) as caught:
+        read_file(path, limit=5, follow=follow)
+    assert caught.value.kind == kind
+    assert str(caught.value).startswith(f"{path} {said}")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"cannot read .*nothing\.json: No such file"):
-        read_json(tmp_path / "nothing.json")
+def test_a_file_is_read_through_a_link_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("there")
+    assert read_file(tmp_path / "link", limit=5) == b"12345"
+    assert read_file(str(tmp_path / "there"), limit=5, follow=False) == b"12345"
+
+
+def test_a_file_that_grows_while_it_is_read_is_still_bounded(tmp_path: Path) -> None:
+    """Files of /proc have no bytes until they are read."""
+    with pytest.raises(Fault, match="has more than 10 bytes"):
+        read_file("/proc/self/status", limit=10)
+    assert read_file("/proc/self/comm", limit=1000).endswith(b"\n")
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does."""
+    (tmp_path / "a").write_bytes(b"new")
+    real, faults = os.open, [errno.ESTALE]
+
+    def stale(*arguments: Any) -> int:
+        if faults:
+            raise OSError(faults.pop(), "Stale file handle")
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "open", stale)
+    assert read_file(tmp_path / "a", limit=10) == b"new"
+    faults += [errno.ESTALE, errno.ESTALE]
+    with pytest.raises(Fault, match="cannot be read: Stale file handle"):
+        read_file(tmp_path / "a", limit=10)
 
 
 def test_digests_of_long_files(tmp_path: Path) -> None:
@@ -107,3 +153,14 @@ def test_digests_of_long_files(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "long", progress=seen.append) == hashlib.sha256(data).hexdigest()
     assert sum(seen) == len(data)
     assert len(seen) > 1
+
+
+def test_no_digest_of_what_never_ends() -> None:
+    with pytest.raises(Fault, match="/dev/zero is a pipe or a device"):
+        sha256_of(Path("/dev/zero"))
+
+
+def test_who_writes_a_file_loads_nothing_heavy() -> None:
+    code = "import sys, piggyback.shell.files, piggyback.shell.lock; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "rich", "pydantic", "pydantic_core", "torch"} & set(done.stdout.split())

@@ -13,7 +13,7 @@ from PIL import Image
 import segmentation.release.packing
 import segmentation.release.prepare
 from piggyback.shell.errors import BadInput, UnknownName, one_line
-from piggyback.shell.files import hold
+from piggyback.shell.lock import hold
 from segmentation.options import PrepareOptions
 from segmentation.packed import open_split
 from segmentation.release.packing import Packing

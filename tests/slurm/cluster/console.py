@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from piggyback.shell.cli import main
-from slurm.folders import SweepFolder
+from slurm.folder.layout import SweepFolder
 
 OPEN = {"queued", "running", "unknown"}
 
@@ -87,7 +87,7 @@ def write_profiles(file: Path, **fields: object) -> None:
 
     Args:
         file: the sweep's.
-        fields: others than these, as of `slurm.sweep_files.Profile`; a mapping is for jobs of one kind.
+        fields: others than these, as of `slurm.planning.sweep_files.Profile`; a mapping is for jobs of one kind.
     """
     usual = {"partition": "low", "memory_gb": 1, "cpus": 1, "minutes": 120}
     tables = {"": {name: value for name, value in (usual | fields).items() if not isinstance(value, dict)}}

@@ -25,8 +25,8 @@ from training_runs import (
 )
 
 from slurm.children import REQUEUE
-from slurm.files import read_json
-from slurm.planned import PlannedRun
+from slurm.folder.state_files import read_state
+from slurm.planning.planned_run import PlannedRun
 
 How = Literal["scancel", "sweep cancel", "child killed"]
 HOWS: tuple[How, ...] = ("scancel", "sweep cancel", "child killed")
@@ -155,7 +155,7 @@ def interrupt(ground: Ground, cluster: Cluster, folder: Path, random: Random, *,
     for run, how in zip(trainings.runs, hows, strict=True):
         trainings.wait_for_step(step, runs=[run])
         if how == "child killed":
-            os.kill(int(read_json(run.folder / "status.json")["pid"]), signal.SIGKILL)
+            os.kill(int(read_state(run.folder / "status.json")["pid"]), signal.SIGKILL)
         elif how == "scancel":
             cluster.run("scancel", jobs[run.id])
         else:

@@ -18,8 +18,8 @@ from cluster import Cluster, run_cluster
 from console import write_profiles
 from layout import Options
 
-from slurm.files import read_json
-from slurm.sweep_files import EXAMPLES
+from slurm.folder.state_files import read_state
+from slurm.planning.sweep_files import EXAMPLES
 
 PATIENCE_S = 600.0
 SAME = ("metrics", "counts", "fingerprints", "bits", "parameter_ratio", "recipe", "versions", "device")
@@ -90,7 +90,7 @@ def read_results(out: Path) -> dict[str, dict[str, Any]]:
     """What must be the same wherever it is done: values of each result, bytes of each payload and backbone."""
     copies = (out / "board", out / "site")  # another attempt is another place there
     own = [path for path in out.rglob("result.json") if not any(path.is_relative_to(one) for one in copies)]
-    results = {path: read_json(path) for path in own}
+    results = {path: read_state(path) for path in own}
     found = {path: {name: value.get(name) for name in SAME} for path, value in results.items()}
     found |= {path: {"sha256": digest(path)} for path in out.rglob("*.safetensors")}
     return {str(path.relative_to(out)): value for path, value in found.items()}

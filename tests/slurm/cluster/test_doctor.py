@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 
-from slurm.checks import Check
-from slurm.doctor import find_checks
-from slurm.sweep_files import Profile
+from piggyback.shell.checks import Check
+from slurm.doctor.verb import find_checks
+from slurm.planning.profiles import Profile
 
 pytestmark = pytest.mark.cluster
 
@@ -39,7 +39,7 @@ def test_poor_cluster(make_cluster: Callable[..., Cluster], tmp_path: Path) -> N
     cluster = make_cluster(warning=False, grace=0, requeue=False, accounting=False, max_array_size=100)
     found = ask(Profile(cpus=2, memory_gb=1, account="lab", array=200), tmp_path)
     states = {name: check.state for name, check in found.items() if check.state != "ok"}
-    assert states == {"account, qos": "unknown", "preemption": "warn", "arrays": "fail", "accounting": "warn"}
+    assert states == {"account, qos": "unknown", "preemption": "note", "arrays": "broken", "accounting": "note"}
     assert "killed 5 s after it hears of it" in found["preemption"].found
     # and its word on JobRequeue=0 is true: a job that asks for it can be queued again
     job = cluster.submit("--requeue", "--output=/dev/null", "--wrap=sleep 600")
@@ -50,7 +50,7 @@ def test_poor_cluster(make_cluster: Callable[..., Cluster], tmp_path: Path) -> N
 
 def test_what_sbatch_refuses(cluster: Cluster, tmp_path: Path) -> None:
     found = ask(Profile(cpus=3, memory_gb=1, partition="low"), tmp_path)
-    assert {name for name, check in found.items() if check.state == "fail"} == {"resources", "request"}
+    assert {name for name, check in found.items() if check.state == "broken"} == {"resources", "request"}
     assert "node configuration is not available" in found["request"].found
 
 
@@ -71,6 +71,6 @@ def test_folder_that_nodes_do_not_see(cluster: Cluster, tmp_path: Path) -> None:
     profiles = tmp_path.with_name(f"{tmp_path.name}.toml")
     profiles.write_text("[profile.default]\ncpus = 2\nmemory_gb = 1\n")
     done = subprocess.run([*own, *verb, "--profiles", str(profiles)], capture_output=True, text=True, check=False)
-    failed = [check["found"] for check in json.loads(done.stdout)["checks"] if check["state"] == "fail"]
+    failed = [check["found"] for check in json.loads(done.stdout)["checks"] if check["state"] == "broken"]
     assert failed == [f"a node does not see what was written to {tmp_path} here"]
     assert done.returncode == 1

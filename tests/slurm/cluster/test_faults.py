@@ -14,11 +14,11 @@ from layout import Options
 from processes import PROC, read_name
 from training_runs import Ground, Trainings, clients_of
 
-from slurm.folders import SweepFolder
-from slurm.planned import PlannedRun
-from slurm.plans import Plan
-from slurm.sending import Target, send
-from slurm.sweep_files import Profile
+from slurm.folder.layout import SweepFolder
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan
+from slurm.planning.profiles import Profile
+from slurm.sending.submission import Target, send
 
 pytestmark = pytest.mark.cluster
 Slow = tuple[Trainings, dict[str, str], float]

@@ -22,7 +22,7 @@ GOOD = {"a": ["make"], "b": ["make"]}
 @pytest.fixture
 def console(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
     """What a user types into; --wait, --watch and -f look oftener than they do for users."""
-    monkeypatch.setattr("slurm.sending.WAIT_S", 0.2)
+    monkeypatch.setattr("slurm.sending.submission.WAIT_S", 0.2)
     monkeypatch.setattr("slurm.verbs.WATCH_S", 0.2)
     return Console(capsys)
 

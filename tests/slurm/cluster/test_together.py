@@ -9,12 +9,12 @@ import pytest
 from cluster import Cluster
 from training_runs import ONE_THREAD, PLAIN, Ground
 
-from slurm.folders import SweepFolder
-from slurm.planned import PlannedRun
-from slurm.plans import Plan
-from slurm.sending import Target, submit
+from slurm.folder.layout import SweepFolder
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan
+from slurm.planning.profiles import Profile
+from slurm.sending.submission import Target, submit
 from slurm.states import find_standings
-from slurm.sweep_files import Profile
 
 pytestmark = pytest.mark.cluster
 

@@ -17,13 +17,13 @@ from cluster import OURS, Cluster
 from layout import ClusterError
 
 from decathlon.drawn.release import Amounts, write_release
-from slurm.files import read_json
-from slurm.folders import SweepFolder
-from slurm.planned import PlannedRun
-from slurm.plans import Plan, find_unsent
-from slurm.sending import Target, send
+from slurm.folder.layout import SweepFolder
+from slurm.folder.state_files import read_state
+from slurm.planning.planned_run import PlannedRun
+from slurm.planning.plans import Plan, find_unsent
+from slurm.planning.profiles import Profile
+from slurm.sending.submission import Target, send
 from slurm.states import OPEN, Standing, find_standings
-from slurm.sweep_files import Profile
 
 PLAIN = (sys.executable, "-m", "piggyback")
 WATCHED = (sys.executable, str(Path(__file__).with_name("watched_command.py")))
@@ -264,6 +264,6 @@ def read_attempts(sweep: SweepFolder, run: PlannedRun) -> list[Attempt]:
     root = sweep.job(run.id).claims.root
     found = []
     for path in sorted(root.glob("[0-9]*[0-9].json")):
-        owner, end = read_json(path), read_json(path.with_suffix(".ended.json"))
+        owner, end = read_state(path), read_state(path.with_suffix(".ended.json"))
         found.append(Attempt(job=str(owner.get("job")), restart=int(owner.get("restart", 0)), code=end.get("code")))
     return found

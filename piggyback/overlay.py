@@ -1,0 +1,268 @@
+"""Tasks laid over one frozen network, which shows one of them at a time.
+
+The network keeps its own classes and its own leaf parameters; nothing is wrapped and no state-dict key changes.  What
+the parameters *hold* is the effective weight of the current task, W_eff = f(W, theta); W and theta live here, outside
+autograd.  ``docs/decisions.md`` says why.
+"""
+
+import gc
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from piggyback.added_modules import hide_modules, show_modules
+from piggyback.anatomy import Anatomy, dissect, fingerprint, like, persistent_tensors
+from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
+from piggyback.task_state import TaskState
+
+
+class Overlay:
+    """The frozen weights of a network, the state of each task, and what the network shows.
+
+    The tensors kept here are the truth, and the network's parameters a view of them.  Only this class and the current
+    task's optimizer write into the network; its last section looks after what everybody else does to it.
+
+    Attributes:
+        network: shows the current task.
+        anatomy: the names of its parts.
+        head_slot: where a task's head goes; None when there is no such place.
+        frozen: parameters and buffers outside the head, by name.
+        fingerprint: their digest, as payload files carry it.
+        base_head: the backbone's own head.
+        tasks: the states, by name; that of the current task may be behind the network (see `task`).
+        current: the name of the task that the network shows; None for the backbone itself.
+    """
+
+    def __init__(self, network: nn.Module, *, head: str | None) -> None:
+        self.network = network
+        self.head_slot = head
+        self.anatomy: Anatomy = dissect(network, head=head)
+        tensors = persistent_tensors(network)
+        # clone() keeps strides, so W, theta and parameter can be walked as flat memory together
+        self.frozen: dict[str, Tensor] = {name: tensors[name].detach().clone() for name in self.anatomy.backbone}
+        self.fingerprint = fingerprint(self.frozen)
+        self.base_head = network.get_submodule(head) if head is not None else None
+        self.tasks: dict[str, TaskState] = {}
+        self.current: str | None = None
+        self._show(None)
+
+    # -- tasks ------------------------------------------------------------------------------------------
+
+    def task(self, name: str) -> TaskState:
+        """The state of a task, up to date also when it is the current one.
+
+        Raises:
+            UnknownName: there is no such task.
+        """
+        if name not in self.tasks:
+            raise UnknownName(name, known=self.tasks, kind="task")
+        if name == self.current:
+            self._stash()
+        return self.tasks[name]
+
+    def put(self, name: str, state: TaskState) -> None:
+        """Take in a complete task under an unused name and switch to it."""
+        refuse_if_wrapped(self.network)
+        self.tasks[name] = state
+        self.switch(name)
+
+    def switch(self, name: str) -> None:
+        """Let the network show a task: weights, norm layers and head, all at once.
+
+        The weights are rebuilt from the stored ones, never divided out, so logits after A, B, A have the
+        same bits.  Masks are written in place: compiled graphs stay valid (but not under inductor's
+        ``freezing``, which bakes weights in).
+
+        Raises:
+            UnknownName: there is no such task.
+        """
+        state = self.task(name)
+        if name != self.current:
+            refuse_if_wrapped(self.network)
+            self._stash()
+        self.current = name
+        self._show(state)
+
+    def base(self) -> None:
+        """Let the network show the backbone itself, with its own head."""
+        if self.current is not None:
+            refuse_if_wrapped(self.network)
+            self._stash()
+        self.current = None
+        self._show(None)
+
+    def _stash(self) -> None:
+        """Bring what the current task trains in place from the network into its state."""
+        if self.current is None:
+            return
+        own = self.tasks[self.current].own
+        tensors = persistent_tensors(self.network) if own else {}
+        for name in own:
+            own[name] = tensors[name].detach().clone()
+
+    @torch.no_grad()
+    def _show(self, state: TaskState | None) -> None:
+        """Write a task, or the backbone, into the network."""
+        self.follow()
+        hide_modules(self.network)
+        tensors = persistent_tensors(self.network)
+        own = state.own if state is not None else {}
+        adapted = {*state.trained, *state.kept} if state is not None else set[str]()
+        for name in self.anatomy.backbone:
+            source = own.get(name, self.frozen[name])
+            if state is not None and name in adapted:
+                source = state.method.apply(self.frozen[name], state.kept_of(name))
+            tensors[name].copy_(source)
+        modules = state.modules if state is not None else {}
+        show_modules(self.network, modules, like=tensors[self.anatomy.weights[0]])
+        added = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in own or name in adapted or id(parameter) in added)
+            parameter.grad = None
+        if self.head_slot is not None:
+            head = cast(nn.Module, state.head if state is not None else self.base_head)
+            reference = tensors[self.anatomy.weights[0]]
+            self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
+            for parameter in head.parameters():
+                parameter.requires_grad_(state is not None)
+        self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
+
+    # -- modes ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> None:
+        """Like ``network.train()``, but fixed norm layers stay in evaluation mode.
+
+        Running statistics of fixed norm layers are put back, should a pass after ``network.train()`` have
+        moved them.
+        """
+        self.network.train(mode)
+        if self._norm_is_fixed():
+            tensors = persistent_tensors(self.network)
+            for name in self.anatomy.norm:
+                tensors[name].copy_(self.frozen[name])
+            for name in self.anatomy.norm_modules:
+                self.network.get_submodule(name).eval()
+
+    def eval(self) -> None:
+        """Like ``network.eval()``."""
+        self.train(False)
+
+    def _norm_is_fixed(self) -> bool:
+        return self.current is None or self.tasks[self.current].norm_is_fixed
+
+    # -- state dicts ------------------------------------------------------------------------------------
+
+    def base_state_dict(self) -> dict[str, Tensor]:
+        """The frozen weights under the network's names, with the backbone's own head.
+
+        ``network.state_dict()`` holds the effective weights of the current task instead.
+        """
+        names = {id(tensor): name for name, tensor in persistent_tensors(self.network).items() if name in self.frozen}
+        found = {  # a weight that layers share stands there once for each of them
+            key: self.frozen[names[id(tensor)]].clone()
+            for key, tensor in self.network.state_dict(keep_vars=True).items()
+            if id(tensor) in names
+        }
+        if self.base_head is not None:
+            found.update(
+                {f"{self.head_slot}.{name}": t.detach().clone() for name, t in self.base_head.state_dict().items()}
+            )
+        return found
+
+    def training_state(self, name: str) -> dict[str, dict[str, Tensor]]:
+        """Everything a checkpoint needs of a task beside the optimizer's state (which has the real masks)."""
+        state = self.task(name)
+        head = state.head.state_dict() if state.head is not None else {}
+        modules = {
+            f"{layer}/{part}": tensor
+            for layer, module in state.modules.items()
+            for part, tensor in module.state_dict().items()
+        }
+        return {"own": dict(state.own), "head": dict(head), "modules": modules}
+
+    def load_training_state(self, name: str, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put back what `training_state` gave; load the optimizer's state afterwards."""
+        state = self.task(name)
+        for part, tensor in saved["own"].items():
+            state.own[part].copy_(tensor)
+        if state.head is not None:
+            state.head.load_state_dict(dict(saved["head"]))
+        for layer, module in state.modules.items():
+            parts = {key: saved["modules"][f"{layer}/{key}"] for key in module.state_dict()}
+            module.load_state_dict(parts)
+        if name == self.current:
+            self._show(state)
+
+    # -- what others do to the network ------------------------------------------------------------------
+
+    def check_before_step(self, adapted: Mapping[str, Tensor]) -> None:
+        """Look at what has become of the network since the forward pass, before an optimizer writes into it.
+
+        Args:
+            adapted: the network's parameters that the current task adapts, by name.
+
+        Raises:
+            NotTrainable: a fixed norm layer is in training mode.
+        """
+        self.check_modes()
+        if any(is_elsewhere(parameter, self.frozen[name]) for name, parameter in adapted.items()):
+            self.follow()
+
+    def check_modes(self) -> None:
+        """Refuse to train with fixed norm layers in training mode: their statistics would move."""
+        if not self._norm_is_fixed():
+            return
+        for name in self.anatomy.norm_modules:
+            module = self.network.get_submodule(name)
+            if module.training and hasattr(module, "running_mean"):
+                raise NotTrainable(
+                    f"norm layer {name!r} is fixed but in training mode: call adapter.train(), not network.train()"
+                )
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Carry frozen weights and real masks to where ``network.to()`` has moved the parameters.
+
+        Device and memory layout are followed.  The data type is not: frozen weights and real masks keep
+        theirs, so that a network in half precision still comes from the exact backbone.
+        """
+        tensors = persistent_tensors(self.network)
+        for name, frozen in self.frozen.items():
+            target = tensors[name]
+            if not is_elsewhere(target, frozen):
+                continue
+            self.frozen[name] = like(frozen, target)
+            for state in self.tasks.values():
+                for parts in (state.trained.get(name, {}), state.kept.get(name, {})):
+                    for tensor in parts.values():
+                        # .data: optimizers and checkpoints hold the tensor itself, which must stay the same object
+                        if tensor.shape == target.shape:
+                            tensor.data = like(tensor, target)
+                        else:
+                            tensor.data = tensor.data.to(target.device)
+        for state in self.tasks.values():
+            for name, tensor in state.own.items():
+                state.own[name] = tensor.to(tensors[name].device)
+
+
+def is_elsewhere(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors differ in device or memory layout."""
+    return tensor.device != other.device or tensor.stride() != other.stride()
+
+
+def refuse_if_wrapped(network: nn.Module) -> None:
+    """Tasks bring parameters of their own, which a DistributedDataParallel made earlier would never synchronise.
+
+    Raises:
+        BadInput: some DistributedDataParallel holds the network.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    wrapper = nn.parallel.DistributedDataParallel
+    for holder in gc.get_objects():  # torch keeps no trace of the wrapper on the module it wraps
+        # type(), not isinstance(): the latter asks proxies for their __class__, and some warn when touched
+        if issubclass(type(holder), wrapper) and holder.module is network:
+            raise BadInput("the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it")

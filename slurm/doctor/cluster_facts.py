@@ -1,0 +1,193 @@
+"""What a cluster says of itself: configuration, partitions, nodes and accounts, as Slurm's commands print them.
+
+The forms are those of Slurm 22.05, from its man pages and from a real one; those of other versions were not seen.
+"""
+
+import getpass
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from piggyback.shell.errors import SweepError
+from slurm.queries import ask
+
+COMMANDS: Final = ("sbatch", "srun", "scontrol", "squeue", "scancel")
+NO_LIMIT: Final = ("UNLIMITED", "INFINITE", "NONE", "N/A", "")
+OUT_OF_USE: Final = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING", "FUTURE", "NOT_RESPONDING"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Association:
+    """What one line of accounting lets this user do.
+
+    Attributes:
+        account: its name.
+        qos: names of the qualities of service that go with it.
+    """
+
+    account: str
+    qos: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qos:
+    """A quality of service.
+
+    Attributes:
+        mode: how its jobs are preempted; ``cluster`` is the cluster's own way.
+        grace_s: seconds that a preempted job of it has.
+    """
+
+    mode: str
+    grace_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterFacts:
+    """What was asked once, and all checks look at.
+
+    Attributes:
+        config: of ``scontrol show config``; "(null)" is empty.
+        partitions: by name, as ``scontrol show partition`` has their fields.
+        nodes: the fields of each node.
+        sacct: whether sacct answers.
+        associations: of this user; None where nothing answers.
+        qos: by name; empty where nothing answers.
+    """
+
+    config: Mapping[str, str]
+    partitions: Mapping[str, Mapping[str, str]]
+    nodes: tuple[Mapping[str, str], ...]
+    sacct: bool
+    associations: tuple[Association, ...] | None = None
+    qos: Mapping[str, Qos]
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Such as (22, 5); zeros where it is not told."""
+        said = re.match(r"(\d+)\.(\d+)", self.config.get("SLURM_VERSION", ""))
+        return (int(said[1]), int(said[2])) if said else (0, 0)
+
+    def number(self, key: str, *, default: int) -> int:
+        """A number of the configuration, without its unit."""
+        said = re.match(r"\d+", self.config.get(key, ""))
+        return int(said[0]) if said else default
+
+    def option(self, key: str, name: str) -> str | None:
+        """One of the comma-separated words of a configuration's line: what follows ``name=``, or "" for the bare name.
+
+        None where it is not there.
+        """
+        for word in self.config.get(key, "").split(","):
+            first, _, value = word.strip().partition("=")
+            if first.lower() == name.lower():
+                return value
+        return None
+
+
+def ask_cluster() -> ClusterFacts:
+    """Ask Slurm for everything that the checks look at.
+
+    Raises:
+        SweepError: there is no Slurm here, or its controller does not answer.
+    """
+    if missing := [name for name in COMMANDS if shutil.which(name) is None]:
+        raise SweepError(
+            f"there is no Slurm here: {', '.join(missing)} not on PATH; log in to the cluster, or load its Slurm"
+            " module; on this machine alone, sweeps run with --cluster local"
+        )
+    config = read_config(ask(["scontrol", "show", "config"]) or "")
+    if not config:
+        raise SweepError(
+            "Slurm's commands are here, but `scontrol show config` gets no answer: the controller, slurmctld, is down"
+            " or out of reach; try `scontrol ping`"
+        )
+    has_accounts = not config.get("AccountingStorageType", "").endswith("/none")
+    partitions = read_records(ask(["scontrol", "--all", "--oneliner", "show", "partition"]) or "")
+    return ClusterFacts(
+        config=config,
+        partitions={record["PartitionName"]: record for record in partitions if "PartitionName" in record},
+        nodes=tuple(read_records(ask(["scontrol", "--all", "--oneliner", "show", "node"]) or "")),
+        sacct=ask(["sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now"]) is not None,
+        associations=ask_associations() if has_accounts else None,
+        qos=read_qos(ask(["sacctmgr", "-n", "-P", "show", "qos", "format=name,preemptmode,gracetime"]) or "")
+        if has_accounts
+        else {},
+    )
+
+
+def ask_associations() -> tuple[Association, ...] | None:
+    """The accounts of this user; None where nothing answers."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an id without a name; the second from Python 3.13
+        return None
+    said = ask(["sacctmgr", "-n", "-P", "show", "assoc", "where", f"user={user}", "format=account,qos"])
+    return None if said is None else read_associations(said)
+
+
+def read_config(text: str) -> dict[str, str]:
+    """Lines ``Key = value`` of ``scontrol show config``."""
+    lines = re.findall(r"^(\S+)[ \t]*=[ \t]*(.*?)[ \t]*$", text, flags=re.M)
+    return {key: "" if value == "(null)" else value for key, value in lines}
+
+
+def read_records(text: str) -> list[dict[str, str]]:
+    """A record of ``Key=value`` fields per line, of ``scontrol --oneliner``; values end at the first space.
+
+    Free text, such as the reason of a node that is down, may hold what looks like a field, so the first one counts.
+    """
+    fields = [re.findall(r"(?:^|\s)([A-Za-z_]\w*)=(\S*)", line) for line in text.splitlines()]
+    return [dict(reversed(record)) for record in fields if record]
+
+
+def read_associations(text: str) -> tuple[Association, ...]:
+    """Lines ``account|qos,qos`` of sacctmgr."""
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 1]
+    return tuple(Association(account=account, qos=tuple(filter(None, qos.split(",")))) for account, qos in rows)
+
+
+def read_qos(text: str) -> dict[str, Qos]:
+    """Lines ``name|mode|hh:mm:ss`` of sacctmgr."""
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
+    return {name: Qos(mode=mode, grace_s=read_seconds(grace) or 0) for name, mode, grace in rows}
+
+
+def read_seconds(text: str) -> int | None:
+    """A time as Slurm writes it, in seconds; None where there is no limit.
+
+    With days, hours come first after them; else one number is minutes, two are minutes and seconds, three begin with
+    hours (man slurm.conf, MaxTime).
+    """
+    if text.upper() in NO_LIMIT or not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        return None
+    days, dash, rest = text.rpartition("-")
+    numbers = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def count_gpus(gres: str, *, gpu_type: str = "") -> int:
+    """GPUs of a node by its ``Gres`` field, such as ``gpu:a100:4(S:0-1)``; of one type, or of any."""
+    found = re.findall(r"\bgpu(?::([^:,()]+))?:(\d+)", gres)
+    return sum(int(count) for name, count in found if not gpu_type or name == gpu_type)
+
+
+def is_up(node: Mapping[str, str]) -> bool:
+    """Whether jobs can start on a node; one that sleeps to save power can."""
+    state = node.get("State", "")
+    return not state.endswith("*") and not OUT_OF_USE & set(state.rstrip("*~#!%$@^-").split("+"))
+
+
+def choose_partitions(facts: ClusterFacts, partition: str | None) -> Sequence[Mapping[str, str]]:
+    """The partitions that a profile names, or the cluster's default; those that are not there are left out."""
+    if partition is None:
+        return [record for record in facts.partitions.values() if record.get("Default") == "YES"]
+    return [facts.partitions[name] for name in partition.split(",") if name in facts.partitions]

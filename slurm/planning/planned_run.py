@@ -1,0 +1,138 @@
+"""Planned runs: what a benchmark would have done, as it tells through its entry point ``piggyback.sweeps``.
+
+A benchmark's function takes its part of a sweep, a mapping, and returns mappings with the fields of `PlannedRun`.  It
+imports no torch: a plan of a thousand runs is made on a login node.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+
+from piggyback.shell.errors import SweepError
+
+GROUP: Final = "piggyback.sweeps"
+Kind = Literal["prepare", "backbone", "run", "score", "page"]
+After = Literal["done", "ended"]
+ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+"""What an id may look like: it becomes a file's name and a word on the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One command of a sweep.
+
+    Attributes:
+        id: the same for the same run, whenever it is planned.
+        title: for people.
+        kind: its stage; stages follow each other in the order of `Kind`.
+        argv: arguments of the console command.
+        folder: where it leaves ``status.json`` and ``result.json``.
+        proof: file that exists exactly when it is finished; None for what leaves none, and is done anew when
+            something that it needs was.
+        needs: ids that must have ended before.
+        after: whether those must be done, or only ended, in whatever way.
+        cost: runs of the same cost take about the same time; for the estimate.
+        inputs: files and folders that must be there before it is sent: those that no run of the plan makes.
+    """
+
+    id: str
+    title: str
+    kind: Kind
+    argv: tuple[str, ...]
+    folder: Path
+    proof: Path | None
+    needs: tuple[str, ...] = ()
+    after: After = "done"
+    cost: str = ""
+    inputs: tuple[Path, ...] = ()
+
+
+def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
+    """A planned run from what a benchmark returned.
+
+    Raises:
+        SweepError: the benchmark broke the contract.
+    """
+    known = {field.name for field in fields(PlannedRun)}
+    wrong = sorted(value.keys() ^ (value.keys() & known))
+    if wrong or not {"id", "title", "kind", "argv", "folder", "proof"} <= value.keys():
+        raise SweepError(f"the plan of {benchmark} has a run with other fields than it must have: {sorted(value)}")
+    if ID.fullmatch(str(value["id"])) is None or value["kind"] not in get_args(Kind):
+        raise SweepError(f"the plan of {benchmark} has a run with id {value['id']!r:.80} of kind {value['kind']!r:.40}")
+    if value.get("after", "done") not in get_args(After):
+        raise SweepError(f"the plan of {benchmark} has {value['id']} after {value['after']!r:.40}")
+    proof = value["proof"]
+    return PlannedRun(
+        id=str(value["id"]),
+        title=str(value["title"]),
+        kind=cast(Kind, value["kind"]),
+        argv=tuple(str(word) for word in value["argv"]),
+        folder=Path(value["folder"]),
+        proof=None if proof is None else Path(proof),
+        needs=tuple(str(one) for one in value.get("needs", ())),
+        after=cast(After, value.get("after", "done")),
+        cost=str(value.get("cost", "")),
+        inputs=tuple(Path(one) for one in value.get("inputs", ())),
+    )
+
+
+def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
+    """What a benchmark would run.
+
+    Args:
+        name: of the benchmark.
+        spec: its part of the sweep.
+
+    Raises:
+        SweepError: no installed package plans such a benchmark, or the spec is none of its.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        known = ", ".join(sorted(points)) or "none is installed"
+        raise SweepError(f"no package plans sweeps of {name!r}; known: {known}")
+    try:
+        planned = cast(Sequence[Mapping[str, Any]], points[name].load()(spec))
+    except Exception as fault:
+        if getattr(fault, "for_user", False):
+            raise SweepError(f"{name}: {fault}") from None
+        raise
+    return [read_planned(value, benchmark=name) for value in planned]
+
+
+def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs with every one behind what it needs, otherwise as they come; the very same run counts once.
+
+    Raises:
+        SweepError: the plan cannot be done: an id twice, a need that is no run, or runs that wait for each other.
+    """
+    known: dict[str, PlannedRun] = {}
+    for run in runs:
+        if known.setdefault(run.id, run) != run:
+            raise SweepError(
+                f"two runs of the plan are called {run.id}, with different commands: give one [[benchmark]] a label"
+            )
+    for run in runs:
+        for need in run.needs:
+            if need not in known:
+                raise SweepError(f"{run.id} needs {need}, which is not in the plan")
+    return order(list(known.values()))
+
+
+def order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs with every one behind what it needs, otherwise as they come.
+
+    Raises:
+        SweepError: some wait for each other.
+    """
+    waiting, done, found = list(runs), set[str](), list[PlannedRun]()
+    while waiting:
+        ready = [run for run in waiting if set(run.needs) <= done]
+        if not ready:
+            raise SweepError(f"these runs wait for each other: {', '.join(run.id for run in waiting[:4])}")
+        found += ready
+        done |= {run.id for run in ready}
+        waiting = [run for run in waiting if run.id not in done]
+    return found

@@ -1,0 +1,161 @@
+"""Sweeps with their runs: what is finished, what is to be sent, and how long it may take."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from piggyback.shell.errors import SweepError
+from slurm.folder.layout import SweepFolder
+from slurm.folder.state_files import read_state
+from slurm.planning.planned_run import PlannedRun, check_plan, plan_benchmark
+from slurm.planning.profiles import Profile
+from slurm.planning.sweep_files import Sweep, read_sweep
+from slurm.states import Standing, find_standings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep with its runs, in the order of their needs."""
+
+    name: str
+    folder: SweepFolder
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def finished(self) -> set[str]:
+        """Ids of the runs that are finished."""
+        return self.folder.find_finished(self.runs)
+
+
+def plan(sweep: Sweep) -> Plan:
+    """What a sweep would run.
+
+    Raises:
+        SweepError: a benchmark is not known, or its part of the sweep is wrong.
+    """
+    places = {"out": str(sweep.out), "root": str(sweep.root)}
+    runs = [run for part in sweep.benchmarks for run in plan_benchmark(str(part["name"]), {**part, **places})]
+    if sweep.page:
+        runs.append(plan_page(sweep.out, runs))
+    return Plan(name=sweep.name, folder=SweepFolder(sweep.out), runs=tuple(check_plan(runs)))
+
+
+def plan_page(out: Path, runs: Sequence[PlannedRun]) -> PlannedRun:
+    """The last step, after any ending of the others: what is finished, in a store of results and as a page.
+
+    The leaderboard is asked by its command line, as the benchmarks are.
+    """
+    needed = {need for run in runs for need in run.needs}
+    argv = ("leaderboard", "build", str(out / "board"), "--runs", str(out), "--out", str(out / "site"))
+    return PlannedRun(
+        id="page",
+        title="page",
+        kind="page",
+        argv=argv,
+        folder=out / "site",
+        proof=None,
+        needs=tuple(dict.fromkeys(run.id for run in runs if run.id not in needed)),
+        after="ended",
+    )
+
+
+def find_folder(place: Path) -> SweepFolder:
+    """The folder of a sweep that is named by its file or by the folder."""
+    return SweepFolder(place) if place.is_dir() else SweepFolder(read_sweep(place).out)
+
+
+def submitted_plan(place: Path) -> Plan:
+    """The plan as it was last submitted.
+
+    Raises:
+        SweepError: nothing was.
+    """
+    folder = find_folder(place)
+    name, runs = folder.read_plan()
+    return Plan(name=name, folder=folder, runs=tuple(check_plan(runs)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long runs may take.
+
+    Attributes:
+        hours: by id, wall time; runs without a record of such a run are missing.
+        cost: by id, hours times what a profile asks for; the wall time without a profile.
+        unit: of `cost`: ``GPU-hours`` where the profile has GPUs, else ``CPU-hours``, or ``hours`` without a profile.
+    """
+
+    hours: Mapping[str, float]
+    cost: Mapping[str, float]
+    unit: str
+
+
+def estimate(planned: Plan, *, records: SweepFolder | None = None, profile: Profile | None = None) -> Estimate:
+    """Time of each run by the median of finished runs of the same cost.
+
+    Args:
+        planned: the sweep; its own finished runs count too.
+        records: another sweep that was submitted.
+        profile: how a cluster would be asked for resources.
+
+    Raises:
+        SweepError: nothing was submitted from `records`.
+    """
+    earlier = [*planned.runs, *(records.read_plan()[1] if records is not None else [])]
+    seconds: dict[str, list[float]] = {}
+    for run in earlier:
+        took = read_state(run.folder / "result.json").get("wall_s") if run.cost else None
+        if isinstance(took, int | float):
+            seconds.setdefault(run.cost, []).append(float(took))
+    hours = {run.id: median(seconds[run.cost]) / 3600 for run in planned.runs if run.cost in seconds}
+    if profile is None:
+        return Estimate(hours=hours, cost=hours, unit="hours")
+    share = {run.id: count_devices(profile, kind=run.kind) for run in planned.runs}
+    unit = "GPU-hours" if profile.gpus else "CPU-hours"
+    return Estimate(hours=hours, cost={run: time * share[run] for run, time in hours.items()}, unit=unit)
+
+
+def count_devices(profile: Profile, *, kind: str) -> int:
+    """GPUs that a job of a kind asks for, or processors with a profile that has no GPUs."""
+    own = profile.of_kind(kind)
+    return own.nodes * (own.gpus if profile.gpus else own.cpus * own.processes(kind))
+
+
+def find_unsent(planned: Plan, *, chosen: Collection[str] | None = None) -> list[PlannedRun]:
+    """The runs to send: those that are missing, stopped or failed; not those that are done, queued or under way.
+
+    Args:
+        planned: the sweep.
+        chosen: only these, what waits for them, and what they need.
+
+    Raises:
+        SweepError: Slurm does not say whether runs that were sent are queued still; sending them could do them twice.
+    """
+    standings = find_standings(planned.folder, planned.runs)
+    wanted = {run.id for run in planned.runs} if chosen is None else find_related(planned.runs, chosen)
+    lost = [one.run.id for one in standings if one.state == "unknown" and one.run.id in wanted]
+    if lost:
+        raise SweepError(
+            f"{len(lost)} runs were sent to Slurm, which does not answer (squeue): {lost[0]} and others may be queued"
+            " still, so nothing is sent; try again when it answers"
+        )
+    return [one.run for one in standings if one.run.id in wanted and is_unsent(one)]
+
+
+def is_unsent(one: Standing) -> bool:
+    """Whether a run is to be sent."""
+    return one.state in ("missing", "stopped", "failed")
+
+
+def find_related(runs: Sequence[PlannedRun], chosen: Iterable[str]) -> set[str]:
+    """Ids of the chosen runs, of all that waits for them, and of all that these need."""
+    related = set(chosen)
+    for run in runs:
+        if related & set(run.needs):
+            related.add(run.id)
+    below = set(chosen)
+    for run in reversed(runs):
+        if run.id in below or (run.id in related and run.after == "done"):
+            below |= set(run.needs)
+    return related | below

@@ -1,0 +1,106 @@
+"""Copies of this code for jobs that start later, so that edits made meanwhile do not change what they run.
+
+A job imports modules by name when it starts, perhaps days after it was sent, and again after each requeue (reference:
+cluster notes, S19).  submitit's own RsyncSnapshot copies what git tracks of a checkout, and works by the folder that a
+job starts in, which an editable installation of packages elsewhere would pass by; here the packages themselves are
+copied from wherever they are imported, and come first on the job's path.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from piggyback.shell.errors import SweepError
+from slurm.folder.state_files import read_state
+
+PACKAGES: Final = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
+RECORD: Final = "code.json"
+"""File beside the packages of a snapshot; `piggyback.suite.training.run_folder.code_version` reads it."""
+
+
+def import_variables(code: Path | None) -> dict[str, str]:
+    """Environment variables with which Python imports the packages from a snapshot; none without one.
+
+    Python's start folder is left off the path (PYTHONSAFEPATH), as it would come before.
+    """
+    if code is None:
+        return {}
+    others = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one and one != str(code)]
+    return {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1"}
+
+
+def find_packages() -> dict[str, Path]:
+    """Folder of each of our packages, as they are imported now."""
+    specs = {name: find_spec(name) for name in PACKAGES}
+    return {name: Path(spec.origin).parent for name, spec in specs.items() if spec is not None and spec.origin}
+
+
+def list_files(folder: Path) -> list[Path]:
+    """What a package consists of, in a fixed order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def hash_code(packages: dict[str, Path]) -> str:
+    """Ten hexadecimal digits of all files' names and bytes."""
+    digest = hashlib.sha256()
+    for name, folder in sorted(packages.items()):
+        for path in list_files(folder):
+            digest.update(f"{name}/{path.relative_to(folder)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:10]
+
+
+def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
+    """Commit of the checkout that the packages lie in, and whether it was changed; Nones outside of one."""
+    here, said = packages["slurm"].parent, []
+    if (here / RECORD).exists():  # sent from a job that runs from a snapshot itself
+        return read_state(here / RECORD)
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
+        try:
+            told = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return {"commit": None, "dirty": None}
+        said.append(told.stdout.strip())
+    return {"commit": said[0], "dirty": bool(said[1])}
+
+
+def take_snapshot(root: Path) -> Path:
+    """Copy the packages into ``<root>/code-<hash>``, which is there as a whole or not at all.
+
+    Beside them lies ``code.json`` with the commit, which results made from the copy record.
+
+    Args:
+        root: folder for snapshots, seen by all nodes.
+
+    Returns:
+        The copy; the one that is there already for the same code.
+
+    Raises:
+        SweepError: it cannot be written.
+    """
+    packages = find_packages()
+    place = root / f"code-{hash_code(packages)}"
+    if place.is_dir():
+        return place
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".code-") as held:
+            staged = Path(held) / "code"
+            for name, folder in packages.items():
+                shutil.copytree(folder, staged / name, ignore=shutil.ignore_patterns("__pycache__"))
+            (staged / RECORD).write_text(json.dumps(describe_code(packages)))
+            if hash_code({name: staged / name for name in packages}) != place.name.removeprefix("code-"):
+                raise SweepError("the code changed while it was copied: submit again when nobody edits it")
+            if not place.is_dir():  # somebody else may have made the same one meanwhile
+                staged.rename(place)
+    except OSError as fault:
+        raise SweepError(f"cannot copy the code to {root}: {fault.strerror}") from None
+    return place
