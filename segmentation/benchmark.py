@@ -100,6 +100,7 @@ BENCHMARK: Final = Benchmark(
     detail="segmentation.report:detail",
     evaluate="segmentation.evaluation:measure",
     report="segmentation.report:tell",
+    keep="segmentation.report:keep",
     run_label="segmentation.recipes:label_run",
     source=Source(
         prepare=("segmentation", "prepare"),

@@ -86,9 +86,7 @@ def run_scaled(root: Path, *, scale: Scale) -> dict[str, float]:
     train_backbone(folder.backbone, pictures=scale.pictures, epochs=scale.backbone_epochs)
     for title, arguments in plan_commands(folder, scale=scale):
         take_step(title, arguments, root=root)
-    found = {
-        method: find_runs(folder.runs, benchmark=BENCHMARK, method=method)[TASK, 0] for method in METHODS
-    }
+    found = {method: find_runs(folder.runs, benchmark=BENCHMARK, method=method)[TASK, 0] for method in METHODS}
     predictions = found["piggyback"].folder.root / "predictions" / "seg11valid"
     truth = folder.release / "VOCdevkit" / "VOC2012" / "SegmentationClass"
     take_step(

@@ -1,6 +1,6 @@
 """What finished runs gave: tables beside the score of an empty answer, and overlay sheets."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -9,6 +9,7 @@ from piggyback.shell import console
 from piggyback.shell.errors import one_line
 from piggyback.suite import report
 from piggyback.suite.bench import Job
+from piggyback.suite.recipe import Recipe
 from piggyback.suite.report import Request
 from piggyback.suite.results import FinishedRun, advise
 from segmentation.bench import open_bench
@@ -35,9 +36,7 @@ def detail(run: FinishedRun, job: Job, *, json: bool) -> dict[str, Any]:
 def tell(request: Request) -> dict[str, Any]:
     """Draw the sheets and print the tables of what is finished, or give the document for ``--json``."""
     own = request.own
-    name = own.split if isinstance(own, OwnReport) else cast(FCNRecipe, request.recipe).evaluate
-    split = open_split(request.data, name)
-    request = replace(request, keep=lambda run: run.result.split == name)
+    split = open_split(request.data, split_of(own, request.recipe))
     summaries = report.gather(request)
     background = score_background(split)
     if isinstance(own, OwnRun):
@@ -53,6 +52,17 @@ def tell(request: Request) -> dict[str, Any]:
     return {**report.as_json(request.benchmark, summaries), "all_background_mean_iou": background}
 
 
+def split_of(own: object, recipe: Recipe | None) -> str:
+    """The split that a report is about."""
+    return own.split if isinstance(own, OwnReport) else cast(FCNRecipe, recipe).evaluate
+
+
+def keep(own: object, recipe: Recipe | None) -> Callable[[FinishedRun], bool]:
+    """The runs that were evaluated on that split."""
+    name = split_of(own, recipe)
+    return lambda run: run.result.split == name
+
+
 def look_at_first(request: Request, split: PackedSplit, *, sheets: int) -> None:
     """Warn of an empty answer, and draw an overlay sheet, of each method's first run."""
     first: dict[str, FinishedRun] = {}
@@ -62,7 +72,10 @@ def look_at_first(request: Request, split: PackedSplit, *, sheets: int) -> None:
         with advise(run.folder):
             warn_if_background(read_matrix(run.folder.root / "confusion.json"))
             if sheets > 0:
-                sheet, predictions = request.out / "sheets" / f"{method}.png", run.folder.root / "predictions" / split.name
+                sheet, predictions = (
+                    request.out / "sheets" / f"{method}.png",
+                    run.folder.root / "predictions" / split.name,
+                )
                 write_sheets(sheet, split, predictions=predictions, pictures=sheets)
 
 

@@ -19,7 +19,7 @@ from piggyback.shell.console import out, print_json
 from piggyback.shell.options import DoctorOptions
 
 GROUP: Final = "piggyback.doctor"
-GROUPS: Final = ("piggyback.commands", "piggyback.demo", GROUP, "piggyback.methods", "piggyback.sweeps")
+GROUPS: Final = ("piggyback.benchmarks", "piggyback.commands", GROUP, "piggyback.methods")
 OLDEST_PYTHON: Final = (3, 11)
 LITTLE: Final = 2 << 30  # bytes of disk or memory under which even the demo may not fit
 MARKS: Final = {

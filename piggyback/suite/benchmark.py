@@ -98,6 +98,8 @@ class Benchmark:
         detail: ``module:function`` that shows a finished run (`piggyback.suite.results.FinishedRun`) after ``train``
             with `bool` json, and gives more for that document; the suite's own shows its metrics.
         report: ``module:function`` that tells what runs gave (`piggyback.suite.report.Request`).
+        keep: ``module:function`` from the options of its own for ``report`` or ``run`` and the recipe, or None, to a
+            predicate of finished runs: which ones a report is about; all when None.
         run_label: ``module:function`` from task and recipe to the first word of a run's folder; the task's name
             when None.
         source: how sweeps come by data and backbone.
@@ -123,6 +125,7 @@ class Benchmark:
     begin: str | None = None
     detail: str | None = None
     report: str = "piggyback.suite.report:tell"
+    keep: str | None = None
     run_label: str | None = None
     source: Source = field(default_factory=Source)
     verbs: tuple[Command, ...] = ()
@@ -182,3 +185,12 @@ def find_benchmark(name: str) -> Benchmark:
     if not isinstance(found, Benchmark) or found.name != name:
         raise BadInput(f"{points[name].value} is no benchmark called {name!r}: see docs/adding-a-benchmark.md")
     return found
+
+
+def find_benchmarks() -> list[Benchmark]:
+    """All installed benchmarks, by name.
+
+    Raises:
+        BadInput: one of them cannot be loaded.
+    """
+    return [find_benchmark(name) for name in sorted(entry_points(group=GROUP).names)]

@@ -1,22 +1,19 @@
 """``piggyback demo``: every installed benchmark's demo, one after the other.
 
-A package offers one by an entry point of the group ``piggyback.demo``: a function that takes a folder, makes
-its data there, does its main job on them and prints what came out.  The same call again continues.
+`Benchmark.demo` names a function that takes a folder, makes its data there, does its main job on them and prints what
+came out.  The same call again continues.
 """
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, cast
 
-from piggyback.shell.cli import DONE, dispatch
+from piggyback.shell.cli import DONE, dispatch, load
 from piggyback.shell.console import out
 from piggyback.shell.errors import BadInput, PiggybackError
+from piggyback.suite.benchmark import GROUP, find_benchmarks
 from piggyback.suite.core_options import DemoOptions
-
-GROUP: Final = "piggyback.demo"
 
 
 def run(options: DemoOptions) -> int:
@@ -25,13 +22,12 @@ def run(options: DemoOptions) -> int:
     Raises:
         BadInput: no installed package has a demo.
     """
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    if not points:
+    demos = {benchmark.name: benchmark.demo for benchmark in find_benchmarks() if benchmark.demo is not None}
+    if not demos:
         raise BadInput(f"no package offers a demo (entry points {GROUP!r}): install again, `pip install -e .`")
     begun = time.monotonic()
-    for point in points:
-        step = cast(Callable[[Path], None], point.load())
-        step(options.out / point.name)
+    for name, demo in demos.items():
+        load(demo)(options.out / name)
     board, site = options.out / "board", options.out / "site"
     show_page = ["leaderboard", "build", str(board), "--runs", str(options.out), "--out", str(site)]
     take_step("a page of all results", show_page, root=options.out)

@@ -1,6 +1,6 @@
 """All tasks with one or more methods and seeds: training, then the final tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.standing import make_standing, standing_folder
 from piggyback.suite.options import ReportOptions, RunOptions
 from piggyback.suite.ordering import recipe_for, tasks_of
+from piggyback.suite.recipe import Recipe
 from piggyback.suite.report import Request, find_missing
-from piggyback.suite.results import find_runs
+from piggyback.suite.results import FinishedRun, find_runs
 from piggyback.suite.train import train_task
 from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
 from piggyback.suite.training.run_folder import RunFolder
@@ -123,6 +124,7 @@ def run(benchmark: Benchmark, options: RunOptions[Any, Any]) -> int:
             verb="run",
             recipe=options.settings,
             own=options.own,
+            keep=keeper(benchmark, options.own, options.settings),
         )
         document = load(benchmark.report)(request)
         if options.json:
@@ -131,6 +133,14 @@ def run(benchmark: Benchmark, options: RunOptions[Any, Any]) -> int:
         names = names_of(failed)
         raise BadInput(f"{len(failed)} of {len(jobs)} runs failed: {names}; the same command tries them again")
     return 0
+
+
+def keeper(benchmark: Benchmark, own: Any, recipe: Recipe | None) -> Callable[[FinishedRun], bool]:
+    """Which finished runs a report is about."""
+    if benchmark.keep is None:
+        return lambda run: True
+    keep: Callable[[FinishedRun], bool] = load(benchmark.keep)(own, recipe)
+    return keep
 
 
 def make_networks(jobs: Sequence[Job], *, stop: StopFlag) -> None:
@@ -164,6 +174,7 @@ def run_report(benchmark: Benchmark, options: ReportOptions[Any]) -> int:
         json=options.json,
         verb="report",
         own=options.own,
+        keep=keeper(benchmark, options.own, None),
     )
     document = load(benchmark.report)(request)
     missing = find_missing(request)

@@ -1,7 +1,7 @@
-"""Planned runs: what a benchmark would have done, as it tells through its entry point ``piggyback.sweeps``.
+"""Planned runs: what a benchmark would have done, as it tells through its entry point ``piggyback.benchmarks``.
 
-A benchmark's function takes its part of a sweep, a mapping, and returns mappings with the fields of `PlannedRun`.  It
-imports no torch: a plan of a thousand runs is made on a login node.
+A benchmark's method ``plan`` takes its part of a sweep, a mapping, and returns mappings with the fields of `PlannedRun`.
+It imports no torch: a plan of a thousand runs is made on a login node.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from piggyback.shell.errors import SweepError
 
-GROUP: Final = "piggyback.sweeps"
+GROUP: Final = "piggyback.benchmarks"
 Kind = Literal["prepare", "backbone", "run", "score", "page"]
 After = Literal["done", "ended"]
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -94,7 +94,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
         known = ", ".join(sorted(points)) or "none is installed"
         raise SweepError(f"no package plans sweeps of {name!r}; known: {known}")
     try:
-        planned = cast(Sequence[Mapping[str, Any]], points[name].load()(spec))
+        planned = cast(Sequence[Mapping[str, Any]], points[name].load().plan(spec))
     except Exception as fault:
         if getattr(fault, "for_user", False):
             raise SweepError(f"{name}: {fault}") from None

@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import decathlon.training
 import pytest
 import torch
+from decathlon.training import train_task
 
-import decathlon.training
 from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.bench import Job
 from decathlon.packed import open_split
 from decathlon.recipes import Recipe
 from decathlon.release.prepare import prepare
-from decathlon.training import train_task
 from piggyback.suite.training.loop import Plan
 from piggyback.suite.training.run_folder import RunFolder, StopFlag
 

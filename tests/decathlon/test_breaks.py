@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import decathlon.training as training
-from decathlon.bench import Job, open_bench
+import pytest
 from decathlon.training import train_task
+
+from decathlon.bench import Job, open_bench
 from leaderboard.result import read_result
 from piggyback.shell.errors import BadInput, Requeue
 from piggyback.suite.training.run_folder import Environment, RunFolder

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import decathlon.collection as collection
 import numpy as np
 import pytest
+from decathlon.collection import Setup, collect, find_runs, note_setup, read_setup, write_setup
+from decathlon.training import train_task
 
-import decathlon.collection as collection
 from decathlon.bench import Job
 from decathlon.challenge.submission import Predictions
-from decathlon.collection import Setup, collect, find_runs, note_setup, read_setup, write_setup
 from decathlon.packed import open_split
-from decathlon.training import train_task
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
 from piggyback.suite.training.run_folder import RunFolder

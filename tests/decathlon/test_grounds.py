@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from decathlon.collection import Setup, collect, write_setup
+from decathlon.runs import gather
+from decathlon.training import train_task
 
 import piggyback.suite.networks.joint
 from decathlon.backbone.backbone_file import load_backbone
 from decathlon.bench import BACKBONE_FILE, Job, ground_folder, open_bench
-from decathlon.collection import Setup, collect, write_setup
-from decathlon.runs import gather
-from decathlon.training import train_task
 from piggyback.adapter import attach
 from piggyback.methods.registry import METHODS
 from piggyback.optimizer import AdapterOptimizer

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from piggyback.suite.networks.merge import run
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -12,7 +13,6 @@ from decathlon.options import MergeOptions
 from piggyback.adapter import attach
 from piggyback.methods.registry import METHODS
 from piggyback.shell.errors import BackboneMismatch, BadInput
-from piggyback.suite.networks.merge import run
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.25)
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import decathlon.runs as runs
 import pytest
 import torch
+from decathlon.training import train_task
 
-import decathlon.runs as runs
 from decathlon.bench import Job
 from decathlon.challenge.scoring import score_file
 from decathlon.options import RunOptions
 from decathlon.recipes import Recipe
-from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor
-
 import decathlon.prediction as prediction
 import decathlon.training as training
+import pytest
+import torch
+from decathlon.training import train_task
+from torch import Tensor
+
 from decathlon.bench import Job, open_bench
 from decathlon.challenge.submission import Predictions
 from decathlon.packed import open_split
-from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.payload import Payload, read_payload
 from piggyback.shell.errors import BadInput, Diverged

@@ -8,17 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import decathlon.training as training
 import numpy as np
 import pytest
 import torch
+from decathlon.training import train_task
 
-import decathlon.training as training
 from decathlon.bench import Job, open_bench
 from decathlon.challenge.submission import Predictions
 from decathlon.packed import open_split
 from decathlon.recipes import Recipe
 from decathlon.tasks import TASKS
-from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from decathlon.training import train_task
 
 import piggyback.suite.training.workers as workers
 from decathlon.bench import Job
-from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Requeue

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+import segmentation.training
 import torch
 from PIL import Image
+from segmentation.training import train_task
 
-import segmentation.training
 from piggyback.suite.training.loop import Plan
 from piggyback.suite.training.run_folder import RunFolder, StopFlag
 from piggyback.weight_files import write_backbone
@@ -32,7 +33,6 @@ from segmentation.recipes import Recipe
 from segmentation.release.label_files import encode_label_map
 from segmentation.release.prepare import prepare
 from segmentation.release.splits import find_split, overlap, published_ids
-from segmentation.training import train_task
 from segmentation.voc import PALETTE
 
 SIDES = ((7, 9), (9, 7), (8, 8), (5, 12))

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation.training as training
 import torch
+from segmentation.training import train_task
 
 import segmentation.prediction as prediction
-import segmentation.training as training
 from piggyback.shell.errors import BadInput, Requeue
 from piggyback.shell.lock import hold
 from piggyback.suite.training.run_folder import Environment, RunFolder
 from segmentation.bench import Job
-from segmentation.training import train_task
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

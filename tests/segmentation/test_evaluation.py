@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from segmentation.training import train_task
 
 import segmentation.prediction as prediction
 from leaderboard.result import read_result
@@ -24,7 +25,6 @@ from segmentation.options import EvaluateOptions
 from segmentation.packed import Manifest, build_index, index_file, label_file, open_split, picture_file, write_manifest
 from segmentation.release.label_files import read_label_file
 from segmentation.release.splits import find_split, published_ids
-from segmentation.training import train_task
 from segmentation.voc import CLASSES
 
 

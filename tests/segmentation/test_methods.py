@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from segmentation.training import train_task
 from torch import Tensor
 
 from leaderboard.result import read_result
@@ -17,7 +18,6 @@ from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
 from segmentation.bench import Job, open_bench
 from segmentation.fcn import FCN32s
-from segmentation.training import train_task
 
 ACCEPTED = (
     *("piggyback", "piggyback-ternary", "feature", "finetune", "scratch"),

@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-
 import segmentation.runs as runs
+import torch
+from segmentation.collection import find_runs
+from segmentation.training import train_task
+
 from leaderboard.result import read_result
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName, one_line
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job
-from segmentation.collection import find_runs
 from segmentation.metric.confusion import count_pairs, score
 from segmentation.metric.split_sheets import write_sheets
 from segmentation.options import ReportOptions, RunOptions
 from segmentation.packed import open_split
 from segmentation.recipes import Recipe
 from segmentation.release.label_files import write_label_map
-from segmentation.training import train_task
 
 THREE = ("piggyback", "feature", "finetune")
 

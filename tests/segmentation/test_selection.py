@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-
 import segmentation.training as training
+import torch
+from segmentation.training import train_task
+
 from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
 from segmentation.packed import PackedSplit, label_file
-from segmentation.training import train_task
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

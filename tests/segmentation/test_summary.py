@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from segmentation.collection import FinishedRun
+from segmentation.summary import MethodSummary, Spread, as_json, show, summarise, trial_text
 
 from leaderboard.result import Code, Counts, Fingerprints, Result
 from piggyback.suite.training.run_folder import RunFolder
-from segmentation.collection import FinishedRun
-from segmentation.summary import MethodSummary, Spread, as_json, show, summarise, trial_text
 
 TRIALS = [
     {"lr": 1e-4, "steps": 3, "held_out_mean_iou": 0.1234},

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from segmentation.sweep import plan
 
 from piggyback.methods.table import TABLE, stands_on
 from piggyback.shell.errors import BadInput, UnknownName
 from segmentation.options import DrawOptions, PrepareOptions, ReportOptions, TrainOptions
 from segmentation.recipes import WITHOUT
-from segmentation.sweep import plan
 
 GIVEN = {
     "root": "/srv/me",

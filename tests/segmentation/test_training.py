@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import segmentation.training as training
 import torch
+from segmentation.training import train_task
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import segmentation.bench as bench_module
-import segmentation.training as training
 from leaderboard.result import read_result
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main
@@ -25,7 +26,6 @@ from segmentation.bench import Job, open_bench
 from segmentation.metric.confusion import read_matrix, score
 from segmentation.packed import label_file, open_split
 from segmentation.recipes import Recipe
-from segmentation.training import train_task
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

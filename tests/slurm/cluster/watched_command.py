@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import decathlon.training
+
 from piggyback.shell.cli import main
 from piggyback.suite.training.loop import Plan
 from piggyback.suite.training.run_folder import RunFolder
