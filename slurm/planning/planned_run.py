@@ -1,7 +1,7 @@
 """Planned runs: what a benchmark would have done, as it tells through its entry point ``piggyback.benchmarks``.
 
-A benchmark's method ``plan`` takes its part of a sweep, a mapping, and returns mappings with the fields of `PlannedRun`.
-It imports no torch: a plan of a thousand runs is made on a login node.
+A benchmark's method ``plan`` takes its part of a sweep, a mapping, and returns mappings with the fields of
+`PlannedRun`.  It imports no torch: a plan of a thousand runs is made on a login node.
 """
 
 import re
