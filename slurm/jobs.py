@@ -75,7 +75,7 @@ def meet_tasks() -> int:
     """
     if int(os.environ.get("SLURM_NTASKS", "1") or 1) <= 1:
         return 0
-    from submitit.helpers import TorchDistributedEnvironment
+    from submitit.helpers import TorchDistributedEnvironment  # start-up time: only jobs of several tasks need it
 
     address = os.environ.get("MASTER_ADDR")
     together = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)

@@ -140,7 +140,7 @@ def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Targ
     """Print what would be sent; gives the exit code."""
     scripts = []
     if target.cluster == "slurm":
-        from slurm.sending.sbatch import sbatch_texts
+        from slurm.sending.sbatch import sbatch_texts  # start-up time: submitit's, which only Slurm needs
 
         scripts = sbatch_texts(planned.folder, unsent, name=planned.name, profile=target.profile)
     if json:

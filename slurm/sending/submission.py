@@ -60,7 +60,7 @@ def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = No
     """
     sweep = planned.folder
     if target.cluster == "slurm":
-        from slurm.sending.sbatch import check_folder
+        from slurm.sending.sbatch import check_folder  # start-up time: submitit's, which only Slurm needs
 
         check_folder(sweep.root)  # before anything is written
     sweep.root.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
         folder.done.unlink(missing_ok=True)
         folder.cancelled.unlink(missing_ok=True)
     if target.cluster == "slurm":
-        from slurm.sending.sbatch import submit_stages
+        from slurm.sending.sbatch import submit_stages  # start-up time, as above
 
         before = find_open_jobs(planned)
         return submit_stages(sweep, runs, name=planned.name, profile=target.profile, before=before, code=code)
