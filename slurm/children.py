@@ -1,4 +1,4 @@
-"""A run's command as a child of the job: started, watched, and told once to stop."""
+"""A run's command as a child process of the job: started, watched, and asked once to stop."""
 
 import contextlib
 import ctypes
@@ -23,7 +23,7 @@ STOPS: Final = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextlib.contextmanager
 def catch_stops() -> Iterator[list[int]]:
-    """The signals that ask for a stop and have come while the block runs."""
+    """Collect the signals that ask for a stop while the block runs."""
     asked: list[int] = []
     handlers = {number: signal.signal(number, lambda received, _: asked.append(received)) for number in STOPS}
     try:
@@ -34,12 +34,12 @@ def catch_stops() -> Iterator[list[int]]:
 
 
 def child_environment(code: Path | None = None, *, given: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables for a run's command.
+    """Make the environment variables of a run's command.
 
     Args:
         code: folder with a copy of the packages to run instead of the installed ones.
-        given: variables of this process; where they tell a job's processors and no number of threads, that is set, so
-            that a run has as many on every node, and the same bits.
+        given: variables of this process; where they state a job's processors and no number of threads, the threads
+            are set to the processors, so that a run has as many on every node, and the same bits.
     """
     found = dict(given)
     if processors := given.get("SLURM_CPUS_PER_TASK"):
@@ -55,12 +55,12 @@ def run_child(
     sign: Callable[[], None],
     environment: Mapping[str, str] = os.environ,
 ) -> int:
-    """Run a command, its output into a log; a stop reaches it once, as USR2, which lets it checkpoint.
+    """Run a command with its output in a log; a stop reaches it once, as USR2, which lets it checkpoint.
 
     Args:
         command: with arguments.
         log: gets what it prints.
-        asked: signals that ask for a stop, growing.
+        asked: signals that ask for a stop; grows while the command runs.
         sign: called every `BEAT_S` seconds.
         environment: its variables.
 
@@ -101,14 +101,14 @@ def run_child(
 
 
 def wait_to_hear(asked: list[int]) -> None:
-    """Return when a stop has been asked for, or is most unlikely to come."""
+    """Wait until a stop has been asked for, or is most unlikely to come."""
     patience = time.monotonic() + HEAR_S
     while not asked and time.monotonic() < patience:
         time.sleep(POLL_S / 10)
 
 
 def die_with_parent() -> None:
-    """Have the kernel send TERM when the process that started this one is killed; Linux only."""
+    """Ask the kernel for TERM when the process that started this one is killed; Linux only."""
     pr_set_pdeathsig = 1  # linux/prctl.h
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

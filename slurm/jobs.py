@@ -1,4 +1,4 @@
-"""What a job does on its node: claim its run, start the command, pass a stop on to it, ask to be queued again.
+"""Jobs, on their nodes: claim a run, start its command, pass a stop on to it, ask to be queued again.
 
 submitit would checkpoint in its own signal handler, between any two lines of Python.  Here the handler only sets a
 flag; the command runs as a child, which leaves a checkpoint at its next step boundary and ends with exit code 75
@@ -32,7 +32,7 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "piggyback")
 
 @dataclass(frozen=True)
 class JobCall:
-    """What is pickled for a job: command, folder and id, nothing else.
+    """What is pickled for a job: command, folder and id, nothing else; jobs that wait in a queue import it by name.
 
     Attributes:
         argv: of the console command.
@@ -45,7 +45,7 @@ class JobCall:
     run: str
 
     def __call__(self) -> int:
-        """Do the run, or this task's share of it; the job fails when the command does.
+        """Do the run, or this task's share of it; the job fails if the command does.
 
         Raises:
             SweepError: with the command's exit code and where its log is.
@@ -65,14 +65,17 @@ class JobCall:
 
 
 def meet_tasks() -> int:
-    """Tell this job's tasks of each other in torch.distributed's variables, where there are several; gives the rank.
+    """Introduce a job's tasks to each other by torch.distributed's variables, where there are several.
 
-    Each sees all GPUs of its node and takes the one of its LOCAL_RANK.  A MASTER_ADDR that is set, in a profile's setup
-    lines, stays: a node's name may not lead to the network that its GPUs are to talk over.
+    Each sees all GPUs of its node and takes the one of its LOCAL_RANK.  A MASTER_ADDR from a profile's setup lines
+    stays: a node's name need not lead to the network that its GPUs should talk over.
+
+    Returns:
+        This task's rank.
     """
     if int(os.environ.get("SLURM_NTASKS", "1") or 1) <= 1:
         return 0
-    from submitit.helpers import TorchDistributedEnvironment
+    from submitit.helpers import TorchDistributedEnvironment  # start-up time: only jobs of several tasks need it
 
     address = os.environ.get("MASTER_ADDR")
     together = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -140,21 +143,21 @@ def assist_run(folder: JobFolder, *, argv: tuple[str, ...], rank: int, asked: li
 
 
 def find_code(order: Mapping[str, Any]) -> Path | None:
-    """Where an order has the packages imported from; None for where they are installed."""
+    """The folder from which an order wants the packages imported; None for where they are installed."""
     return Path(order["code"]) if order.get("code") else None
 
 
 def find_progress(folder: JobFolder) -> float:
-    """Share of a run that is done, by its own word, in [0, 1]."""
+    """The fraction of a run that is done, by its own word, in [0, 1]."""
     place = read_state(folder.order).get("folder")
     said = read_state(Path(place) / "status.json").get("progress") if isinstance(place, str) else None
     return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said <= 1 else 0.0
 
 
 def find_stall(folder: JobFolder, *, number: int, progress: float) -> str | None:
-    """What is to be said of a run that was begun again and again and got no further; None of any other.
+    """Describe a run that was begun again and again and got no further; None for any other.
 
-    Only attempts since it was last sent count, so that sending it again is another chance.
+    Only attempts since it was last sent count, so that sending it again gives it another chance.
     """
     first = read_state(folder.submitted).get("attempt", 0)
     before = folder.claims.since(first if isinstance(first, int) else 0)[-STALLS - 1 : -1]
@@ -168,14 +171,14 @@ def find_stall(folder: JobFolder, *, number: int, progress: float) -> str | None
 
 
 def give_sign(folder: JobFolder, number: int, asked: list[int]) -> None:
-    """Give a sign of life, and see whether the run was cancelled from another machine."""
+    """Give a sign of life, and stop where the run was cancelled from another machine."""
     folder.claims.beat(number)
     if folder.cancelled.exists():
         asked.append(signal.SIGTERM)
 
 
 def find_failed_need(root: Path, needs: Mapping[str, Path]) -> str | None:
-    """The first need that is not finished, with how it ended; None when all are."""
+    """Describe the first need that is not finished, and how it ended; None if all are."""
     for need, proof in needs.items():
         if not proof.exists():
             folder = SweepFolder(root).job(need)
@@ -186,7 +189,7 @@ def find_failed_need(root: Path, needs: Mapping[str, Path]) -> str | None:
 
 
 def wants_requeue(folder: JobFolder, *, owner: Owner, asked: list[int]) -> bool:
-    """Whether a stopped job shall ask to be queued again.
+    """Whether a stopped job should ask to be queued again.
 
     USR2 comes before a time limit and at preemption.  TERM alone comes from scancel, which a requeue would undo; from
     a preemption that says nothing before, and then Slurm has queued the job again by itself; or at the beginning of
@@ -199,9 +202,9 @@ def wants_requeue(folder: JobFolder, *, owner: Owner, asked: list[int]) -> bool:
 
 
 def requeue(owner: Owner, asked: list[int]) -> None:
-    """Ask Slurm to queue the job again and wait for the end that it then sends.
+    """Ask Slurm to queue the job again, and wait for the TERM that it sends then.
 
-    A job that was preempted without grace time is pending already: scontrol refuses, and that is no fault (S6).
+    A job that was preempted without grace time is pending already: scontrol refuses, which is fine (S6).
 
     Raises:
         SweepError: Slurm refuses for another reason.
@@ -220,10 +223,10 @@ def requeue(owner: Owner, asked: list[int]) -> None:
 
 
 def order_of(run: PlannedRun, *, needs: Mapping[str, Path], code: Path | None = None) -> dict[str, Any]:
-    """What a job is to do, for its order file.
+    """Make the content of a run's order file: what a job must do.
 
     Args:
-        run: planned.
+        run: the planned run.
         needs: proofs of what it needs.
         code: see `child_environment`.
     """

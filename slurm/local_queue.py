@@ -1,7 +1,8 @@
 """A queue on this machine: runs in the order of their needs, so many at a time, one GPU each where there are several.
 
 submitit's own local executor starts everything at once and gives every job the same GPUs (reference: cluster notes,
-S22), so the queue is ours.  It is a process of its own that outlives the shell it was started from.
+S22), so the queue is ours.  It is a process of its own, ``python -m slurm.local_queue``, that outlives the shell it was
+started from.
 """
 
 import os
@@ -49,7 +50,7 @@ class Queue:
 
 
 def find_gpus() -> list[str]:
-    """Indices of this machine's GPUs that may be seen, by the driver's own tool; none without it."""
+    """Indices of this machine's visible GPUs, by the driver's own tool; none without it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
@@ -57,7 +58,7 @@ def find_gpus() -> list[str]:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]  # between them stand MIG's parts
+    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]  # MIG's parts stand between them
     return [str(number) for number in range(len(found))]
 
 
@@ -102,7 +103,7 @@ def start_queue(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int
 
 
 def work(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int) -> dict[str, int]:
-    """Do the runs; a stop asks those under way for a checkpoint and ends the queue.
+    """Do the runs; a stop asks those under way for a checkpoint, and ends the queue.
 
     Args:
         sweep: the orders of the runs are written.
@@ -184,7 +185,7 @@ def do_one(sweep: SweepFolder, run: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Body of the queue's process, and of the processes of its runs; exit code 75 after a stop."""
+    """The queue's process, or the process of one of its runs; exit code 75 after a stop."""
     try:
         if arguments[0] == "--one":
             return do_one(SweepFolder(Path(arguments[1])), arguments[2])

@@ -1,4 +1,4 @@
-"""What can be asked of the sweep verbs; imports nothing heavy."""
+"""Options of the sweep verbs; imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ class RetryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions:
-    """How a sweep stands.
+    """Show how a sweep stands.
 
     Attributes:
         sweep: the sweep's file, or its folder.
@@ -119,7 +119,7 @@ class StatusOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOptions:
-    """What a run printed.
+    """Show what a run printed.
 
     Attributes:
         sweep: the sweep's file, or its folder.
@@ -155,7 +155,7 @@ class DoctorOptions:
         profile: as for `sweep submit`.
         profiles: as for `sweep submit`.
         folder: where a sweep's files will be, its `out`; the current folder when not given.
-        node_check: whether to look at a node too, by a small job, cancelled when it has not begun in 2 minutes.
+        node_check: look at a node too, by a small job that is cancelled if it does not begin within 2 minutes.
         json: print one JSON object instead of a table.
     """
 

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: squeue for those that are there, sacct for those that were, where there is accounting."""
+"""What Slurm says of jobs: squeue of those that are there, sacct of those that were, where there is accounting."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ STATES: Final[Mapping[str, JobState]] = {
 }
 # Ends after which Slurm queues a job again, if it may.
 RETURNING: Final = frozenset(("PREEMPTED", "NODE_FAIL", "BOOT_FAIL"))
-# Reasons that only say that a job's turn has not come: man squeue, JOB REASON CODES; the last was seen, not there.
+# Reasons that only say that a job must wait its turn: man squeue, JOB REASON CODES; the last was seen on a cluster.
 TURN: Final = {"", "None", "Priority", "Resources", "Dependency", "BeginTime", "Cleaning", "WaitingForScheduling"}
 ORDINARY: Final = frozenset({*TURN, "JobArrayTaskLimit"})
 TIMEOUT_S: Final = 60
@@ -37,8 +37,8 @@ class Answer:
 
     Attributes:
         states: of the jobs that squeue or sacct know.
-        whole: squeue has answered, so that a job it does not know is there no more.
-        reasons: what keeps queued jobs back, such as ``JobHeldUser``; without those that only wait for their turn.
+        whole: squeue has answered, so a job that it does not know is no longer there.
+        reasons: what keeps queued jobs back, such as ``JobHeldUser``; jobs that only wait their turn have none.
     """
 
     states: Mapping[str, Said] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Answer:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, job: str) -> Said:
-        """State of a job."""
+        """The state of a job, and Slurm's word for it."""
         return self.states.get(job, ("ended" if self.whole else "unknown", ""))
 
     def is_running(self, job: str) -> bool | None:
@@ -56,7 +56,7 @@ class Answer:
 
 
 def ask(command: Sequence[str]) -> str | None:
-    """What a Slurm command prints; None where it is missing, refuses or does not answer."""
+    """Run a Slurm command; gives what it prints, None where it is missing, refuses or does not answer."""
     try:
         done = subprocess.run(
             list(command), capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=os.environ | WHOLE_LISTS
@@ -69,10 +69,10 @@ def ask(command: Sequence[str]) -> str | None:
 
 
 def read_states(text: str) -> dict[str, Said]:
-    """Job id to state and Slurm's own word for it, from lines ``id|STATE``, with or without ``|reason`` behind.
+    """Read states by job id from lines ``id|STATE``, with or without ``|reason`` at the end.
 
-    Steps and word tails are passed over.  Array elements that are pending together stand on one line,
-    ``12_[3-5,7%2]``, and are told apart here.
+    Steps and word tails are passed over.  Array elements that are pending together share a line, ``12_[3-5,7%2]``, and
+    are separated here.
     """
     found: dict[str, Said] = {}
     for name, word, _ in read_lines(text):
@@ -82,13 +82,13 @@ def read_states(text: str) -> dict[str, Said]:
 
 
 def read_reasons(text: str) -> dict[str, str]:
-    """Job id to what keeps it back in the queue, beyond its turn, from lines ``id|PENDING|reason``."""
+    """Read what keeps jobs back in the queue, by id, from lines ``id|PENDING|reason``."""
     lines = [(name, reason) for name, word, reason in read_lines(text) if STATES.get(word) == "queued"]
     return {job: reason for name, reason in lines if reason not in ORDINARY for job in expand(name)}
 
 
 def read_lines(text: str) -> Iterator[tuple[str, str, str]]:
-    """A job's name, its state and the reason for it, from each line that has them; no steps."""
+    """Read a job's name, its state and the reason for it from each line that has them; steps are passed over."""
     for line in text.splitlines():
         name, _, rest = line.strip().partition("|")
         word, _, reason = rest.partition("|")
@@ -98,7 +98,7 @@ def read_lines(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def expand(name: str) -> list[str]:
-    """The single ids of a job's name as squeue writes it."""
+    """The single ids that a name of squeue stands for."""
     base, bracket, rest = name.partition("_[")
     if not bracket:
         return [name]
@@ -113,10 +113,10 @@ def expand(name: str) -> list[str]:
 
 
 def find_states(jobs: Iterable[str]) -> Answer:
-    """States of these jobs, as far as anything knows them.
+    """Ask for the states of jobs.
 
-    squeue has the last word: what accounting believes to be there and squeue does not know has ended.  Where squeue
-    does not answer, nobody knows of jobs that Slurm may have queued again, which accounting has by their last end.
+    squeue has the last word: a job that accounting believes to be there and squeue does not know has ended.  Where
+    squeue does not answer, jobs that Slurm may have queued again are unknown: accounting only has their last end.
     """
     bases = sorted({job.partition("_")[0] for job in jobs})
     if not bases:
@@ -132,5 +132,5 @@ def find_states(jobs: Iterable[str]) -> Answer:
 
 
 def is_running(job: str) -> bool | None:
-    """Whether Slurm says that a job runs now; None where it does not answer."""
+    """Ask Slurm whether a job runs now; None where it does not answer."""
     return find_states([job]).is_running(job)

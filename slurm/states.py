@@ -1,4 +1,4 @@
-"""How the runs of a sweep stand: by what lies in their folders first, then by what Slurm says."""
+"""States of the runs of a sweep: by the files in their folders first, then by what Slurm says."""
 
 import math
 import signal
@@ -29,12 +29,12 @@ class Standing:
 
     Attributes:
         run: the planned run.
-        state: ``stopped`` ones wait for being sent again, with a checkpoint if they had begun; ``missing`` ones were
+        state: ``stopped`` runs wait to be sent again, with a checkpoint if they had begun; ``missing`` ones were
             never sent; ``unknown`` ones were sent to a Slurm that does not answer now.
-        progress: share that is done, in [0, 1]; None where nobody says.
+        progress: fraction that is done, in [0, 1]; None where it is not known.
         metric: name and value, of a result or of the last epoch.
         node: where it is or was.
-        seconds: worked on it so far.
+        seconds: that it has taken so far.
         left_s: seconds that it will still take, by its progress.
         job: the scheduler's id.
         message: why it failed.
@@ -59,7 +59,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """What a run's job folder tells.
+    """What the files in a run's job folder say.
 
     Attributes:
         run: the planned run.
@@ -75,7 +75,7 @@ class Traces:
 
     @property
     def slurm_job(self) -> str:
-        """The job that it was sent as; empty where it was not sent to Slurm."""
+        """The job that it was sent as; empty if it was not sent to Slurm."""
         return str(self.sent.get("job", "")) if self.sent.get("cluster") == "slurm" else ""
 
     @property
@@ -86,9 +86,9 @@ class Traces:
 
     @property
     def is_over(self) -> bool:
-        """Whether it ended by itself since it was last sent; Slurm may have its job in sight for minutes still.
+        """Whether it ended by itself since it was last sent, though Slurm may still show its job for minutes.
 
-        Not where it is to go on, or was killed: that may be Slurm's doing, which queues the job again next.
+        Not if it must go on or was killed: that may be Slurm's doing, which queues the job again next.
         """
         code = self.claim.end.get("code") if self.claim is not None and self.claim.end is not None else None
         return self.has_begun and isinstance(code, int) and code != REQUEUE and code < KILLED
@@ -97,21 +97,21 @@ class Traces:
 def find_standings(
     sweep: SweepFolder, runs: Sequence[PlannedRun], *, only: Collection[str] | None = None
 ) -> list[Standing]:
-    """How runs stand, with one question to Slurm for all of them, and none where all are done or local.
+    """Find how runs stand, with one question to Slurm for all of them, and none if all are done or local.
 
     Args:
         sweep: the folder.
         runs: all of the plan, in the order of their needs.
-        only: ids of those to tell of; all when not given.
+        only: ids of the runs that are asked about; all when not given.
     """
     chosen = [run for run in runs if only is None or run.id in only]
     traces = [find_traces(sweep, run) for run in chosen]
-    finished = sweep.find_finished(runs)  # after the attempts: one leaves its proof first, and then says that it ended
+    finished = sweep.find_finished(runs)  # after the attempts: a run leaves its proof first, and its end then
     open_ones = [one for one in traces if one.run.id not in finished]
     jobs = {one.slurm_job for one in open_ones}
     jobs |= {one.claim.job for one in open_ones if one.claim and one.claim.in_slurm and one.claim.end is None}
     answer = find_states(jobs - {""})
-    if jobs - {""}:  # what ended while Slurm was asked has left word of it by now
+    if jobs - {""}:  # what ended while Slurm was asked has left its end by now
         traces = [one if one.run.id in finished else look_again(sweep, one) for one in traces]
         finished = sweep.find_finished(runs)
     queue = sweep.queue.last() if any(one.sent.get("cluster") == "local" for one in open_ones) else None
@@ -123,24 +123,24 @@ def find_standings(
 
 
 def find_traces(sweep: SweepFolder, run: PlannedRun) -> Traces:
-    """What a run's job folder tells."""
+    """Read what a run's job folder says."""
     folder = sweep.job(run.id)
     return Traces(run=run, folder=folder, sent=read_state(folder.submitted), claim=folder.claims.last())
 
 
 def look_again(sweep: SweepFolder, one: Traces) -> Traces:
-    """What a run's job folder tells now; as before where it was sent anew, since Slurm was asked of the job before."""
+    """Read it again; as before if the run was sent again, since Slurm was asked about the job before."""
     now = find_traces(sweep, one.run)
     return now if now.sent == one.sent else one
 
 
 def is_waiting(one: Traces) -> bool:
-    """Whether a local queue that is at work has the run before it."""
+    """Whether a local queue that is at work still has the run ahead of it."""
     return one.sent.get("cluster") == "local" and not one.has_begun and not one.folder.cancelled.exists()
 
 
 def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) -> Standing:
-    """How one run stands, by its traces and by Slurm's answer."""
+    """Conclude how one run stands, from its traces and Slurm's answer."""
     status, owner = read_state(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
     node, job = str(owner.get("node", "")), str(owner.get("job", one.slurm_job))
@@ -167,13 +167,13 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
 
 
 def find_reason(one: Traces, answer: Answer) -> str:
-    """What keeps a queued run back, beyond its turn; empty if nothing does."""
+    """Describe what keeps a queued run back; empty if it only waits its turn."""
     reason = answer.reasons.get(one.slurm_job, "")
     return f"Slurm says {reason}" if reason else ""
 
 
 def find_seconds(claim: Claim, *, alive: bool) -> float | None:
-    """Seconds from a claim to its end, to now, or to its last sign of life."""
+    """The seconds from a claim to its end, to now, or to its last sign of life."""
     begun, ended = number(claim.owner.get("since")), number((claim.end or {}).get("ended"))
     if begun is None:
         return None
@@ -181,7 +181,7 @@ def find_seconds(claim: Claim, *, alive: bool) -> float | None:
 
 
 def find_end(one: Traces, *, word: str) -> dict[str, Any]:
-    """State and message of a run that is neither done nor under way nor queued."""
+    """The state and message of a run that is neither done nor under way nor queued."""
     said = f" ({word})" if word else ""
     end = one.claim.end if one.claim is not None else None
     if one.folder.cancelled.exists() and (end is None or not one.has_begun or end.get("code") == REQUEUE):
@@ -202,7 +202,7 @@ def find_end(one: Traces, *, word: str) -> dict[str, Any]:
 
 
 def describe_code(code: object) -> str:
-    """An exit code in words; 128 and more are signals, and KILL is what the kernel sends where memory runs out."""
+    """Describe an exit code; 128 and more are signals, and the kernel sends KILL when memory runs out."""
     if not isinstance(code, int) or code - 128 not in set(signal.Signals):
         return f"exit code {code}"
     advice = ": most likely there was not enough memory" if code - 128 == signal.SIGKILL else ""
@@ -210,14 +210,14 @@ def describe_code(code: object) -> str:
 
 
 def number(value: object) -> float | None:
-    """A number of a file that a run wrote; None for anything else."""
+    """A number from a file that a run wrote; None for anything else."""
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300 or math.isnan(value):
         return None
     return float(value)
 
 
 def find_metric(metrics: object, names: Sequence[str]) -> tuple[str, float] | None:
-    """The first of the names that is there with a number."""
+    """Find the first of the names that has a number."""
     if not isinstance(metrics, dict):
         return None
     found = ((name, number(metrics.get(name))) for name in names)
@@ -225,17 +225,17 @@ def find_metric(metrics: object, names: Sequence[str]) -> tuple[str, float] | No
 
 
 def estimate(progress: float | None, seconds: float | None) -> float | None:
-    """Seconds still to come, if all goes on as it has."""
+    """The seconds still to come, if all goes on as before."""
     if progress is None or seconds is None or not 0 < progress < 1:
         return None
     return seconds * (1 - progress) / progress
 
 
 def choose(runs: Sequence[PlannedRun], patterns: Iterable[str]) -> list[PlannedRun]:
-    """The runs whose id, or a word of whose title, fits one of the patterns; all where there is none.
+    """Find the runs whose id, or a word of whose title, fits one of the patterns; all where there is none.
 
     Raises:
-        SweepError: a pattern fits nothing.
+        SweepError: a pattern fits no run.
     """
     found: dict[str, PlannedRun] = {}
     wanted = list(patterns)

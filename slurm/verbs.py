@@ -89,14 +89,14 @@ def run_retry(options: RetryOptions) -> int:
 def send_missing(
     planned: Plan, options: SubmitOptions | RetryOptions, *, chosen: Collection[str] | None, place: Path
 ) -> int:
-    """Send what is missing, or show it; the exit code."""
+    """Send what is missing, or show it; gives the exit code."""
     target = find_target(options, place=place)
     if options.dry_run:
         return show_submission(planned, find_unsent(planned, chosen=chosen), target=target, json=options.json)
     stays, known = target.stay or target.cluster == "debug", {run.id: run for run in planned.runs}
     jobs = submit(planned, target=target, chosen=chosen)
     if left := find_left_over(planned):
-        say(f"note: {len(left)} runs that are no more in the sweep are queued or under way; `sweep cancel` ends them")
+        say(f"note: {len(left)} runs that are no longer in the sweep are queued or under way; `sweep cancel` ends them")
     if stays:
         stay(planned, [known[run] for run in jobs], target=target)
     standings = find_standings(planned.folder, planned.runs)
@@ -107,13 +107,13 @@ def send_missing(
         show_scores(planned)
     else:
         where = f"sent {len(jobs)} of {len(planned.runs)} runs to {target.cluster}" if jobs else "nothing to send"
-        say(f"{where}; `piggyback sweep status {place}` tells how they stand")
+        say(f"{where}; `piggyback sweep status {place}` shows how they stand")
     states = {one.state for one in standings} - {"done"}
     return 0 if not stays or not states else REQUEUE if states <= {"stopped", *OPEN} else 1
 
 
 def find_target(options: SubmitOptions | RetryOptions, *, place: Path) -> Target:
-    """Where the options send runs.
+    """Find where the options send runs.
 
     Raises:
         SweepError: the profile is not there or wrong, or the number of runs at a time cannot be.
@@ -130,17 +130,17 @@ def find_target(options: SubmitOptions | RetryOptions, *, place: Path) -> Target
 
 
 def name_cluster(chosen: AnyCluster) -> Cluster:
-    """What ``auto`` means here."""
+    """The cluster that ``auto`` stands for on this machine."""
     if chosen == "auto":
         return "slurm" if shutil.which("sbatch") else "local"
     return chosen
 
 
 def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Target, json: bool) -> int:
-    """Print what would be sent."""
+    """Print what would be sent; gives the exit code."""
     scripts = []
     if target.cluster == "slurm":
-        from slurm.sending.sbatch import sbatch_texts
+        from slurm.sending.sbatch import sbatch_texts  # start-up time: submitit's, which only Slurm needs
 
         scripts = sbatch_texts(planned.folder, unsent, name=planned.name, profile=target.profile)
     if json:
@@ -156,7 +156,7 @@ def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Targ
 
 
 def show_scores(planned: Plan) -> None:
-    """What the score steps and the page's step printed in their last attempt."""
+    """Print what the score steps and the page's step printed in their last attempt."""
     for run in planned.runs:
         log = planned.folder.job(run.id).log
         if run.kind in ("score", "page") and log.exists():

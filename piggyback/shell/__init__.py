@@ -1,1 +1,1 @@
-"""What every command needs: the console command, what it prints, errors and files.  No torch."""
+"""What every package needs: the console command, what it prints, errors, files, strict readers.  No torch."""

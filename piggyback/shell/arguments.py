@@ -1,4 +1,4 @@
-"""Types for the fields of option classes, beyond those that tyro reads by itself."""
+"""Types for fields of option classes that tyro does not read by itself."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ Names = Annotated[
         str_from_instance=lambda names: [",".join(names)],
     ),
 ]
-"""Several names in one word, with commas between them."""
+"""Several names in one word, separated by commas."""
 
 
 def _read_numbers(text: str) -> tuple[int, ...]:
@@ -32,4 +32,4 @@ Numbers = Annotated[
         str_from_instance=lambda numbers: [",".join(map(str, numbers))],
     ),
 ]
-"""Several whole numbers in one word, with commas between them."""
+"""Several whole numbers in one word, separated by commas."""

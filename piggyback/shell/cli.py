@@ -1,8 +1,8 @@
 """The console command: finds verbs through entry points, loads only the chosen one.
 
-A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of
-`Command`.  The module that holds it must import nothing heavy: option classes and texts only.  What a verb
-does stands elsewhere and is imported when the verb runs, so that no ``--help`` ever loads torch.
+A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of `Command`.  The
+module that holds it must import nothing heavy: option classes and texts only.  What a verb does is elsewhere and is
+imported when the verb runs, so that no ``--help`` ever loads torch.
 """
 
 import os
@@ -52,7 +52,7 @@ class Command:
 
 
 def load(place: str | Callable[..., Any]) -> Any:
-    """What ``module:name`` stands for; anything else itself."""
+    """Import what ``module:name`` names; anything else stands for itself."""
     if not isinstance(place, str):
         return place
     module, _, name = place.partition(":")
@@ -60,7 +60,7 @@ def load(place: str | Callable[..., Any]) -> Any:
 
 
 def find_commands() -> list[Command]:
-    """All verbs of all installed packages, in the order of their names."""
+    """Find the verbs of all installed packages, in the order of their names."""
     found: list[Command] = []
     for point in entry_points(group="piggyback.commands"):
         offered = cast(tuple[Command | Mapping[str, Any], ...], point.load())
@@ -69,7 +69,7 @@ def find_commands() -> list[Command]:
 
 
 def choose(commands: Sequence[Command], arguments: Sequence[str]) -> Command | None:
-    """The verb that the arguments begin with; the one of most words where one name begins another."""
+    """Choose the verb that the arguments begin with; the longest, where one name begins another."""
     fitting = [command for command in commands if list(arguments[: len(command.words)]) == command.words]
     return max(fitting, key=lambda command: len(command.words), default=None)
 
@@ -88,7 +88,7 @@ def overview(commands: Sequence[Command]) -> str:
 
 
 def orient(commands: Sequence[Command], arguments: Sequence[str]) -> int:
-    """Answer arguments that name no verb: with the version, with the verbs there are, or with the nearest one."""
+    """Answer arguments that name no verb: with the version, the verbs there are, or the nearest one."""
     words = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
     below = [command for command in commands if command.words[: len(words)] == words]
     flags = arguments[len(words) :]
@@ -107,8 +107,8 @@ def orient(commands: Sequence[Command], arguments: Sequence[str]) -> int:
 
 
 def parse(command: Command, arguments: Sequence[str]) -> object:
-    """The verb's options from its arguments; exits with 2 on wrong ones and with 0 after ``--help``."""
-    import tyro
+    """Make the verb's options from its arguments; exits with 2 on wrong ones and with 0 after ``--help``."""
+    import tyro  # start-up time: the list of verbs needs none of it
 
     description = f"{command.summary}\n\nExamples:\n{command.examples}" if command.examples else command.summary
     keywords: dict[str, Any] = {}
@@ -121,10 +121,10 @@ def parse(command: Command, arguments: Sequence[str]) -> object:
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Find the verb, parse its options, run it; what goes wrong in the verb is raised.
+    """Find the verb, parse its options, run it; errors of the verb are raised.
 
     Returns:
-        The verb's exit code, or `USAGE` where there is no such verb and a message said so.
+        The verb's exit code; `USAGE`, after a message, where there is no such verb.
     """
     commands = find_commands()
     command = choose(commands, arguments)
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``piggyback``; turns every error a user can cause into one message."""
     try:
         code = dispatch(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()  # here a closed pipe can still be answered, at the interpreter's end no more
+        sys.stdout.flush()  # here a closed pipe can still be answered, not at the interpreter's end
         return code
     except PiggybackError as fault:
         return end(FAILED, str(fault))
@@ -152,12 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as fault:  # a full disk, a folder that may not be written
         return end(FAILED, refusal(fault))
     except Exception as fault:
-        if not getattr(fault, "for_user", False):  # how a package without the core marks its messages
+        if not getattr(fault, "for_user", False):  # how packages of others may mark their messages
             raise
         return end(FAILED, str(fault))
 
 
 def end(code: int, message: str) -> int:
-    """Say why the command ends, on standard error, and give back its exit code."""
+    """Say on standard error why the command ends; gives its exit code."""
     sys.stderr.write(f"piggyback: {message}\n")
     return code

@@ -1,4 +1,4 @@
-"""What the verbs print: tables, progress and JSON, all in one look."""
+"""What the verbs print: tables, lines, progress and JSON, all in one look."""
 
 import json
 import sys
@@ -70,10 +70,10 @@ def table(
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress display on standard error, shown only to a person at a terminal.
+    """Show progress on standard error, to a person at a terminal only.
 
-    Inside another one it is that one, as a terminal can show only one at a time; the lines added in the block
-    then go when it ends.
+    A display within another one is that other one, as a terminal can show only one at a time; the lines that its
+    block has added are removed when the block ends.
     """
     if _displays:
         shown = _displays[-1]

@@ -1,4 +1,4 @@
-"""``piggyback doctor``: is this machine fit, and what should be changed?
+"""``piggyback doctor``: whether this machine is fit, and what to change.
 
 A package offers checks by an entry point of the group ``piggyback.doctor``: a function without arguments
 that yields `Check`.  Torch's are the library's (``piggyback/torch_checks.py``).
@@ -51,7 +51,7 @@ def show(check: Check) -> None:
 
 
 def all_checks(*, show: Callable[[Check], None] | None) -> Iterator[Check]:
-    """The checks of all packages; each is shown as soon as it is known, as some take seconds."""
+    """Make the checks of all packages; each is shown as soon as it is known, as some take seconds."""
     for check in chain([check_python()], offered_checks(), machine_checks()):
         if show is not None:
             show(check)
@@ -59,14 +59,14 @@ def all_checks(*, show: Callable[[Check], None] | None) -> Iterator[Check]:
 
 
 def offered_checks() -> Iterator[Check]:
-    """What packages offer, in the order of the entry points' names."""
+    """Make the checks that packages offer, in the order of the entry points' names."""
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         if load_fault(point) is None:  # else the check of entry points says so
             yield from cast(Callable[[], Iterable[Check]], point.load())()
 
 
 def machine_checks() -> Iterator[Check]:
-    """What nobody needs to offer: the machine's disk and memory, and what is installed."""
+    """Make the checks of the machine's disk and memory, and of what is installed."""
     yield check_disk(Path.cwd())
     yield check_memory()
     yield check_entry_points()
@@ -88,14 +88,14 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_memory() -> Check:
-    """Memory that can be had without swapping."""
+    """Memory that is free without swapping."""
     return room("memory", available_memory(), where="", advice="end other programs, or train with smaller batches")
 
 
 def room(name: str, free: int | None, *, where: str, advice: str) -> Check:
-    """A check of free bytes; None where the system does not tell."""
+    """Check free bytes; None where the system does not say."""
     if free is None:
-        return Check(name=name, state="ok", found="not told by this system")
+        return Check(name=name, state="ok", found="this system does not say")
     found = f"{free / 2**30:.1f} GiB free{where}"
     if free < LITTLE:
         return Check(name=name, state="note", found=found, advice=advice)
@@ -103,7 +103,7 @@ def room(name: str, free: int | None, *, where: str, advice: str) -> Check:
 
 
 def available_memory() -> int | None:
-    """Bytes, by Linux's own estimate."""
+    """Free bytes, by Linux's own estimate; None elsewhere."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -132,7 +132,7 @@ def check_entry_points() -> Check:
 
 
 def load_fault(point: Any) -> str | None:
-    """Why an entry point cannot be loaded, or None."""
+    """Describe why an entry point cannot be loaded; None if it can."""
     try:
         point.load()
     except (ImportError, AttributeError) as fault:

@@ -1,4 +1,4 @@
-"""What can be asked of the shell's own verb; imports nothing heavy."""
+"""Options of the shell's own verb; imports nothing heavy."""
 
 from dataclasses import dataclass
 

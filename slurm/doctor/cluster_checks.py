@@ -1,4 +1,4 @@
-"""Which promises of sweeps hold on a cluster, by what it says of itself and by the profile.
+"""Checks of a cluster: whether it has what sweeps need, by its own facts and the profile.
 
 Sources: the man pages slurm.conf, sbatch and sacctmgr of Slurm 22.05, and the project's reference, cluster notes (S-
 numbers and section 4.2 are theirs).
@@ -19,7 +19,7 @@ ASK_ADMIN: Final = "ask the cluster's administrators for"
 
 
 def check_slurm(facts: ClusterFacts, profile: Profile) -> Check:
-    """That it answers, and its version."""
+    """Slurm answers; its version."""
     name, version = (
         facts.config.get("ClusterName", "a cluster"),
         facts.config.get("SLURM_VERSION", "of unknown version"),
@@ -105,7 +105,7 @@ def check_resources(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def fits(node: Mapping[str, str], profile: Profile) -> bool:
-    """Whether a node has, in all, what a job asks for; sbatch's GB are 1024 MB."""
+    """Whether a node has in all what a job asks for; sbatch's GB are 1024 MB."""
     cpus = read_count(node, "CPUEfctv") or read_count(node, "CPUTot")
     gpus = count_gpus(node.get("Gres", ""), gpu_type=profile.gpu_type)
     memory = read_count(node, "RealMemory")
@@ -113,7 +113,7 @@ def fits(node: Mapping[str, str], profile: Profile) -> bool:
 
 
 def read_count(node: Mapping[str, str], key: str) -> int:
-    """A whole number of a node's fields; 0 where there is none."""
+    """Read a whole number from a node's fields; 0 where there is none."""
     return int(node[key]) if node.get(key, "").isdecimal() else 0
 
 
@@ -139,7 +139,7 @@ def check_time(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def may_requeue(facts: ClusterFacts, profile: Profile) -> bool:
-    """Whether the jobs are such that Slurm lets them be queued again; they ask for it unless the profile forbids."""
+    """Whether Slurm may queue the jobs again; they ask for it unless the profile forbids."""
     taken = profile.additional.get("requeue") is False
     return not profile.additional.get("no-requeue") and (not taken or facts.config.get("JobRequeue") == "1")
 
@@ -160,7 +160,7 @@ def check_requeue(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def find_preemption(facts: ClusterFacts, profile: Profile, partition: Mapping[str, str]) -> tuple[str, int]:
-    """How jobs on a partition are preempted, and the seconds of grace that they have."""
+    """How jobs on a partition are preempted, and their seconds of grace."""
     kind, usual = facts.config.get("PreemptType", ""), facts.config.get("PreemptMode", "OFF")
     if kind.endswith("/qos"):
         qos = facts.qos.get(profile.qos or "")
@@ -178,7 +178,7 @@ def find_preemption(facts: ClusterFacts, profile: Profile, partition: Mapping[st
 
 
 def check_preemption(facts: ClusterFacts, profile: Profile) -> Check:
-    """What becomes of a job that gives way to another."""
+    """A job that gives way to another comes back."""
     chosen = choose_partitions(facts, profile.partition)
     if not chosen:
         return Check(name="preemption", state="unknown", found="no partition to look at")
@@ -186,7 +186,7 @@ def check_preemption(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def check_preemption_on(facts: ClusterFacts, profile: Profile, partition: Mapping[str, str]) -> Check:
-    """The same, on one partition."""
+    """`check_preemption` on one partition."""
     mode, grace = find_preemption(facts, profile, partition)
     where = partition["PartitionName"]
     if mode == "OFF":
@@ -203,7 +203,7 @@ def check_preemption_on(facts: ClusterFacts, profile: Profile, partition: Mappin
 
 
 def check_warning(facts: ClusterFacts, grace: int, where: str) -> Check:
-    """What a job that is preempted and queued again has time for."""
+    """A job that is preempted and queued again has time for a checkpoint."""
     signal = facts.option("SlurmctldParameters", "preempt_send_user_signal") is not None
     if grace:  # without the user signal it hears TERM, still counts as running, and asks to be queued again itself
         found = f"a preempted job leaves a checkpoint and is queued again ({grace} s grace)"
@@ -216,20 +216,20 @@ def check_warning(facts: ClusterFacts, grace: int, where: str) -> Check:
 
 
 def check_wait(facts: ClusterFacts, profile: Profile) -> Check:
-    """How long a job that was queued again waits at least (man slurm.conf, AuthInfo)."""
+    """The shortest wait of a job that was queued again (man slurm.conf, AuthInfo)."""
     said = facts.option("AuthInfo", "cred_expire") or ""
     seconds = int(said) if said.isdecimal() else CRED_EXPIRE_S
     return Check(name="wait after requeue", state="ok", found=f"{seconds + 1} s at least (cred_expire)")
 
 
 def check_kill_wait(facts: ClusterFacts, profile: Profile) -> Check:
-    """What a job has between TERM and KILL, as at scancel."""
+    """The time between TERM and KILL, as at scancel."""
     seconds = facts.number("KillWait", default=30)
     return Check(name="end by scancel", state="ok", found=f"{seconds} s for a last checkpoint (KillWait)")
 
 
 def check_arrays(facts: ClusterFacts, profile: Profile) -> Check:
-    """How many runs go into one array, and how many jobs the controller takes in all."""
+    """The number of runs in one array, and of jobs that the controller takes in all."""
     size, jobs = facts.number("MaxArraySize", default=1001), facts.number("MaxJobCount", default=10_000)
     tasks = facts.option("SchedulerParameters", "max_array_tasks") or ""
     most, key = (int(tasks), "max_array_tasks") if tasks.isdecimal() and int(tasks) < size else (size, "MaxArraySize")
@@ -245,7 +245,7 @@ def check_arrays(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def check_accounting(facts: ClusterFacts, profile: Profile) -> Check:
-    """Whether ended jobs are remembered."""
+    """Ended jobs are remembered."""
     kind, age = facts.config.get("AccountingStorageType", ""), facts.number("MinJobAge", default=300)
     if facts.sacct:
         return Check(name="accounting", state="ok", found=f"sacct answers ({kind})")
@@ -256,7 +256,7 @@ def check_accounting(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def check_srun(facts: ClusterFacts, profile: Profile) -> Check:
-    """Whether srun reads how many processors a task has (S12)."""
+    """srun reads how many processors a task has (S12)."""
     if (22, 5) <= facts.version < (23, 11):
         found = "forgets --cpus-per-task in this version; jobs pass it on themselves"
     else:
@@ -265,7 +265,7 @@ def check_srun(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def check_signals(facts: ClusterFacts, profile: Profile) -> Check:
-    """Whom Slurm's signals reach (S10)."""
+    """The processes that Slurm's signals reach (S10)."""
     kind = facts.config.get("ProctrackType", "").rpartition("/")[2] or "unknown"
     if kind in ("linuxproc", "pgid"):
         found = f"reach all of a job's processes ({kind}); runs hear one of them"

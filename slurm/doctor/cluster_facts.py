@@ -1,6 +1,6 @@
-"""What a cluster says of itself: configuration, partitions, nodes and accounts, as Slurm's commands print them.
+"""Facts of a cluster: configuration, partitions, nodes and accounts, as Slurm's commands print them.
 
-The forms are those of Slurm 22.05, from its man pages and from a real one; those of other versions were not seen.
+The forms are those of Slurm 22.05, from its man pages and a real cluster; other versions were not seen.
 """
 
 import getpass
@@ -20,7 +20,7 @@ OUT_OF_USE: Final = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING", 
 
 @dataclass(frozen=True, kw_only=True)
 class Association:
-    """What one line of accounting lets this user do.
+    """One line of accounting: what this user may do.
 
     Attributes:
         account: its name.
@@ -46,15 +46,15 @@ class Qos:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterFacts:
-    """What was asked once, and all checks look at.
+    """The facts that all checks look at, asked for once.
 
     Attributes:
         config: of ``scontrol show config``; "(null)" is empty.
         partitions: by name, as ``scontrol show partition`` has their fields.
         nodes: the fields of each node.
         sacct: whether sacct answers.
-        associations: of this user; None where nothing answers.
-        qos: by name; empty where nothing answers.
+        associations: of this user; None where no accounting answers.
+        qos: by name; empty where no accounting answers.
     """
 
     config: Mapping[str, str]
@@ -66,7 +66,7 @@ class ClusterFacts:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Such as (22, 5); zeros where it is not told."""
+        """Such as (22, 5); zeros where Slurm does not say."""
         said = re.match(r"(\d+)\.(\d+)", self.config.get("SLURM_VERSION", ""))
         return (int(said[1]), int(said[2])) if said else (0, 0)
 
@@ -88,7 +88,7 @@ class ClusterFacts:
 
 
 def ask_cluster() -> ClusterFacts:
-    """Ask Slurm for everything that the checks look at.
+    """Ask Slurm for all facts.
 
     Raises:
         SweepError: there is no Slurm here, or its controller does not answer.
@@ -119,7 +119,7 @@ def ask_cluster() -> ClusterFacts:
 
 
 def ask_associations() -> tuple[Association, ...] | None:
-    """The accounts of this user; None where nothing answers."""
+    """Ask for the accounts of this user; None where no accounting answers."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an id without a name; the second from Python 3.13
@@ -129,13 +129,13 @@ def ask_associations() -> tuple[Association, ...] | None:
 
 
 def read_config(text: str) -> dict[str, str]:
-    """Lines ``Key = value`` of ``scontrol show config``."""
+    """Read lines ``Key = value`` of ``scontrol show config``."""
     lines = re.findall(r"^(\S+)[ \t]*=[ \t]*(.*?)[ \t]*$", text, flags=re.M)
     return {key: "" if value == "(null)" else value for key, value in lines}
 
 
 def read_records(text: str) -> list[dict[str, str]]:
-    """A record of ``Key=value`` fields per line, of ``scontrol --oneliner``; values end at the first space.
+    """Read a record of ``Key=value`` fields per line of ``scontrol --oneliner``; values end at the first space.
 
     Free text, such as the reason of a node that is down, may hold what looks like a field, so the first one counts.
     """
@@ -144,22 +144,22 @@ def read_records(text: str) -> list[dict[str, str]]:
 
 
 def read_associations(text: str) -> tuple[Association, ...]:
-    """Lines ``account|qos,qos`` of sacctmgr."""
+    """Read lines ``account|qos,qos`` of sacctmgr."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 1]
     return tuple(Association(account=account, qos=tuple(filter(None, qos.split(",")))) for account, qos in rows)
 
 
 def read_qos(text: str) -> dict[str, Qos]:
-    """Lines ``name|mode|hh:mm:ss`` of sacctmgr."""
+    """Read lines ``name|mode|hh:mm:ss`` of sacctmgr."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
     return {name: Qos(mode=mode, grace_s=read_seconds(grace) or 0) for name, mode, grace in rows}
 
 
 def read_seconds(text: str) -> int | None:
-    """A time as Slurm writes it, in seconds; None where there is no limit.
+    """Read a time as Slurm writes it, in seconds; None where there is no limit.
 
-    With days, hours come first after them; else one number is minutes, two are minutes and seconds, three begin with
-    hours (man slurm.conf, MaxTime).
+    After days come hours; otherwise one number is minutes, two are minutes and seconds, three begin with hours (man
+    slurm.conf, MaxTime).
     """
     if text.upper() in NO_LIMIT or not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
         return None
@@ -175,7 +175,7 @@ def read_seconds(text: str) -> int | None:
 
 
 def count_gpus(gres: str, *, gpu_type: str = "") -> int:
-    """GPUs of a node by its ``Gres`` field, such as ``gpu:a100:4(S:0-1)``; of one type, or of any."""
+    """Count a node's GPUs of one type, or of any, by its ``Gres`` field, such as ``gpu:a100:4(S:0-1)``."""
     found = re.findall(r"\bgpu(?::([^:,()]+))?:(\d+)", gres)
     return sum(int(count) for name, count in found if not gpu_type or name == gpu_type)
 
@@ -187,7 +187,7 @@ def is_up(node: Mapping[str, str]) -> bool:
 
 
 def choose_partitions(facts: ClusterFacts, partition: str | None) -> Sequence[Mapping[str, str]]:
-    """The partitions that a profile names, or the cluster's default; those that are not there are left out."""
+    """The partitions that a profile names, or the cluster's default; missing ones are left out."""
     if partition is None:
         return [record for record in facts.partitions.values() if record.get("Default") == "YES"]
     return [facts.partitions[name] for name in partition.split(",") if name in facts.partitions]

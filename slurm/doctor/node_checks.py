@@ -1,4 +1,4 @@
-"""Which promises of sweeps hold on a compute node, by what a job on one reported."""
+"""Checks of a compute node: whether it has what sweeps need, by the report of a job there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ CLOCK_S: Final = 5.0  # signs of life count as old after minutes (`slurm.folder.
 
 
 def check_node(report: NodeReport, profile: Profile, folder: Path) -> list[Check]:
-    """All that can be said of a node; where no job got there, or none came back, why."""
+    """Make all checks of a node; where no report came back, one that says why."""
     if report.outcome == "answered":
         return [look(report, profile) for look in LOOKS]
     if report.outcome == "refused":
@@ -43,20 +43,20 @@ def check_place(report: NodeReport, profile: Profile) -> Check:
 
 
 def check_clocks(report: NodeReport, profile: Profile) -> Check:
-    """The node's clock, read between sending and seeing, lies between the two."""
+    """The node's clock, read between sending and seeing, is between the two."""
     told = report.answer.get("time", "")
     if not told.isdecimal():
-        return Check(name="clocks", state="unknown", found="the node did not tell its time")
+        return Check(name="clocks", state="unknown", found="the node did not say what time it is")
     ahead = max(int(told) - report.seen, 0.0) + min(int(told) + 1 - report.sent, 0.0)
     if abs(ahead) > CLOCK_S:
         found = f"the node's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
-        advice = "ask the cluster's administrators to set the clocks (NTP): signs of life are told by them"
+        advice = "ask the cluster's administrators to set the clocks (NTP): signs of life are judged by them"
         return Check(name="clocks", state="note", found=found, advice=advice)
     return Check(name="clocks", state="ok", found="the node's fits with this machine's")
 
 
 def check_scontrol(report: NodeReport, profile: Profile) -> Check:
-    """A job can have itself queued again from its node (S13)."""
+    """A job can queue itself again from its node (S13)."""
     name, path = "scontrol on the node", report.answer.get("scontrol", "")
     if not path:
         found = "not on PATH: a job near its time limit cannot be queued again by itself"
@@ -73,7 +73,7 @@ def check_python(report: NodeReport, profile: Profile) -> Check:
     said = report.answer.get("python", "")
     if said == "imports":
         return Check(name="python on the node", state="ok", found="this one, with what jobs import")
-    found = f"this Python does not do there: {said or 'it says nothing'}"
+    found = f"this Python does not work there: {said or 'it says nothing'}"
     advice = "install the environment on shared storage, or add what it needs to the profile's setup"
     return Check(name="python on the node", state="broken", found=found, advice=advice)
 

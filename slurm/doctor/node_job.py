@@ -1,4 +1,4 @@
-"""What holds on a compute node, found out by one small job with the profile's own options."""
+"""One small job that reports from a compute node, with the profile's own options."""
 
 import contextlib
 import re
@@ -25,10 +25,10 @@ from slurm.queries import STATES, JobState, ask
 from slurm.sending.sbatch import Stage, check_folder, login_environment, slurm_parameters
 
 Outcome = Literal["answered", "refused", "waiting", "silent"]
-# Seconds of patience: for its start; from its start to its answer (Python over a slow network is the longest); and
-# from its end, as long as NFS may take a folder's old content for good (by default, as far as known).
+# Seconds of patience: until its start; from its start to its answer (Python over a slow network takes longest); and
+# from its end, as long as NFS may show a folder's old content (its default, as far as known).
 PATIENCE: Final[Mapping[JobState, float]] = {"queued": 120.0, "running": 120.0, "ended": 60.0, "unknown": 60.0}
-PRINTED_S: Final = 10.0  # from its end, where what it printed is seen already
+PRINTED_S: Final = 10.0  # from its end, once what it printed is seen
 POLL_S: Final = 0.5
 MINUTES: Final = 5  # the job's time limit
 NO_FOLDER, NO_WRITING = 41, 42  # the job's exit codes
@@ -39,7 +39,7 @@ class NodeReport:
     """What came back from a node.
 
     Attributes:
-        outcome: ``answered``; ``refused`` by sbatch; still ``waiting`` when patience ended; ``silent``: the job ended,
+        outcome: ``answered``; ``refused`` by sbatch; still ``waiting`` when patience ended; ``silent``: the job ended
             or took too long, and no answer was seen.
         words: sbatch's, or Slurm's reason to wait, or how the job ended.
         printed: the last line that a silent job printed.
@@ -60,7 +60,7 @@ class NodeReport:
 
 
 def check_folder_here(folder: Path) -> Check:
-    """That the folder, or the nearest one above it that is there, can be written from here and named to Slurm."""
+    """The folder, or the nearest one above it that is there, can be written from here and named to Slurm."""
     try:
         check_folder(folder)
         with borrow_folder(folder):
@@ -74,7 +74,7 @@ def check_folder_here(folder: Path) -> Check:
 
 @contextlib.contextmanager
 def borrow_folder(folder: Path) -> Iterator[Path]:
-    """A new folder within another, or within the nearest one above that is there; gone after the block."""
+    """Make a folder within another, or within the nearest one above that is there; it is removed after the block."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     place = Path(tempfile.mkdtemp(prefix=".doctor-", dir=folder))
@@ -85,7 +85,7 @@ def borrow_folder(folder: Path) -> Iterator[Path]:
 
 
 def make_probe(profile: Profile, *, answer: Path) -> str:
-    """The questions, as shell lines: the answer is there whole or not at all."""
+    """Make the questions, as shell lines; their answer appears whole or not at all."""
     place, part = shlex.quote(str(answer)), shlex.quote(f"{answer}.part")
     imports = shlex.join([sys.executable, "-c", "import slurm, submitit; print('imports')"])
     lines = [
@@ -103,9 +103,9 @@ def make_probe(profile: Profile, *, answer: Path) -> str:
 
 
 def make_text(profile: Profile, *, folder: Path, token: str) -> str:
-    """The batch script: the profile's options and setup lines, as jobs of sweeps have them, and the questions."""
+    """Make the batch script: the profile's options and setup lines, as jobs of sweeps have them, and the questions."""
     asked, said = (shlex.quote(str(folder / name)) for name in ("asked", "said"))
-    # What it prints goes to a file only when the folder is there: else the job would end unheard.
+    # What it prints goes to a file only if the folder is there: otherwise the job would end without a word.
     before = (
         f'[ "$(cat {asked} 2>/dev/null)" = {token} ] || exit {NO_FOLDER}',
         f": >{said} || exit {NO_WRITING}",
@@ -127,12 +127,12 @@ def make_text(profile: Profile, *, folder: Path, token: str) -> str:
 
 
 def ask_node(profile: Profile, *, folder: Path, patience: Mapping[JobState, float] = PATIENCE) -> NodeReport:
-    """Send the job, wait for its answer, and leave neither job nor files.
+    """Send the job, wait for its answer, and leave neither a job nor files behind.
 
     Args:
-        profile: how it asks for resources.
+        profile: what it asks for.
         folder: where the sweep's files will be, on storage that nodes share.
-        patience: seconds, by how the job stands.
+        patience: seconds, by the job's state.
     """
     with borrow_folder(folder) as place:
         token = secrets.token_hex(8)
@@ -154,7 +154,7 @@ def ask_node(profile: Profile, *, folder: Path, patience: Mapping[JobState, floa
 
 
 def cancel(job: str) -> None:
-    """Have Slurm end the job; goes on by itself where a second Ctrl-C ends this process."""
+    """Ask Slurm to end the job; this goes on by itself if a second Ctrl-C ends this process."""
     told = subprocess.Popen(
         ["scancel", job], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -163,7 +163,7 @@ def cancel(job: str) -> None:
 
 
 def check_request(profile: Profile, *, kind: str, folder: Path) -> Check:
-    """Whether sbatch would take a job of a kind by the profile; nothing is sent (man sbatch, --test-only)."""
+    """sbatch would take a job of a kind by the profile; nothing is sent (man sbatch, --test-only)."""
     stage = Stage(kind=kind, depth=0, runs=())
     parameters = slurm_parameters(profile, name="piggyback-doctor", stage=stage, depends=())
     with borrow_folder(folder) as place:
@@ -177,7 +177,7 @@ def check_request(profile: Profile, *, kind: str, folder: Path) -> Check:
 
 
 def call_sbatch(*arguments: str) -> tuple[bool, str]:
-    """Whether sbatch accepts, and its words."""
+    """Call sbatch; gives whether it accepts, and its words."""
     try:
         with login_environment():
             done = subprocess.run(["sbatch", *arguments], capture_output=True, text=True, timeout=60, check=False)
@@ -188,7 +188,7 @@ def call_sbatch(*arguments: str) -> tuple[bool, str]:
 
 
 def wait_for_answer(job: str, *, place: Path, sent: float, patience: Mapping[JobState, float]) -> NodeReport:
-    """Look for the answer until it is there, or the job has ended without one or takes too long."""
+    """Wait until the answer is there, or the job has ended without one or takes too long."""
     state: JobState = "queued"
     since, record = time.monotonic(), dict[str, str]()
     with err.status("") as shown:
@@ -209,7 +209,7 @@ def wait_for_answer(job: str, *, place: Path, sent: float, patience: Mapping[Job
             shown.update(f"job {job} asks a compute node: {state}{reason}, {limit}; Ctrl-C cancels it")
             time.sleep(POLL_S)
     if state == "queued":
-        return NodeReport(outcome="waiting", job=job, words=record.get("Reason", "no reason told"))
+        return NodeReport(outcome="waiting", job=job, words=record.get("Reason", "no reason given"))
     said = read_text(place / "said").strip().splitlines()
     return NodeReport(
         outcome="silent",
@@ -221,20 +221,20 @@ def wait_for_answer(job: str, *, place: Path, sent: float, patience: Mapping[Job
 
 
 def find_code(record: Mapping[str, str]) -> int | None:
-    """Exit code of a job's batch script, by scontrol."""
+    """The exit code of a job's batch script, by scontrol; None where it does not say."""
     code = record.get("ExitCode", "").partition(":")[0]
     return int(code) if code.isdecimal() else None
 
 
 def read_answer(place: Path) -> dict[str, str]:
-    """The answer's lines ``key=value``; empty while it is not there."""
+    """Read the answer's lines ``key=value``; empty while it is not there."""
     with contextlib.suppress(OSError):
         place.chmod(0o700)  # makes NFS look again, as submitit does
     return dict(re.findall(r"^(\w+)=(.*)$", read_text(place / "answer"), flags=re.M))
 
 
 def read_text(path: Path) -> str:
-    """A file's text; empty while it cannot be read."""
+    """Read a file's text; empty while it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""``piggyback sweep doctor``: which promises hold on this cluster, and what to change where they do not."""
+"""``piggyback sweep doctor``: what sweeps need of a cluster, whether it holds here, and what to change if not."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ SUMMARY: Final = {"broken": "broken", "note": "to know of", "unknown": "unknown"
 
 
 def run_doctor(options: DoctorOptions) -> int:
-    """``piggyback sweep doctor``; 1 where a promise is broken without which sweeps do not work."""
+    """``piggyback sweep doctor``; 1 where something that sweeps need is broken."""
     profile = find_profile(options.profile, file=options.profiles)
     folder = Path(os.path.abspath(options.folder))
     found = list(find_checks(profile, folder=folder, on_node=options.node_check))
@@ -36,13 +36,13 @@ def run_doctor(options: DoctorOptions) -> int:
 def find_checks(
     profile: Profile, *, folder: Path, on_node: bool = True, patience: Mapping[JobState, float] = PATIENCE
 ) -> Iterator[Check]:
-    """All checks.
+    """Make all checks.
 
     Args:
-        profile: how jobs will ask for resources.
+        profile: what jobs will ask for.
         folder: where a sweep's files will be; absolute.
-        on_node: whether to send a small job to a compute node and look there too.
-        patience: seconds for that job, by how it stands.
+        on_node: send a small job to a compute node and look there too.
+        patience: seconds for that job, by its state.
 
     Raises:
         SweepError: there is no Slurm here, or it does not answer.
@@ -62,7 +62,7 @@ def find_checks(
 
 
 def find_requests(profile: Profile) -> dict[str, Profile]:
-    """What jobs ask of each of their nodes in all: those of runs, and of kinds for which the profile has its own."""
+    """What jobs ask of each of their nodes in all, by kind: runs, and the kinds that the profile treats differently."""
     found = {}
     for kind in ["run", *sorted({*profile.kinds, *(["backbone"] if profile.nodes > 1 else [])} - {"run"})]:
         own = profile.of_kind(kind)
@@ -72,14 +72,14 @@ def find_requests(profile: Profile) -> dict[str, Profile]:
 
 
 def merge_kinds(checks: Mapping[str, Check]) -> list[Check]:
-    """The check for runs, and those for other kinds of jobs that found something else, under the kind's name."""
+    """The check for runs, and those for other kinds of jobs that found something else, named for their kind."""
     usual = checks["run"]
     others = [replace(check, name=f"{check.name} ({kind})") for kind, check in checks.items() if check != usual]
     return [usual, *others]
 
 
 def show_checks(found: list[Check]) -> None:
-    """A line per check, and what to change under those that say so."""
+    """Print the checks, each with what to change."""
     rows = [(check.name, MARKS.get(check.state, check.state), describe(check)) for check in found]
     table("sweeps on this cluster", "promise", "", "found", rows=rows, numeric=())
     counts = {words: sum(check.state == state for check in found) for state, words in SUMMARY.items()}
@@ -88,5 +88,5 @@ def show_checks(found: list[Check]) -> None:
 
 
 def describe(check: Check) -> str:
-    """What was found and, on a line of its own, what to change."""
+    """Say what was found and, on a line of its own, what to change."""
     return f"{check.found}\n-> {check.advice}" if check.advice else check.found

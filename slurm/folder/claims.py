@@ -1,8 +1,8 @@
 """Claims: which process is at work on something, so that two never are.
 
 In a folder of claims, ``<n>.json`` says who made the n-th claim, and ``<n>.ended.json`` how its work ended.  A claim is
-made with O_EXCL, so one process only gets a number, also on NFS; the highest number counts.  Nothing is replaced or
-removed: a process that is killed leaves a claim without an end, and whoever comes next finds out whether it lives.
+made with O_EXCL, so that a number goes to one process only, on NFS too; the highest number counts.  Nothing is replaced
+or removed: a process that is killed leaves a claim without an end, and the next one finds out whether it is alive.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from piggyback.shell.files import write_json
 from slurm.folder.state_files import read_state
 
 BEAT_S: Final = 20.0
-"""Seconds between signs of life: the file's time is set anew."""
+"""Seconds between signs of life, which set the time of the claim's file."""
 SILENT_S: Final = 180.0
 """Seconds without a sign of life after which an owner counts as dead, where nothing better is known of it."""
 NUMBERED: Final = re.compile(r"(\d{4,})\.json")
@@ -32,10 +32,10 @@ AskSlurm = Callable[[str], bool | None]
 
 
 def find_start(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks: a process id is used again, this with it is not.
+    """Find when a process began, in the kernel's ticks: ids are used again, an id with its start is not.
 
     Returns:
-        The ticks; 0 on systems without ``/proc``; None where there is no such process, or only its corpse.
+        The ticks; 0 on systems without ``/proc``; None where there is no such process, or it is a zombie.
     """
     if not Path("/proc/self/stat").exists():
         try:
@@ -54,7 +54,7 @@ def find_start(pid: int) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who claims.
+    """The process that claims.
 
     Attributes:
         job: Slurm's id such as ``12_3``, or ``local-`` and a process id.
@@ -73,13 +73,13 @@ class Owner:
 
     @staticmethod
     def local() -> "Owner":
-        """This process, whatever started it."""
+        """Describe this process, whatever started it."""
         pid, host = os.getpid(), socket.gethostname()
         return Owner(job=f"{LOCAL}{pid}", restart=0, host=host, pid=pid, start=find_start(pid), node=host)
 
     @staticmethod
     def of_job(environment: Mapping[str, str] = os.environ) -> "Owner":
-        """This process, as the task of a Slurm job; without one as `local`."""
+        """Describe this process as the task of a Slurm job; outside of one as `local` does."""
         here, job = Owner.local(), environment.get("SLURM_JOB_ID", "")
         if environment.get("SLURM_ARRAY_JOB_ID"):
             job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
@@ -94,9 +94,9 @@ class Claim:
 
     Attributes:
         number: from 0.
-        owner: fields of `Owner`, ``since`` and ``progress``; empty while the file is being written.
+        owner: the fields of `Owner`, ``since`` and ``progress``; empty while the file is being written.
         beat: time of the last sign of life.
-        end: how the work ended; None before that.
+        end: how the work ended; None before.
     """
 
     number: int
@@ -106,17 +106,17 @@ class Claim:
 
     @property
     def job(self) -> str:
-        """Its owner's job."""
+        """The owner's job; empty while that is not known."""
         return str(self.owner.get("job", ""))
 
     @property
     def in_slurm(self) -> bool:
-        """Whether its owner is a job of Slurm's."""
+        """Whether the owner is a job of Slurm's."""
         return self.job != "" and not self.job.startswith(LOCAL)
 
     @property
     def is_here(self) -> bool:
-        """Whether its owner runs on this machine, now."""
+        """Whether the owner runs on this machine, now."""
         pid = self.owner.get("pid")
         if self.owner.get("host") != socket.gethostname() or not isinstance(pid, int):
             return False
@@ -124,9 +124,9 @@ class Claim:
         return start is not None and start == self.owner.get("start")
 
     def is_alive(self, ask_slurm: AskSlurm) -> bool:
-        """Whether its owner is at work.
+        """Whether the owner is at work.
 
-        The machine knows best, then Slurm; where neither does, as for a process on another machine, signs of life.
+        This machine knows best, then Slurm.  Signs of life decide where neither knows, as of a process elsewhere.
         """
         if self.end is not None:
             return False
@@ -141,7 +141,7 @@ class Claim:
         return time.time() - self.beat < SILENT_S
 
     def is_before(self, owner: Owner) -> bool:
-        """Whether it is of an earlier attempt of the owner's own job: Slurm starts none before the last is gone."""
+        """Whether an earlier attempt of the owner's own job made it: Slurm starts none before the last is gone."""
         restart = self.owner.get("restart")
         return self.job == owner.job and isinstance(restart, int) and restart < owner.restart
 
@@ -153,12 +153,12 @@ class Claims:
     root: Path
 
     def last(self) -> Claim | None:
-        """The claim that counts; None when there was none."""
+        """The claim that counts; None where there is none."""
         numbers = self._numbers()
         return self._read(max(numbers)) if numbers else None
 
     def next(self) -> int:
-        """The number that the next claim will have, if nobody comes between."""
+        """The number of the next claim, if no other process comes first."""
         return max(self._numbers(), default=-1) + 1
 
     def since(self, first: int) -> list[Claim]:
@@ -166,17 +166,20 @@ class Claims:
         return [self._read(number) for number in sorted(self._numbers()) if number >= first]
 
     def ends(self) -> list[Mapping[str, Any]]:
-        """How those that ended have ended, in order."""
+        """The ends of those that have ended, in order."""
         return [end for number in sorted(self._numbers()) if (end := read_state(self._end(number)))]
 
     def take(self, owner: Owner, *, what: str, ask_slurm: AskSlurm, progress: float | None = None) -> int:
-        """Claim; gives the number of the claim.
+        """Make a claim.
 
         Args:
             owner: this process.
-            what: it claims, for the message.
-            ask_slurm: is asked about jobs on other machines.
-            progress: share of the work that is done already, in [0, 1].
+            what: is claimed, for the message.
+            ask_slurm: answers for jobs on other machines.
+            progress: fraction of the work that is done already, in [0, 1].
+
+        Returns:
+            The claim's number.
 
         Raises:
             SweepError: another process is at work.
@@ -187,7 +190,7 @@ class Claims:
             if number >= 0:
                 self._refuse_if_taken(self._read(number), owner, what=what, ask_slurm=ask_slurm)
             number += 1
-            try:  # somebody may have taken the number after it was looked for, or it was not listed here yet
+            try:  # another process may have taken the number since, or NFS does not list it here yet
                 with self._file(number).open("x") as file:
                     json.dump({**vars(owner), "since": time.time(), "progress": progress}, file)
             except FileExistsError:
@@ -200,12 +203,12 @@ class Claims:
             os.utime(self._file(number))
 
     def end(self, number: int, record: Mapping[str, Any]) -> None:
-        """Say how the work under a claim ended."""
+        """Record how the work under a claim ended."""
         write_json(self._end(number), {**record, "ended": time.time()})
 
     @contextlib.contextmanager
     def hold(self, *, what: str) -> Iterator[int]:
-        """Claim for this process while the block runs."""
+        """Hold a claim for this process while the block runs."""
         number = self.take(Owner.local(), what=what, ask_slurm=lambda job: None)
         try:
             yield number
@@ -213,7 +216,7 @@ class Claims:
             self.end(number, {})
 
     def _refuse_if_taken(self, claim: Claim, owner: Owner, *, what: str, ask_slurm: AskSlurm) -> None:
-        own = claim.job == owner.job  # Slurm would say that this job runs, and mean this process
+        own = claim.job == owner.job  # Slurm would answer that this job runs, and mean this very process
         alive = claim.is_alive((lambda job: None) if own else ask_slurm)
         if alive and not claim.is_before(owner):
             host, pid, job = (claim.owner.get(key, "?") for key in ("host", "pid", "job"))

@@ -4,7 +4,7 @@
 <out>/sending/, queue/                  claims of who sends runs, and of the local queue's process
 <out>/queue.log                         what the local queue printed
 <out>/submitit/                         what submitit writes: scripts, pickles, output of the jobs themselves
-<out>/jobs/<id>/order.json              what a job is to do
+<out>/jobs/<id>/order.json              what a job must do
 <out>/jobs/<id>/submitted.json          where it was last sent
 <out>/jobs/<id>/cancelled.json          while it is there, nothing starts
 <out>/jobs/<id>/attempts/               claims of who was at work, and how that ended
@@ -27,7 +27,7 @@ from slurm.planning.planned_run import PlannedRun, read_planned
 
 
 def find_stamp(proof: Path) -> int | None:
-    """What changes when a proof is written anew; None where there is none."""
+    """A stamp that changes when a proof is written again; None where there is no proof."""
     try:
         return proof.stat().st_mtime_ns
     except OSError:
@@ -36,46 +36,46 @@ def find_stamp(proof: Path) -> int | None:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """One run's folder."""
+    """The folder of one run."""
 
     root: Path
 
     @property
     def order(self) -> Path:
-        """What a job is to do, see `slurm.jobs.order_of`."""
+        """File: what a job must do, see `slurm.jobs.order_of`."""
         return self.root / "order.json"
 
     @property
     def submitted(self) -> Path:
-        """Where it was last sent: ``cluster``, ``job``, ``when``, and ``attempt``, the number of the next claim."""
+        """File: where it was last sent: ``cluster``, ``job``, ``when``, ``attempt`` (the number of the next claim)."""
         return self.root / "submitted.json"
 
     @property
     def cancelled(self) -> Path:
-        """While it is there, nothing starts."""
+        """File: while it is there, nothing starts."""
         return self.root / "cancelled.json"
 
     @property
     def claims(self) -> Claims:
-        """The attempts."""
+        """The attempts: who was at work, and how that ended."""
         return Claims(self.root / "attempts")
 
     @property
     def log(self) -> Path:
-        """What all attempts printed."""
+        """File: what all attempts printed."""
         return self.root / "log.txt"
 
     def log_of(self, rank: int) -> Path:
-        """What another process printed of a run that several do together."""
+        """File: what another process printed, of a run that several processes do together."""
         return self.root / f"log-{rank}.txt"
 
     @property
     def done(self) -> Path:
-        """Proof of a run without a result of its own."""
+        """File: proof of a run without a result of its own."""
         return self.root / "done.json"
 
     def note_sent(self, *, cluster: str, job: str, attempt: int) -> None:
-        """Keep where it was sent; `attempt` is `Claims.next` of before, as the job may have begun by now."""
+        """Record where it was sent; `attempt` is `Claims.next` from before, as the job may have begun by now."""
         write_json(self.submitted, {"cluster": cluster, "job": job, "when": time.time(), "attempt": attempt})
 
     def note_done(self, *, argv: Sequence[str], needs: Mapping[str, int | None]) -> None:
@@ -85,23 +85,23 @@ class JobFolder:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """All of a sweep's paths."""
+    """The folder of a sweep."""
 
     root: Path
 
     @property
     def plan(self) -> Path:
-        """The planned runs, as last submitted."""
+        """File: the planned runs, as last submitted."""
         return self.root / "plan.json"
 
     @property
     def sending(self) -> Claims:
-        """Who sends runs."""
+        """Claims: who sends runs."""
         return Claims(self.root / "sending")
 
     @property
     def queue(self) -> Claims:
-        """The local queue's process."""
+        """Claims: the local queue's process."""
         return Claims(self.root / "queue")
 
     def job(self, run: str) -> JobFolder:
@@ -109,7 +109,7 @@ class SweepFolder:
         return JobFolder(self.root / "jobs" / run)
 
     def write_plan(self, name: str, runs: Sequence[PlannedRun]) -> None:
-        """Keep the plan, for `status` and the others."""
+        """Record the plan, for `sweep status` and the other verbs."""
         plan = [
             {**asdict(run), "folder": str(run.folder), "proof": run.proof and str(run.proof)}
             | {"inputs": [str(path) for path in run.inputs]}
@@ -118,10 +118,10 @@ class SweepFolder:
         write_json(self.plan, {"name": name, "runs": plan})
 
     def read_plan(self) -> tuple[str, list[PlannedRun]]:
-        """The sweep's name and its runs.
+        """Read the sweep's name and its runs.
 
         Raises:
-            SweepError: nothing was submitted from there.
+            SweepError: no sweep was submitted to this folder.
         """
         value = read_state(self.plan)
         runs = value.get("runs")
@@ -130,14 +130,14 @@ class SweepFolder:
         return value["name"], [read_planned(run, benchmark=str(self.plan)) for run in runs]
 
     def proof(self, run: PlannedRun) -> Path:
-        """The file that says that the run is finished; see `find_finished`."""
+        """The file that proves that a run is finished; see `find_finished`."""
         return run.proof if run.proof is not None else self.job(run.id).done
 
     def find_finished(self, runs: Sequence[PlannedRun]) -> set[str]:
         """Ids of the runs that are finished.
 
-        A run with a result is when that is there.  One without, such as a score, is when it was done by the same
-        command, and nothing that it needs is to do or was done again since.
+        A run with a result is finished when the result is there.  One without, such as a score, is finished when the
+        same command has done it, all that it needs is finished, and none of that was done again since.
 
         Args:
             runs: all of the plan, in the order of their needs.

@@ -1,7 +1,7 @@
-"""Planned runs: what a benchmark would have done, as it tells through its entry point ``piggyback.benchmarks``.
+"""Planned runs: the commands that a benchmark wants done, from its entry point in ``piggyback.benchmarks``.
 
 A benchmark's method ``plan`` takes its part of a sweep, a mapping, and returns mappings with the fields of
-`PlannedRun`.  It imports no torch: a plan of a thousand runs is made on a login node.
+`PlannedRun`.  It must not import torch: a plan of a thousand runs is made on a login node.
 """
 
 import re
@@ -17,7 +17,7 @@ GROUP: Final = "piggyback.benchmarks"
 Kind = Literal["prepare", "backbone", "run", "score", "page"]
 After = Literal["done", "ended"]
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
-"""What an id may look like: it becomes a file's name and a word on the command line."""
+"""Ids become names of files and words on the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class PlannedRun:
         kind: its stage; stages follow each other in the order of `Kind`.
         argv: arguments of the console command.
         folder: where it leaves ``status.json`` and ``result.json``.
-        proof: file that exists exactly when it is finished; None for what leaves none, and is done anew when
+        proof: file that exists exactly when it is finished; None for what leaves none, and is done again when
             something that it needs was.
-        needs: ids that must have ended before.
+        needs: ids of runs that must have ended before.
         after: whether those must be done, or only ended, in whatever way.
-        cost: runs of the same cost take about the same time; for the estimate.
-        inputs: files and folders that must be there before it is sent: those that no run of the plan makes.
+        cost: a word that runs of about the same time share, for the estimate.
+        inputs: files and folders that must be there before it is sent, as no run of the plan makes them.
     """
 
     id: str
@@ -51,7 +51,7 @@ class PlannedRun:
 
 
 def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
-    """A planned run from what a benchmark returned.
+    """Check and take over a run that a benchmark has planned.
 
     Raises:
         SweepError: the benchmark broke the contract.
@@ -80,14 +80,14 @@ def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
 
 
 def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
-    """What a benchmark would run.
+    """Ask a benchmark what it would run.
 
     Args:
         name: of the benchmark.
         spec: its part of the sweep.
 
     Raises:
-        SweepError: no installed package plans such a benchmark, or the spec is none of its.
+        SweepError: no installed package plans such a benchmark, or it refuses the spec.
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
@@ -103,7 +103,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
 
 
 def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs with every one behind what it needs, otherwise as they come; the very same run counts once.
+    """Check a plan, and sort it so that every run comes after what it needs; the very same run counts once.
 
     Raises:
         SweepError: the plan cannot be done: an id twice, a need that is no run, or runs that wait for each other.
@@ -122,7 +122,7 @@ def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs with every one behind what it needs, otherwise as they come.
+    """Sort runs so that every one comes after what it needs, and otherwise stays where it is.
 
     Raises:
         SweepError: some wait for each other.

@@ -29,7 +29,7 @@ class Plan:
 
 
 def plan(sweep: Sweep) -> Plan:
-    """What a sweep would run.
+    """Ask all benchmarks of a sweep what they would run.
 
     Raises:
         SweepError: a benchmark is not known, or its part of the sweep is wrong.
@@ -42,9 +42,9 @@ def plan(sweep: Sweep) -> Plan:
 
 
 def plan_page(out: Path, runs: Sequence[PlannedRun]) -> PlannedRun:
-    """The last step, after any ending of the others: what is finished, in a store of results and as a page.
+    """The last step, however the others end: puts what is finished into a store of results, and builds its page.
 
-    The leaderboard is asked by its command line, as the benchmarks are.
+    The leaderboard is called by its command line, as the benchmarks are.
     """
     needed = {need for run in runs for need in run.needs}
     argv = ("leaderboard", "build", str(out / "board"), "--runs", str(out), "--out", str(out / "site"))
@@ -61,15 +61,15 @@ def plan_page(out: Path, runs: Sequence[PlannedRun]) -> PlannedRun:
 
 
 def find_folder(place: Path) -> SweepFolder:
-    """The folder of a sweep that is named by its file or by the folder."""
+    """The folder of a sweep, from its file or from the folder itself."""
     return SweepFolder(place) if place.is_dir() else SweepFolder(read_sweep(place).out)
 
 
 def submitted_plan(place: Path) -> Plan:
-    """The plan as it was last submitted.
+    """Read the plan of a sweep as it was last submitted.
 
     Raises:
-        SweepError: nothing was.
+        SweepError: it never was.
     """
     folder = find_folder(place)
     name, runs = folder.read_plan()
@@ -81,8 +81,8 @@ class Estimate:
     """How long runs may take.
 
     Attributes:
-        hours: by id, wall time; runs without a record of such a run are missing.
-        cost: by id, hours times what a profile asks for; the wall time without a profile.
+        hours: wall time by id; runs of which no such run is on record are missing.
+        cost: by id, the hours times the devices that a profile asks for; the hours alone without a profile.
         unit: of `cost`: ``GPU-hours`` where the profile has GPUs, else ``CPU-hours``, or ``hours`` without a profile.
     """
 
@@ -92,7 +92,7 @@ class Estimate:
 
 
 def estimate(planned: Plan, *, records: SweepFolder | None = None, profile: Profile | None = None) -> Estimate:
-    """Time of each run by the median of finished runs of the same cost.
+    """Estimate the time of each run by the median of finished runs of the same cost.
 
     Args:
         planned: the sweep; its own finished runs count too.
@@ -117,13 +117,13 @@ def estimate(planned: Plan, *, records: SweepFolder | None = None, profile: Prof
 
 
 def count_devices(profile: Profile, *, kind: str) -> int:
-    """GPUs that a job of a kind asks for, or processors with a profile that has no GPUs."""
+    """The GPUs that a job of a kind asks for; processors, where the profile has no GPUs."""
     own = profile.of_kind(kind)
     return own.nodes * (own.gpus if profile.gpus else own.cpus * own.processes(kind))
 
 
 def find_unsent(planned: Plan, *, chosen: Collection[str] | None = None) -> list[PlannedRun]:
-    """The runs to send: those that are missing, stopped or failed; not those that are done, queued or under way.
+    """Find the runs to send: those that are missing, stopped or failed, not those done, queued or under way.
 
     Args:
         planned: the sweep.

@@ -15,7 +15,7 @@ PROFILES: Final = "profiles"
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How a cluster is asked for a job's resources; every field is an sbatch option unless said otherwise.
+    """What to ask a cluster for; every field is an sbatch option unless said otherwise.
 
     Attributes:
         partition, account, qos, constraint, mail_user, mail_type: as sbatch takes them.
@@ -26,7 +26,7 @@ class Profile:
         nodes: of a backbone's training; all other jobs have one.
         parallel: array elements at the same time.
         array: elements of one array at most; the cluster's MaxArraySize is looked up when 0.
-        signal_s: seconds before the time limit at which a job is told to stop.
+        signal_s: seconds before the time limit at which a job is asked to stop.
         setup: shell lines before the job's command.
         additional: other sbatch options; true is a bare flag, false takes one away that would be there.
         kinds: what is different for jobs of a kind (`slurm.planning.planned_run.Kind`); in the file a table within the
@@ -53,17 +53,17 @@ class Profile:
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> "Profile":
-        """The profile for jobs of a kind."""
+        """The profile with what is different for jobs of a kind."""
         own = replace(self, **self.kinds.get(kind, {}), kinds={})
         return own if kind == "backbone" else replace(own, nodes=1)
 
     def processes(self, kind: str) -> int:
-        """How many processes a job of a kind has on each of its nodes."""
+        """Processes of a job of a kind on each of its nodes."""
         return max(1, self.gpus) if kind == "backbone" else 1
 
 
 def find_profile(name: str | None, *, file: Path | None, beside: Path | None = None) -> Profile:
-    """The profile that a user means.
+    """Find the profile that a user means.
 
     Args:
         name: of the profile; ``default`` when not given.
@@ -71,7 +71,7 @@ def find_profile(name: str | None, *, file: Path | None, beside: Path | None = N
         beside: the sweep's file or folder.
 
     Returns:
-        The profile; one of defaults where nothing was named and there is no such file.
+        The profile; the defaults where none was named and there is no such file.
 
     Raises:
         SweepError: as `read_profile`.
@@ -85,7 +85,7 @@ def find_profile(name: str | None, *, file: Path | None, beside: Path | None = N
 
 
 def read_profile(path: Path, *, name: str) -> Profile:
-    """One ``[profile.NAME]`` of a profiles file.
+    """Read one ``[profile.NAME]`` of a profiles file.
 
     Raises:
         SweepError: there is none of that name, or it has a field that is not known, of another type or out of range.
@@ -104,7 +104,7 @@ def read_profile(path: Path, *, name: str) -> Profile:
 
 
 def check_fields(given: Mapping[str, Any], *, place: str) -> dict[str, Any]:
-    """Fields of a profile as they were read, when they can be.
+    """Check the fields of a profile.
 
     Raises:
         SweepError: one is not known, of another type or out of range.
@@ -118,7 +118,7 @@ def check_field(key: str, given: object, *, place: str) -> None:
     """Refuse a field of a profile that is not known, or whose value cannot be.
 
     Raises:
-        SweepError: with what it must be.
+        SweepError: the message says what it must be.
     """
     names = [entry.name for entry in fields(Profile) if entry.name != "kinds"]
     if key not in names:

@@ -1,4 +1,4 @@
-"""Sweeps, as TOML files."""
+"""Sweeps: what to run, as a TOML file."""
 
 import os
 import tomllib
@@ -50,7 +50,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """A sweep's file.
+    """Read a sweep's file.
 
     Relative folders in it count from the file's own folder, so that every verb finds the sweep from everywhere.  They
     are made absolute without following links, which may differ from node to node.
@@ -77,12 +77,12 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def read_parts(value: Mapping[str, Any], *, path: Path) -> list[Mapping[str, Any]]:
-    """The [[benchmark]] tables of a sweep's file, each with what it leaves to its benchmark's defaults.
+    """Read the [[benchmark]] tables of a sweep's file, each filled up from its benchmark's defaults.
 
     A part's own field takes the place of the default; tables, such as settings, are joined field by field.
 
     Raises:
-        SweepError: there is none, or one cannot be.
+        SweepError: there are none, or one is wrong.
     """
     parts, defaults = value.get("benchmark"), value.get("defaults", {})
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
@@ -101,7 +101,7 @@ def read_parts(value: Mapping[str, Any], *, path: Path) -> list[Mapping[str, Any
 
 
 def join(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of both, the own ones first; of two tables the fields of both likewise."""
+    """Join the fields of both; where both have one, the own counts, or two tables are joined likewise."""
     tables = {key for key in defaults.keys() & own.keys() if isinstance(defaults[key], dict)}
     joined = {key: defaults[key] | own[key] for key in tables if isinstance(own[key], dict)}
     return {**defaults, **own, **joined}

@@ -39,7 +39,7 @@ def cancel(planned: Plan, runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def cancel_jobs(jobs: Sequence[str]) -> None:
-    """Have Slurm end jobs; those that have ended meanwhile are no fault."""
+    """Ask Slurm to end jobs; those that have ended meanwhile are no error."""
     try:
         told = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as fault:

@@ -1,8 +1,8 @@
-"""From a plan to jobs on a cluster, through submitit: a stage is an array, or several, and waits for what it needs.
+"""The sbatch text of a sweep's jobs, and sending them through submitit: a stage is an array that waits for its needs.
 
-Dependencies say "after any ending", and each run looks for itself whether what it needs is done: after a failed
-parent, Slurm's own "after success" would keep its children waiting for ever, and would let them start once the parent
-is forgotten (reference: cluster notes, end of section 2).
+Dependencies say "after any ending", and each run checks itself that what it needs is done: after a failed parent,
+Slurm's own "after success" would keep children waiting for ever, and let them start once the parent is forgotten
+(reference: cluster notes, end of section 2).
 """
 
 import contextlib
@@ -37,13 +37,13 @@ MAX_ARRAY: Final = 1001  # Slurm's default MaxArraySize; indices are below it
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Runs that may go at the same time, as one array.
+    """Runs that can be done at the same time, as one array.
 
     Attributes:
         kind: of the runs.
         depth: how many stages they wait for.
         runs: at most as many as an array may have elements.
-        parts: how many such arrays the stage was split into, and share its limit of elements at the same time.
+        parts: the number of arrays that the stage was split into, which share its limit of elements at the same time.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Stage:
 
 
 def find_array_limit(profile: Profile) -> int:
-    """Elements of one array at most: the profile's, else the cluster's, else Slurm's default."""
+    """The most elements of one array: the profile's, else the cluster's, else Slurm's default."""
     if profile.array:
         return profile.array
     config = ask(["scontrol", "show", "config"]) or ""
@@ -64,10 +64,10 @@ def find_array_limit(profile: Profile) -> int:
 
 
 def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
-    """The runs, in the order of their needs, in stages, split where an array would have more than `limit` elements.
+    """Group runs into stages, in the order of their needs, split where an array would have more than `limit` elements.
 
-    A training that others build on is a job by itself, sent before the rest of its depth: what builds on it waits for
-    no other one.
+    A training that others build on is a job of its own, sent before the rest of its depth, so that what builds on it
+    waits for no other.
     """
     depths: dict[str, int] = {}
     for run in runs:
@@ -91,7 +91,7 @@ def make_stages(runs: Sequence[PlannedRun], *, limit: int) -> list[Stage]:
 def slurm_parameters(
     profile: Profile, *, name: str, stage: Stage, depends: Sequence[str], code: Path | None = None
 ) -> dict[str, Any]:
-    """What submitit is told of a stage's jobs.
+    """Make submitit's parameters for a stage's jobs.
 
     Args:
         profile: how to ask for resources.
@@ -133,7 +133,7 @@ def slurm_parameters(
 
 
 def job_name(sweep: str, kind: str) -> str:
-    """A name for squeue, of characters that no shell minds."""
+    """A name for squeue, of characters that are safe in every shell."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{sweep}-{kind}")[:80]
 
 
@@ -149,15 +149,15 @@ def check_folder(root: Path) -> None:
 
 
 def log_folder(sweep: SweepFolder) -> Path:
-    """Where submitit's files go: one folder, as Slurm makes none, and those by job id come after the job may start."""
+    """The folder of submitit's files: one for all, as it must be there before jobs have ids."""
     return sweep.root / "submitit"
 
 
 @contextlib.contextmanager
 def login_environment() -> Iterator[None]:
-    """The environment of a login node, also inside a job, whose variables would change the new one (S21).
+    """Restore the environment of a login node inside a job, whose variables would change the new job (S21).
 
-    What says where the cluster is stays; submitit's helper takes it away too.
+    The variables that lead to the cluster stay; submitit's helper alone would remove them too.
     """
     kept = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CLUSTERS") if name in os.environ}
     with clean_env(), environment_variables(**kept):
@@ -165,7 +165,7 @@ def login_environment() -> Iterator[None]:
 
 
 def python_words() -> str:
-    """Python in a job's shell line, deaf to USR2 until it has a handler.
+    """The words that start Python in a job's shell line, deaf to USR2 until it has a handler.
 
     A job that is preempted in its first seconds would die of the signal, as FAILED, which Slurm does not queue again
     (seen on 22.05).  What a shell ignores stays ignored in what it executes (POSIX, trap); Slurm ends and requeues the
@@ -175,7 +175,7 @@ def python_words() -> str:
 
 
 def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]) -> list[str]:
-    """Send one stage; gives the job id of each run.
+    """Send one stage; gives each run's job id.
 
     Raises:
         SweepError: there is no Slurm here, or sbatch refuses, with its words.
@@ -188,7 +188,7 @@ def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]
     executor.update_parameters(**parameters)
     calls = [JobCall(argv=run.argv, root=str(sweep.root), run=run.id) for run in stage.runs]
     try:
-        with login_environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the fault says too
+        with login_environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the error says too
             jobs: list[submitit.Job[int]] = (  # an array of one has an id without "_" (S15)
                 executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
             )
@@ -214,14 +214,14 @@ def submit_stages(
         runs: in the order of their needs.
         name: of the sweep.
         profile: how to ask for resources.
-        before: jobs of runs that were sent earlier and are queued or under way; what needs them waits for them.
+        before: jobs of runs that were sent earlier and are queued or under way; runs that need these wait for them.
         code: see `slurm_parameters`.
 
     Returns:
         Job id of each run.
 
     Raises:
-        SweepError: sbatch refuses; what was sent until then is noted.
+        SweepError: sbatch refuses; what was sent until then is on record.
     """
     check_folder(sweep.root)
     sent: dict[str, str] = {}
@@ -241,7 +241,7 @@ def submit_stages(
 def sbatch_texts(
     sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile, code: Path | None = None
 ) -> list[str]:
-    """The very texts that sbatch would get, but for the ids of the jobs to wait for; needs no Slurm."""
+    """The very texts that sbatch would get, except for the ids of jobs to wait for; needs no Slurm."""
     check_folder(sweep.root)
     texts, folder = [], log_folder(sweep)
     command = f"{python_words()} -u -m submitit.core._submit {shlex.quote(str(folder))}"

@@ -25,7 +25,7 @@ RECORD: Final = "code.json"
 
 
 def import_variables(code: Path | None) -> dict[str, str]:
-    """Environment variables with which Python imports the packages from a snapshot; none without one.
+    """The environment variables with which Python imports the packages from a snapshot; none without one.
 
     Python's start folder is left off the path (PYTHONSAFEPATH), as it would come before.
     """
@@ -36,18 +36,18 @@ def import_variables(code: Path | None) -> dict[str, str]:
 
 
 def find_packages() -> dict[str, Path]:
-    """Folder of each of our packages, as they are imported now."""
+    """The folder of each of our packages, as imported now."""
     specs = {name: find_spec(name) for name in PACKAGES}
     return {name: Path(spec.origin).parent for name, spec in specs.items() if spec is not None and spec.origin}
 
 
 def list_files(folder: Path) -> list[Path]:
-    """What a package consists of, in a fixed order."""
+    """The files of a package, in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def hash_code(packages: dict[str, Path]) -> str:
-    """Ten hexadecimal digits of all files' names and bytes."""
+    """The first ten hexadecimal digits of a digest of all files' names and bytes."""
     digest = hashlib.sha256()
     for name, folder in sorted(packages.items()):
         for path in list_files(folder):
@@ -57,7 +57,7 @@ def hash_code(packages: dict[str, Path]) -> str:
 
 
 def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
-    """Commit of the checkout that the packages lie in, and whether it was changed; Nones outside of one."""
+    """The commit of the checkout that the packages are in, and whether it was changed; Nones outside of one."""
     here, said = packages["slurm"].parent, []
     if (here / RECORD).exists():  # sent from a job that runs from a snapshot itself
         return read_state(here / RECORD)
@@ -73,7 +73,7 @@ def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
 
 
 def take_snapshot(root: Path) -> Path:
-    """Copy the packages into ``<root>/code-<hash>``, which is there as a whole or not at all.
+    """Copy the packages into ``<root>/code-<hash>``, whole or not at all.
 
     Beside them lies ``code.json`` with the commit, which results made from the copy record.
 
@@ -99,7 +99,7 @@ def take_snapshot(root: Path) -> Path:
             (staged / RECORD).write_text(json.dumps(describe_code(packages)))
             if hash_code({name: staged / name for name in packages}) != place.name.removeprefix("code-"):
                 raise SweepError("the code changed while it was copied: submit again when nobody edits it")
-            if not place.is_dir():  # somebody else may have made the same one meanwhile
+            if not place.is_dir():  # another process may have made the same one meanwhile
                 staged.rename(place)
     except OSError as fault:
         raise SweepError(f"cannot copy the code to {root}: {fault.strerror}") from None

@@ -31,10 +31,10 @@ class Target:
 
     Attributes:
         cluster: which kind of place.
-        profile: how Slurm is asked for resources.
+        profile: what Slurm is asked for.
         parallel: runs at the same time on this machine; 0 is one per GPU, or one.
-        stay: whether to stay until all has ended.
-        snapshot: whether runs import the packages from a copy that is made now.
+        stay: stay until all has ended.
+        snapshot: let runs import the packages from a copy that is made now.
     """
 
     cluster: Cluster
@@ -45,7 +45,7 @@ class Target:
 
 
 def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = None) -> dict[str, str]:
-    """Send what is missing of a sweep: not what is done, queued or under way.
+    """Send what is missing of a sweep, and not what is done, queued or under way.
 
     Args:
         planned: the sweep.
@@ -53,14 +53,14 @@ def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = No
         chosen: ids; only these, what waits for them, and what they need.
 
     Returns:
-        Job of each run that was sent.
+        The job of each run that was sent.
 
     Raises:
-        SweepError: somebody else sends this sweep now, Slurm does not answer or refuses, or an input is missing.
+        SweepError: another process sends this sweep now, Slurm does not answer or refuses, or an input is missing.
     """
     sweep = planned.folder
     if target.cluster == "slurm":
-        from slurm.sending.sbatch import check_folder
+        from slurm.sending.sbatch import check_folder  # start-up time: submitit's, which only Slurm needs
 
         check_folder(sweep.root)  # before anything is written
     sweep.root.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = No
 
 
 def find_left_over(planned: Plan) -> list[PlannedRun]:
-    """Runs of the plan submitted before that are no more in the plan, but queued or under way still."""
+    """Find runs of the plan submitted before that are no longer planned, but still queued or under way."""
     if not planned.folder.plan.exists():
         return []
     _, before = planned.folder.read_plan()
@@ -84,7 +84,7 @@ def find_left_over(planned: Plan) -> list[PlannedRun]:
 
 
 def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[str, str]:
-    """Send runs; gives the job of each.  What is done in this process is only prepared, see `stay`.
+    """Send runs; gives the job of each.  What this process does itself is only prepared, see `stay`.
 
     Raises:
         SweepError: a queue is at work on the folder already, or Slurm refuses.
@@ -103,7 +103,7 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
         folder.done.unlink(missing_ok=True)
         folder.cancelled.unlink(missing_ok=True)
     if target.cluster == "slurm":
-        from slurm.sending.sbatch import submit_stages
+        from slurm.sending.sbatch import submit_stages  # start-up time, as above
 
         before = find_open_jobs(planned)
         return submit_stages(sweep, runs, name=planned.name, profile=target.profile, before=before, code=code)
@@ -119,7 +119,7 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
 def refuse_missing_inputs(runs: Sequence[PlannedRun]) -> None:
     """Refuse to send runs whose inputs are not there: they would fail one by one, hours later.
 
-    Looked for from here, the machine that sends, which sees the folders that the nodes share.
+    They are looked for on the machine that sends, which sees the folders that the nodes share.
 
     Raises:
         SweepError: naming all that are missing, and how many runs need each.
@@ -137,7 +137,7 @@ def stay(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> None:
     """Do what was sent to this process, or wait until no run is queued or under way.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; what was under way here has left checkpoints where it can, jobs of Slurm go on.
+        KeyboardInterrupt: Ctrl-C; runs under way here have left checkpoints where they can, jobs of Slurm go on.
     """
     if target.cluster == "debug":
         do_here(planned.folder, runs)
@@ -149,15 +149,15 @@ def stay(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> None:
 
 
 def call_back(planned: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Take steps out of Slurm's queue that were sent to come after other attempts than those that are sent now.
+    """Take steps out of Slurm's queue that would come too early.
 
-    A score step that waits for an array does not wait for the runs of it that are sent again.
+    A score step that waits for an array does not wait for the runs of that array that are sent again.
 
     Returns:
         These steps, to be sent with the runs.
     """
-    anew = {run.id for run in runs}
-    early = {run.id for run in planned.runs if run.after == "ended" and anew & set(run.needs)} - anew
+    again = {run.id for run in runs}
+    early = {run.id for run in planned.runs if run.after == "ended" and again & set(run.needs)} - again
     standings = find_standings(planned.folder, planned.runs, only=early) if early else []
     queued = [one for one in standings if one.state == "queued" and one.job[:1].isdigit()]
     if queued:
@@ -166,13 +166,13 @@ def call_back(planned: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def find_open_jobs(planned: Plan) -> dict[str, str]:
-    """Slurm's jobs of the runs that are queued or under way."""
+    """Find Slurm's jobs of the runs that are queued or under way."""
     standings = find_standings(planned.folder, planned.runs)
     return {one.run.id: one.job for one in standings if one.state in OPEN and one.job[:1].isdigit()}
 
 
 def do_here(sweep: SweepFolder, runs: Sequence[PlannedRun]) -> None:
-    """Do runs one after the other in this process; a stop ends the one under way and leaves the others.
+    """Do runs one after the other in this process; a stop ends the one under way and leaves out the rest.
 
     Raises:
         KeyboardInterrupt: the stop was Ctrl-C.

@@ -237,7 +237,7 @@ def test_runs_taken_out_of_the_file_stay_in_sight_while_they_are_queued(
     toy({"a": ["make"]})
     capsys.readouterr()
     assert sweep("submit", file) == 0
-    assert "1 runs that are no more in the sweep" in capsys.readouterr().out
+    assert "1 runs that are no longer in the sweep" in capsys.readouterr().out
     assert [run["id"] for run in answer("status", file)[1]["runs"]] == ["prep", "a", "b", "score"]
 
 
