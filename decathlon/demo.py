@@ -16,7 +16,7 @@ from decathlon.drawn.release import Amounts, write_release
 from decathlon.release.labels import read_labels
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell.console import out, table
-from piggyback.suite.demo import announce, take_step
+from piggyback.suite.verbs.demo import announce, take_step
 
 METHODS: Final = ("piggyback", "feature")
 CROPPED: Final = ("cifar100", "dtd")  # wallpapers, where a window is as good as all; the others are one thing

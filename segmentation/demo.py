@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from piggyback.shell.console import out
-from piggyback.suite.demo import announce, take_step
 from piggyback.suite.results import find_runs
+from piggyback.suite.verbs.demo import announce, take_step
 from segmentation.benchmark import BENCHMARK, TASK
 from segmentation.drawn.release import Amounts, write_release
 from segmentation.drawn.small_vgg import train_backbone

@@ -162,8 +162,8 @@ class Benchmark:
             raise BadInput(f"{self.name} has no {name}: {self.without[name]}; take another method")
 
     def plan(self, spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The runs of a part of a sweep; see `piggyback.suite.sweep`."""
-        planned: Sequence[Mapping[str, Any]] = load("piggyback.suite.sweep:plan")(self, spec)
+        """The runs of a part of a sweep; see `piggyback.suite.sweeps.plan`."""
+        planned: Sequence[Mapping[str, Any]] = load("piggyback.suite.sweeps.plan:plan")(self, spec)
         return planned
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from piggyback.shell.errors import BadInput
-from piggyback.suite import demo
-from piggyback.suite.core_options import DemoOptions
+from piggyback.suite.verbs import demo
+from piggyback.suite.verbs.core_options import DemoOptions
 
 
 class Point:

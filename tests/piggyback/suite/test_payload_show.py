@@ -12,8 +12,8 @@ from piggyback.methods.binary import Binary
 from piggyback.methods.contract import Method
 from piggyback.methods.registry import METHODS
 from piggyback.shell.errors import BadPayload
-from piggyback.suite.core_options import ShowOptions
-from piggyback.suite.payload_show import run_show
+from piggyback.suite.verbs.core_options import ShowOptions
+from piggyback.suite.verbs.payload_show import run_show
 
 
 def save(path: Path, method: Method) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 
 from piggyback.methods import table
 from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.suite.sweep import (
+from piggyback.suite.sweeps.plan import (
     refuse_unknown,
     short_id,
     take,
@@ -42,7 +42,7 @@ RECIPES = {"paper": Toy(), "smoke": Toy(epochs=1)}
 
 
 def test_plans_load_no_torch() -> None:
-    plan = "import sys, piggyback.suite.sweep as s; s.take_methods({'methods': ['joint']})"
+    plan = "import sys, piggyback.suite.sweeps.plan as s; s.take_methods({'methods': ['joint']})"
     code = f"{plan}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -3,14 +3,14 @@
 from typing import Final
 
 from piggyback.shell.cli import Command
-from piggyback.suite.verbs import offered_commands
+from piggyback.suite.verbs.commands import offered_commands
 
 COMMANDS: Final = (
     Command(
         name="demo",
         summary="the main job on data it makes itself, in under 5 minutes",
-        options="piggyback.suite.core_options:DemoOptions",
-        target="piggyback.suite.demo:run",
+        options="piggyback.suite.verbs.core_options:DemoOptions",
+        target="piggyback.suite.verbs.demo:run",
         examples="  piggyback demo\n  piggyback demo --out somewhere",
     ),
     Command(
@@ -23,8 +23,8 @@ COMMANDS: Final = (
     Command(
         name="payload show",
         summary="what payload files hold: bytes by kind, settings, zeros per layer",
-        options="piggyback.suite.core_options:ShowOptions",
-        target="piggyback.suite.payload_show:run_show",
+        options="piggyback.suite.verbs.core_options:ShowOptions",
+        target="piggyback.suite.verbs.payload_show:run_show",
         examples=(
             "  piggyback payload show runs/runs/dtd-piggyback-seed0-0123456789/payload.safetensors\n"
             "  piggyback payload show dtd.safetensors svhn.safetensors --json"

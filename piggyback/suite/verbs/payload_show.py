@@ -7,7 +7,7 @@ from typing import Final
 from piggyback.budget import parameter_ratio
 from piggyback.payload import Payload, method_settings, read_payload
 from piggyback.shell.console import out, print_json, table
-from piggyback.suite.core_options import ShowOptions
+from piggyback.suite.verbs.core_options import ShowOptions
 
 SUCH: Final = 9  # tasks that the parameter ratio is stated for: those the Decathlon adds to its backbone's own
 

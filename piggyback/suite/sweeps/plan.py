@@ -22,8 +22,8 @@ from piggyback.shell.errors import BadInput
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.ordering import recipe_for, task_before, tasks_of
 from piggyback.suite.recipe import Recipe, SequenceRecipe, as_flags, settings_of
-from piggyback.suite.sweep_inputs import Inputs, plan_inputs
-from piggyback.suite.sweep_spec import (
+from piggyback.suite.sweeps.inputs import Inputs, plan_inputs
+from piggyback.suite.sweeps.spec import (
     Planned,
     planned_run,
     refuse_empty,

@@ -12,7 +12,7 @@ from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.recipe import Recipe
-from piggyback.suite.sweep_spec import Planned, planned_run, short_id, take, take_place, take_recipe
+from piggyback.suite.sweeps.spec import Planned, planned_run, short_id, take, take_place, take_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from piggyback.shell.cli import DONE, dispatch, load
 from piggyback.shell.console import out
 from piggyback.shell.errors import BadInput, PiggybackError
 from piggyback.suite.benchmark import GROUP, find_benchmarks
-from piggyback.suite.core_options import DemoOptions
+from piggyback.suite.verbs.core_options import DemoOptions
 
 
 def run(options: DemoOptions) -> int:
