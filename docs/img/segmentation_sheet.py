@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-
 from segmentation.collection import find_runs
-from segmentation.packed import open_split
 from segmentation.runs import write_sheets
+
+from segmentation.packed import open_split
 
 demo = Path(sys.argv[1])
 split = open_split(demo / "data", "seg11valid")
