@@ -13,7 +13,7 @@ demo: $(READY)  ## the main job on drawn data, in five minutes
 test: lint types imports pytest  ## all checks that need neither Slurm nor a browser
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Installs again when the project's requirements change.
 $(READY): pyproject.toml

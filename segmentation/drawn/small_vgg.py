@@ -4,8 +4,10 @@ It is to the drawn scenes what ImageNet's VGG-16 is to VOC's: it has seen things
 other grounds, and no scene.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from piggyback.shell.console import notice, out, progress_bar
-from piggyback.shell.errors import Diverged
+from piggyback.suite.training.checkpoints import Checkpoints, StopFlag, stop_on_signal
+from piggyback.suite.training.loop import Pair, Plan, Training
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Backbone, Header
 from segmentation.drawn.release import write_release
@@ -27,17 +30,60 @@ BATCH: Final = 32
 RATE: Final = 1e-3
 
 
-def train_backbone(path: Path, *, pictures: int = 60, epochs: int = 12, seed: int = 0) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Pupil:
+    """The small VGG under a classifier, as the loop trains them."""
+
+    network: FCN32s
+    classifier: nn.Linear
+    optimizer: torch.optim.Optimizer
+    update: str = "none"
+    parts: tuple[str, ...] = ("",)
+
+    @property
+    def device(self) -> torch.device:
+        """The processor: the bits of the file are pinned there."""
+        return torch.device("cpu")
+
+    def begin(self) -> None:
+        """Training mode."""
+        self.network.train()
+
+    def loss(self, batch: Pair) -> tuple[int, Tensor]:
+        """Cross-entropy."""
+        inputs, targets = batch
+        return 0, cross_entropy(self.classify(inputs), targets)
+
+    def classify(self, inputs: Tensor) -> Tensor:
+        """Logits ``(n, things)``."""
+        seen: Tensor = self.classifier(self.network.hidden(self.network.features(inputs)).mean((2, 3)))
+        return seen
+
+    def state(self) -> dict[str, Any]:
+        """Both modules'."""
+        return {"network": self.network.state_dict(), "classifier": self.classifier.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.network.load_state_dict(state["network"])
+        self.classifier.load_state_dict(state["classifier"])
+
+
+def train_backbone(
+    path: Path, *, pictures: int = 60, epochs: int = 12, seed: int = 0, stop: StopFlag | None = None
+) -> None:
     """Draw things, train on them, and write the backbone file; one that is there stays.
 
     Args:
-        path: the file.
+        path: the file; checkpoints lie beside it until it is written.
         pictures: of each thing.
         epochs: over all of them; the learning rate, Adam's 1e-3, falls to a tenth for the last quarter.
         seed: of pictures, start and order.
+        stop: asks for a checkpoint and an end.
 
     Raises:
         Diverged: the loss is not finite.
+        Requeue: a stop was asked for; the same call continues.
     """
     if path.exists():
         return
@@ -47,26 +93,32 @@ def train_backbone(path: Path, *, pictures: int = 60, epochs: int = 12, seed: in
     fed = Backbone(header=header, weights={}, sha256="", path=path)
     inputs, targets = draw_things(pictures, seed=seed)
     optimizer = torch.optim.Adam([*network.parameters(), *classifier.parameters()], lr=RATE)
-    order = torch.Generator().manual_seed(seed)
-    right = 0.0
+    pupil = Pupil(network=network, classifier=classifier, optimizer=optimizer)
+    checkpoints = Checkpoints(path.with_name(f"{path.stem}-checkpoints"))
+
+    def batches(epoch: int, first: int) -> Iterator[Pair]:
+        order = torch.Generator().manual_seed(seed)
+        shuffled = [torch.randperm(len(inputs), generator=order) for _ in range(epoch + 1)][-1]
+        for rows in torch.split(shuffled, BATCH)[first:]:
+            yield fed.feed(inputs[rows]), targets[rows]
+
+    plan = Plan(epochs=epochs, steps=-(-len(inputs) // BATCH), decay_after=round(0.75 * epochs) / epochs)
     with progress_bar() as bar:
-        shown = bar.add_task("small VGG", total=epochs)
-        for epoch in range(epochs):
-            if epoch == round(0.75 * epochs):
-                optimizer.param_groups[0]["lr"] = RATE / 10
-            right = 0.0
-            for rows in torch.split(torch.randperm(len(inputs), generator=order), BATCH):
-                logits = classifier(network.hidden(network.features(fed.feed(inputs[rows]))).mean((2, 3)))
-                loss = cross_entropy(logits, targets[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                right += float((logits.argmax(1) == targets[rows]).sum())
-            if not torch.isfinite(loss):
-                raise Diverged(f"the drawn backbone's loss is not finite in epoch {epoch + 1}")
-            bar.advance(shown)
-    notice(f"small VGG: {right / len(inputs):.1%} of the things it was trained on are right")
+        shown = bar.add_task("small VGG", total=plan.epochs * plan.steps)
+        Training(
+            learner=pupil,
+            batches=batches,
+            plan=plan,
+            seed=seed,
+            checkpoints=checkpoints,
+            stop=stop,
+            on_step=lambda step: bar.update(shown, completed=step),
+        ).run()
+    with torch.inference_mode():
+        right = pupil.classify(fed.feed(inputs)).argmax(1) == targets
+    notice(f"small VGG: {right.double().mean():.1%} of the things it was trained on are right")
     write_backbone(path, network.state_dict(), header=header)
+    checkpoints.clear()
 
 
 def start(seed: int) -> tuple[FCN32s, nn.Linear]:
@@ -90,6 +142,7 @@ def draw_things(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
 def run(options: DrawOptions) -> int:
     """``piggyback segmentation draw``."""
     write_release(options.out / "release")
-    train_backbone(options.out / "backbone.safetensors")
+    with stop_on_signal() as stop:
+        train_backbone(options.out / "backbone.safetensors", stop=stop)
     out.print(f"scenes in {options.out / 'release'}, a VGG in {options.out / 'backbone.safetensors'}", markup=False)
     return 0

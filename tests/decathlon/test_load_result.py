@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-
 from decathlon.collection import load_result
+
 from piggyback.shell.errors import BadInput
 
 

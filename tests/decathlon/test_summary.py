@@ -2,9 +2,9 @@ import json
 from typing import Any
 
 import pytest
+from decathlon.summary import MethodSummary, TaskLine, percent, print_summaries, summaries_as_json, trial_text
 
 from decathlon.challenge.scoring import ScoreReport, TaskScore
-from decathlon.summary import MethodSummary, TaskLine, percent, print_summaries, summaries_as_json, trial_text
 from decathlon.tasks import MASKED_TASKS, TASKS
 
 TRIALS = (

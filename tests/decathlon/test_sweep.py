@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decathlon.sweep import plan
 
 from decathlon.backbone.options import TrainOptions as BackboneOptions
 from decathlon.bench import BACKBONE_FILE
 from decathlon.options import DrawOptions, GroundOptions, PrepareOptions, ReportOptions, TrainOptions
 from decathlon.recipes import RECIPES, recipe_for, task_before, tasks_of
-from decathlon.sweep import plan
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, UnknownName

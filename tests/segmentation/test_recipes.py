@@ -8,11 +8,11 @@ import sys
 from dataclasses import asdict, fields, replace
 
 import pytest
+from segmentation.commands import COMMANDS
 
 from piggyback.shell import cli
 from piggyback.shell.errors import BadInput, UnknownName
 from piggyback.suite.recipe import read_recipe
-from segmentation.commands import COMMANDS
 from segmentation.options import (
     RunOptions,
     SizesOptions,
