@@ -141,8 +141,8 @@ def draw_things(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
 
 def run(options: DrawOptions) -> int:
     """``piggyback segmentation draw``."""
-    write_release(options.out / "release")
     with stop_on_signal() as stop:
+        write_release(options.out / "release")
         train_backbone(options.out / "backbone.safetensors", stop=stop)
     out.print(f"scenes in {options.out / 'release'}, a VGG in {options.out / 'backbone.safetensors'}", markup=False)
     return 0
