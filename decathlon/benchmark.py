@@ -79,7 +79,7 @@ VERBS: Final = (
         name="decathlon merge",
         summary="backbone and payload as one plain network's state dict",
         options="decathlon.options:MergeOptions",
-        target="piggyback.suite.networks.merge:run",
+        target="decathlon.merging:run",
         examples=(
             "  piggyback decathlon merge --payload runs/runs/dtd-piggyback-seed0-0123456789/payload.safetensors \\\n"
             "      --backbone backbone.safetensors --out dtd.safetensors"

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import decathlon.training
 import pytest
 import torch
-from decathlon.training import train_task
 
 from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import wide_resnet
-from decathlon.bench import Job
 from decathlon.packed import open_split
 from decathlon.recipes import Recipe
 from decathlon.release.prepare import prepare
+from piggyback.suite.bench import Job
+from piggyback.suite.train import train_task
+from piggyback.suite.training.checkpoints import StopFlag
 from piggyback.suite.training.loop import Plan
-from piggyback.suite.training.run_folder import RunFolder, StopFlag
+from piggyback.suite.training.run_folder import RunFolder
 
 TRAINED = ("aircraft", "svhn")
 SMALL = Recipe(epochs=2, batch_size=3, size=16, lr=2e-3, update="eager", precision="fp32")
@@ -71,6 +71,7 @@ def labels(data: Path, tmp_path: Path) -> Path:
 def job(data: Path, backbone: Path, tmp_path: Path, one_thread: None) -> Job:
     """Masks on svhn in six steps."""
     return Job(
+        benchmark="decathlon",
         task="svhn",
         method="piggyback",
         recipe=SMALL,
@@ -100,7 +101,7 @@ def count_steps() -> Callable[[Job], tuple[RunFolder, int]]:
 
 @pytest.fixture
 def checkpoint_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decathlon.training, "Plan", partial(Plan, checkpoint_s=-1.0))
+    monkeypatch.setattr("piggyback.suite.bench.Plan", partial(Plan, checkpoint_s=-1.0))
 
 
 class StopAfter(StopFlag):

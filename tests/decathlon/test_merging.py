@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from piggyback.suite.networks.merge import run
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from decathlon.backbone.backbone_file import load_backbone, save_backbone
 from decathlon.backbone.wrn import WideResNet, wide_resnet
+from decathlon.merging import run
 from decathlon.options import MergeOptions
 from piggyback.adapter import attach
 from piggyback.methods.registry import METHODS

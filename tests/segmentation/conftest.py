@@ -18,18 +18,19 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-import segmentation.training
 import torch
 from PIL import Image
-from segmentation.training import train_task
 
+from piggyback.suite.bench import Job, open_bench, root_of
+from piggyback.suite.train import train_task
+from piggyback.suite.training.checkpoints import StopFlag
 from piggyback.suite.training.loop import Plan
-from piggyback.suite.training.run_folder import RunFolder, StopFlag
+from piggyback.suite.training.run_folder import RunFolder
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Header
-from segmentation.bench import Job, open_bench
+from segmentation.benchmark import TASK
 from segmentation.fcn import FCN32s, Shape
-from segmentation.recipes import Recipe
+from segmentation.recipes import FCNRecipe
 from segmentation.release.label_files import encode_label_map
 from segmentation.release.prepare import prepare
 from segmentation.release.splits import find_split, overlap, published_ids
@@ -158,7 +159,7 @@ def pixels_of() -> Callable[[str], np.ndarray]:
 
 SCENE_SIDES = ((40, 56), (56, 40), (48, 48))
 WIDTHS = Shape(channels=((2,), (2,), (3, 3), (4,), (4,)), hidden=6)
-SMALL = Recipe(
+SMALL = FCNRecipe(
     epochs=2,
     batch_size=3,
     size=48,
@@ -260,6 +261,8 @@ def one_thread() -> Iterator[None]:
 def job(packed: Path, make_backbone: Callable[..., Path], tmp_path: Path, one_thread: None) -> Job:
     """Masks on a VGG without fc6 and fc7, in six steps."""
     return Job(
+        benchmark="segmentation",
+        task=TASK,
         method="piggyback",
         recipe=SMALL,
         data=packed,
@@ -292,7 +295,7 @@ def copied(job: Job, tmp_path: Path) -> Job:
 @pytest.fixture
 def folder_of() -> Callable[[Job], RunFolder]:
     """Where a job's run is."""
-    return lambda job: RunFolder(open_bench(job).root)
+    return lambda job: RunFolder(root_of(open_bench(job)))
 
 
 @pytest.fixture
@@ -308,7 +311,7 @@ def count_steps() -> Callable[[Job], tuple[RunFolder, int]]:
 
 @pytest.fixture
 def checkpoint_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmentation.training, "Plan", partial(Plan, checkpoint_s=-1.0))
+    monkeypatch.setattr("piggyback.suite.bench.Plan", partial(Plan, checkpoint_s=-1.0))
 
 
 class StopAfter(StopFlag):
