@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from decathlon.backbone.backbone_file import Backbone, load_backbone
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.batches import Augmentation, normalise, training_batches
-from decathlon.packed import PackedSplit, open_split
 from decathlon.recipes import GroundKey, Recipe, RunKey, refuse_task, task_before
 from decathlon.release.channels import Statistics, measure_statistics, official_statistics
+from decathlon.release.packed import PackedSplit, open_split
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
 from piggyback.adapter import Adapter, attach
 from piggyback.methods.contract import Follows, Method

@@ -14,7 +14,7 @@ from decathlon.backbone.backbone_file import predict
 from decathlon.bench import BACKBONE_FILE, GROUNDS, cached_backbone
 from decathlon.challenge.submission import Predictions, check_complete, submission_entries, write_submission
 from decathlon.options import SubmitOptions
-from decathlon.packed import open_split, read_manifest
+from decathlon.release.packed import open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from leaderboard.result import BACKBONE_METHOD, Result, ResultError, read_result
 from piggyback.methods.registry import named_method

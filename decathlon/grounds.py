@@ -11,8 +11,8 @@ from pathlib import Path
 from decathlon.bench import BACKBONE_FILE, Bench, Job, ground_folder, ground_key, open_bench
 from decathlon.joint import PAYLOADS, train_jointly
 from decathlon.options import GroundOptions
-from decathlon.packed import read_manifest
 from decathlon.pruning import prune_backbone
+from decathlon.release.packed import read_manifest
 from piggyback.device import pick_device
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 from decathlon.backbone.backbone_file import save_backbone
 from decathlon.batches import epoch_length
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench, open_bench
-from decathlon.packed import join
 from decathlon.prediction import measure
+from decathlon.release.packed import join
 from piggyback.adapter import Adapter, attach
 from piggyback.device import autocast
 from piggyback.shell.errors import BadInput, Diverged, Requeue

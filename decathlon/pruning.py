@@ -17,7 +17,7 @@ from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import WideResNet
 from decathlon.batches import Augmentation, epoch_length, normalise, training_batches
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench
-from decathlon.packed import PackedSplit, open_split, read_manifest
+from decathlon.release.packed import PackedSplit, open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK
 from piggyback.adapter import Adapter, attach
 from piggyback.methods.contract import Prunes

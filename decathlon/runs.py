@@ -14,9 +14,9 @@ from decathlon.challenge.submission import submission_entries, write_submission
 from decathlon.collection import Setup, collect, find_runs, write_setup
 from decathlon.grounds import make_ground
 from decathlon.options import ReportOptions, RunOptions
-from decathlon.packed import read_manifest
 from decathlon.recipes import recipe_for, tasks_of
 from decathlon.release.labels import Labels, find_labels, read_labels
+from decathlon.release.packed import read_manifest
 from decathlon.summary import MethodSummary, print_summaries, summaries_as_json, summarise
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, find_task
 from decathlon.training import train_task

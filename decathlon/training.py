@@ -15,8 +15,8 @@ from decathlon.collection import Setup, load_result, note_setup
 from decathlon.grounds import make_ground
 from decathlon.joint import PAYLOADS, read_record
 from decathlon.options import TrainOptions
-from decathlon.packed import join
 from decathlon.prediction import measure, predict
+from decathlon.release.packed import join
 from decathlon.tasks import TASK_VERSION
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback.adapter import Adapter

@@ -21,8 +21,8 @@ from piggyback.shell.errors import BadInput
 from segmentation.backbone import Backbone, cached_backbone
 from segmentation.batches import epoch_length, scaled_shape, training_batches
 from segmentation.fcn import FCN32s, make_head
-from segmentation.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.recipes import Recipe, RunKey, refuse_method
+from segmentation.release.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.voc import CLASSES, VOID
 
 HEAD: Final = "head"

@@ -10,11 +10,11 @@ from piggyback.suite.run_folder import Environment, RunFolder, stop_on_signal
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, load_result
 from segmentation.metric.confusion import score, show, warn_if_background, write_csv, write_matrix
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import EvaluateOptions
-from segmentation.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.prediction import Scored, predict_split
 from segmentation.recipes import Recipe
+from segmentation.release.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.training import prediction_source
 
 

@@ -20,8 +20,8 @@ from piggyback.suite.run_folder import StopFlag
 from segmentation.batches import scale_picture
 from segmentation.bench import Bench
 from segmentation.metric.confusion import Matrix, count_pairs
-from segmentation.packed import PackedSplit
 from segmentation.release.label_files import read_label_file, write_label_map
+from segmentation.release.packed import PackedSplit
 from segmentation.voc import CLASSES
 
 OF = "of.json"

@@ -15,10 +15,10 @@ from piggyback.suite.workers import train_jobs
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.collection import advise, find_runs
 from segmentation.metric.confusion import Matrix, read_matrix, score, warn_if_background
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import ReportOptions, RunOptions
-from segmentation.packed import PackedSplit, open_split
 from segmentation.prediction import count_place
+from segmentation.release.packed import PackedSplit, open_split
 from segmentation.summary import as_json, show, summarise
 from segmentation.training import train_task
 

@@ -31,10 +31,10 @@ from piggyback.suite.run_folder import (
 from segmentation.bench import TASK, Bench, Job, open_bench
 from segmentation.collection import advise, load_result
 from segmentation.metric.confusion import read_matrix, score, show, warn_if_background, write_csv, write_matrix
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import TrainOptions
-from segmentation.packed import PackedSplit
 from segmentation.prediction import Scored, count_places, predict_split
+from segmentation.release.packed import PackedSplit
 
 TASK_VERSION: Final = 1
 SHEET_PICTURES: Final = 4  # on the overlay sheet that lies beside a result

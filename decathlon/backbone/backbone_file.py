@@ -24,7 +24,7 @@ from torch import Tensor
 from decathlon.backbone.checkpoints import Layout, check_layout, open_checkpoint
 from decathlon.backbone.wrn import WideResNet
 from decathlon.batches import Augmentation, evaluation_batches, normalise
-from decathlon.packed import PackedSplit
+from decathlon.release.packed import PackedSplit
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from piggyback.device import autocast, pick_device
 from piggyback.shell.console import progress_bar

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from decathlon.packed import PackedSplit
+from decathlon.release.packed import PackedSplit
 from decathlon.tasks import find_task
 from piggyback.shell.errors import BadInput
 

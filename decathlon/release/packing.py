@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from decathlon.packed import INDEX, VERSION, index_file, pixel_file
 from decathlon.release.annotations import Annotations
+from decathlon.release.packed import INDEX, VERSION, index_file, pixel_file
 from decathlon.tasks import SPLITS, Split
 from piggyback.data.picture_formats import FORMATS, UNREADABLE
 from piggyback.data.writers import Writers, load_done, open_sized, refuse_full_disk, save_done, write_at

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from decathlon.packed import (
+from decathlon.release.annotations import Annotations, check_together, folder_mismatches, is_official, parse_annotations
+from decathlon.release.packed import (
     Manifest,
     find_fault,
     index_file,
@@ -23,7 +24,6 @@ from decathlon.packed import (
     task_folder,
     write_manifest,
 )
-from decathlon.release.annotations import Annotations, check_together, folder_mismatches, is_official, parse_annotations
 from decathlon.release.packing import Packing
 from decathlon.release.sources import DEVKIT, RawAnnotations, Source
 from decathlon.tasks import SPLITS, TASKS, Split, find_task

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from segmentation.collection import find_runs
-from segmentation.packed import open_split
+from segmentation.release.packed import open_split
 from segmentation.runs import write_sheets
 
 demo = Path(sys.argv[1])

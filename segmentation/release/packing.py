@@ -20,9 +20,9 @@ from piggyback.data.writers import Writers, load_done, open_sized, refuse_full_d
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import atomic_file, write_json
 from piggyback.shell.strict_json import read_json
-from segmentation.packed import INDEX, VERSION, build_index, index_file, label_file, picture_file
 from segmentation.release.label_files import read_label_map
 from segmentation.release.mat_files import read_mat
+from segmentation.release.packed import INDEX, VERSION, build_index, index_file, label_file, picture_file
 from segmentation.release.sources import Found, Key, Kind
 
 MODES: Final = ("RGB", "L")  # Pillow cuts 16-bit values and inverts some CMYK when it converts them

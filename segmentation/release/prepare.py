@@ -18,7 +18,7 @@ from piggyback.shell.console import notice, out, print_json, progress_bar, table
 from piggyback.shell.errors import BadInput, one_line, refusal
 from piggyback.shell.files import CHUNK
 from piggyback.shell.lock import LOCK, hold
-from segmentation.packed import (
+from segmentation.release.packed import (
     Manifest,
     find_fault,
     index_file,

@@ -14,8 +14,8 @@ import decathlon.training
 from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.bench import Job
-from decathlon.packed import open_split
 from decathlon.recipes import Recipe
+from decathlon.release.packed import open_split
 from decathlon.release.prepare import prepare
 from decathlon.training import train_task
 from piggyback.suite.loop import Plan

@@ -13,7 +13,7 @@ import decathlon.collection as collection
 from decathlon.bench import Job
 from decathlon.challenge.submission import Predictions
 from decathlon.collection import Setup, collect, find_runs, note_setup, read_setup, write_setup
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from decathlon.training import train_task
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput

@@ -14,7 +14,7 @@ import decathlon.prediction as prediction
 import decathlon.training as training
 from decathlon.bench import Job, open_bench
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from decathlon.training import train_task
 from leaderboard.result import read_result
 from piggyback.payload import Payload, read_payload

@@ -15,8 +15,8 @@ import torch
 import decathlon.training as training
 from decathlon.bench import Job, open_bench
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import open_split
 from decathlon.recipes import Recipe
+from decathlon.release.packed import open_split
 from decathlon.tasks import TASKS
 from decathlon.training import train_task
 from leaderboard.result import read_result

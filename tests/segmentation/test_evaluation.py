@@ -21,8 +21,16 @@ from piggyback.suite.run_folder import RunFolder
 from segmentation.bench import Job
 from segmentation.evaluation import run
 from segmentation.options import EvaluateOptions
-from segmentation.packed import Manifest, build_index, index_file, label_file, open_split, picture_file, write_manifest
 from segmentation.release.label_files import read_label_file
+from segmentation.release.packed import (
+    Manifest,
+    build_index,
+    index_file,
+    label_file,
+    open_split,
+    picture_file,
+    write_manifest,
+)
 from segmentation.release.splits import find_split, published_ids
 from segmentation.training import train_task
 from segmentation.voc import CLASSES

@@ -16,7 +16,7 @@ from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.suite.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
-from segmentation.packed import PackedSplit, label_file
+from segmentation.release.packed import PackedSplit, label_file
 from segmentation.training import train_task
 
 Change = Callable[..., Job]

@@ -10,7 +10,7 @@ from decathlon.backbone.backbone_file import Header, load_backbone, predict, ran
 from decathlon.backbone.options import EvaluateOptions, ImportOptions
 from decathlon.backbone.verbs import run_evaluate, run_import
 from decathlon.backbone.wrn import WideResNet, wide_resnet
-from decathlon.packed import INDEX, Manifest, PackedSplit, open_split, write_manifest
+from decathlon.release.packed import INDEX, Manifest, PackedSplit, open_split, write_manifest
 from decathlon.release.prepare import prepare
 from decathlon.tasks import TASKS, Split
 from piggyback.shell.errors import BadInput

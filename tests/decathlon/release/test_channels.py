@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decathlon.packed import join, open_split
 from decathlon.release.channels import measure_statistics, official_statistics, read_statistics
+from decathlon.release.packed import join, open_split
 from decathlon.tasks import TASKS
 from piggyback.shell.errors import BadInput
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import decathlon.release.packing
-from decathlon.packed import open_split, whole
+from decathlon.release.packed import open_split, whole
 from decathlon.release.packing import Packing, decode
 from decathlon.release.prepare import prepare
 from piggyback.shell.errors import BadInput, UnknownName

@@ -15,7 +15,7 @@ import segmentation.release.prepare
 from piggyback.shell.errors import BadInput, UnknownName, one_line
 from piggyback.shell.lock import hold
 from segmentation.options import PrepareOptions
-from segmentation.packed import open_split
+from segmentation.release.packed import open_split
 from segmentation.release.packing import Packing
 from segmentation.release.prepare import GOLDEN, prepare, run
 from segmentation.release.sources import Found

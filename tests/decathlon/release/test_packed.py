@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decathlon.packed import join, open_split, whole
+from decathlon.release.packed import join, open_split, whole
 from piggyback.shell.errors import BadInput
 
 

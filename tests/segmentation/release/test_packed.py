@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from piggyback.shell.errors import BadInput, UnknownName
-from segmentation.packed import INDEX, PackedSplit, open_split, refuse_overlap
+from segmentation.release.packed import INDEX, PackedSplit, open_split, refuse_overlap
 from segmentation.release.prepare import prepare
 from segmentation.release.splits import find_split, published_ids
 
