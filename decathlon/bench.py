@@ -15,9 +15,10 @@ from decathlon.backbone.wrn import wide_resnet
 from decathlon.batches import Augmentation, normalise, training_batches
 from decathlon.recipes import GroundKey, Recipe, RunKey, refuse_task, task_before
 from decathlon.release.channels import Statistics, measure_statistics, official_statistics
-from decathlon.release.packed import PackedSplit, open_split
+from decathlon.release.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
 from piggyback.adapter import Adapter, attach
+from piggyback.data.labelled import PackedSplit
 from piggyback.methods.contract import Follows, Method
 from piggyback.methods.registry import named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule

@@ -21,8 +21,8 @@ from decathlon.backbone.backbone_file import save_backbone
 from decathlon.batches import epoch_length
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench, open_bench
 from decathlon.prediction import measure
-from decathlon.release.packed import join
 from piggyback.adapter import Adapter, attach
+from piggyback.data.labelled import join
 from piggyback.device import autocast
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.shell.files import write_json

@@ -9,7 +9,7 @@ from torch import nn
 
 from decathlon.batches import evaluation_batches
 from decathlon.bench import Bench
-from decathlon.release.packed import PackedSplit
+from piggyback.data.labelled import PackedSplit
 from piggyback.device import autocast
 from piggyback.shell.errors import Diverged
 

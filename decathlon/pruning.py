@@ -17,9 +17,10 @@ from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import WideResNet
 from decathlon.batches import Augmentation, epoch_length, normalise, training_batches
 from decathlon.bench import BACKBONE_FILE, HEAD, Bench
-from decathlon.release.packed import PackedSplit, open_split, read_manifest
+from decathlon.release.packed import open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK
 from piggyback.adapter import Adapter, attach
+from piggyback.data.labelled import PackedSplit
 from piggyback.methods.contract import Prunes
 from piggyback.shell.errors import BadInput
 from piggyback.suite.loop import Plan, Training

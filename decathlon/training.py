@@ -16,11 +16,11 @@ from decathlon.grounds import make_ground
 from decathlon.joint import PAYLOADS, read_record
 from decathlon.options import TrainOptions
 from decathlon.prediction import measure, predict
-from decathlon.release.packed import join
 from decathlon.tasks import TASK_VERSION
 from leaderboard.result import Code, Counts, Fingerprints, Result, write_result
 from piggyback.adapter import Adapter
 from piggyback.budget import count_masked, parameter_ratio, write_sparsity
+from piggyback.data.labelled import join
 from piggyback.device import describe_device, pick_device
 from piggyback.methods.contract import Prunes
 from piggyback.payload import read_payload

@@ -30,8 +30,8 @@ from decathlon.backbone.pretraining_recipe import PretrainRecipe
 from decathlon.backbone.processes import Place, agree, average_statistics, join_processes, sum_over
 from decathlon.backbone.wrn import WideResNet, wide_resnet
 from decathlon.batches import Augmentation, epoch_length, evaluation_batches, normalise, training_batches
-from decathlon.release.packed import PackedSplit
 from decathlon.tasks import BACKBONE_TASK, TASKS
+from piggyback.data.labelled import PackedSplit
 from piggyback.device import autocast, describe_device
 from piggyback.shell.console import notice, progress_bar
 from piggyback.shell.errors import BadInput, Diverged, Requeue

@@ -300,7 +300,7 @@ def write_large(root: Path, *, pictures: int, side: int) -> None:
         sources=(),
         remarks=(),
     )
-    write_manifest(folder, manifest)
+    write_manifest(root, manifest)
 
 
 def test_an_evaluation_killed_at_a_random_moment_ends_with_the_same_numbers(

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from decathlon.release.channels import measure_statistics, official_statistics, read_statistics
-from decathlon.release.packed import join, open_split
+from decathlon.release.packed import open_split
 from decathlon.tasks import TASKS
+from piggyback.data.labelled import join
 from piggyback.shell.errors import BadInput
 
 
