@@ -342,7 +342,7 @@ def test_a_damaged_finished_run_is_told_of_with_what_to_do(options: RunOptions) 
     (found,) = find_runs(options.out, method="feature")
     one = open_split(options.data, "seg11valid").ids[0]
     (found.folder.root / "predictions" / "seg11valid" / f"{one}.png").unlink()
-    with pytest.raises(BadInput, match=rf"{one}\.png is not there; delete .*result\.json and the same run makes both"):
+    with pytest.raises(BadInput, match=rf"{one}\.png cannot be read: No .*; delete .*result\.json and the same run"):
         runs.run(options)
     value = json.loads(found.folder.result.read_text())
     del value["recipe"]["lr_used"]
