@@ -23,7 +23,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from decathlon.batches import Augmentation, normalise, training_batches
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from decathlon.release.prepare import prepare
 from decathlon.tasks import find_task
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decathlon.packed import PackedSplit, whole
+from piggyback.data.labelled import PackedSplit, whole
 from piggyback.shell.errors import BadInput
 
 View = Literal["crop", "whole"]

@@ -17,11 +17,12 @@ from decathlon.backbone.backbone_file import Backbone, load_backbone, save_backb
 from decathlon.backbone.wrn import WideResNet, wide_resnet
 from decathlon.batches import Augmentation, epoch_length, evaluation_batches, normalise, training_batches
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import PackedSplit, join, open_split
 from decathlon.recipes import Recipe
 from decathlon.release.channels import Statistics, measure_statistics, official_statistics
+from decathlon.release.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
 from leaderboard.result import Counts
+from piggyback.data.labelled import PackedSplit, join
 from piggyback.device import autocast
 from piggyback.shell.errors import BadInput, Diverged
 from piggyback.suite.bench import Finish, Job, Measured, Part

@@ -72,8 +72,8 @@ class Adapter(Overlay):
             head: fills the head's slot; moved to the network's device and data type.
             method: instead of the adapter's own.
             norm: instead of the adapter's own.
-            after: the task that this one builds on, for methods whose tasks do (PackNet's).
-            begin: for a method that begins anew, the state dict of a freshly drawn network.
+            after: the task that this one builds on, for methods whose tasks build on one another.
+            begin: for methods that start from random weights, the state dict of a freshly drawn network.
 
         Raises:
             BadInput: the name or the head is taken, the head does not fit the adapter, `after` or `begin` does
@@ -103,9 +103,9 @@ class Adapter(Overlay):
         self.put(name, state)
 
     def merged(self, name: str) -> nn.Module:
-        """A plain copy of the network as the task has it; it knows nothing of the adapter.
+        """A plain copy of the network showing the task; it knows nothing of the adapter.
 
-        Where the method adds modules, they are folded into the layers before them, which then all have biases.
+        Modules behind layers are folded into those layers, all of which then have biases.
         """
         before = self.current
         self.switch(name)
@@ -141,7 +141,7 @@ class Adapter(Overlay):
             mask_lr: for what a mask method trains, per weight.
             head_lr: for the head.
             norm_lr: for norm layers, when they are trained; `mask_lr` when None.
-            weight_lr: for weights trained in place by ``finetune``; `mask_lr` when None.
+            weight_lr: for weights that are trained in place (``finetune``); `mask_lr` when None.
             rule: Adam by default, as in the paper; its weight decay is never applied to masks.
             head_rule: for the head alone, when it differs.
             update: ``auto`` compiles the mask update, and says so in one line when that fails.

@@ -1,8 +1,8 @@
-"""Modules of a task behind layers of the network.
+"""Modules that a task puts behind layers of the network.
 
 While a task is shown, each is a child of its layer, called ``added``, and a forward hook lets it work on the layer's
-output: so optimizers, DistributedDataParallel, ``train()`` and ``deepcopy`` find it like any other part.  The hook is a
-function of this file that knows no task, so copies of the network work by themselves.
+output.  So optimizers, DistributedDataParallel, ``train()`` and ``deepcopy`` find it like any other part.  The hook is
+a function of this file that knows no task, so that copies of the network work by themselves.
 """
 
 import sys
@@ -18,7 +18,7 @@ CHILD: Final = "added"
 
 
 def run_added(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-    """The forward hook."""
+    """The forward hook: the layer's output, as the module behind it changes it."""
     return cast(Tensor, layer.get_submodule(CHILD)(output))
 
 
@@ -28,8 +28,8 @@ def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: 
         layer = network.get_submodule(name)
         layer.add_module(CHILD, module.to(like.device, like.dtype))
         layer.register_forward_hook(run_added)
-    # Graphs of a compiled network do not look whether hooks have come; what hooks did they do look at.
-    if modules and "torch._dynamo" in sys.modules:  # else nothing has been compiled, and to load it takes seconds
+    # A compiled graph checks whether the hooks that it knows still do the same, but not whether new ones have come.
+    if modules and "torch._dynamo" in sys.modules:  # else nothing has been compiled, and loading it takes seconds
         torch.compiler.reset()
 
 
@@ -39,9 +39,9 @@ def layers_with_modules(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def hide_modules(network: nn.Module) -> None:
-    """Take all such modules away.
+    """Take all such modules away, with their hooks.
 
-    Hooks are looked for in the layers: a copy of a network has no handles to remove them by.
+    The hooks are looked for in the layers, since a copy of a network has no handles to remove them by.
     """
     for layer in layers_with_modules(network).values():
         for key, hook in list(layer._forward_hooks.items()):
@@ -52,7 +52,7 @@ def hide_modules(network: nn.Module) -> None:
 
 @torch.no_grad()
 def fold_modules(network: nn.Module, method: AddsModules) -> None:
-    """Put what such modules do in evaluation mode into their layers' own weights and biases, and take them away."""
+    """Replace such modules: what they do in evaluation mode goes into their layers' own weights and biases."""
     layers = layers_with_modules(network)
     modules = {name: layer.get_submodule(CHILD) for name, layer in layers.items()}
     hide_modules(network)
@@ -65,7 +65,10 @@ def fold_modules(network: nn.Module, method: AddsModules) -> None:
 
 
 def join_groups(layer: nn.Module) -> Tensor:
-    """The weight of a layer, which is from now on a convolution of one group: a module behind it may mix groups."""
+    """The weight of a layer whose groups are joined into one, with zeros between them.
+
+    A module behind the layer may mix its groups, which a folded convolution can do only as one group.
+    """
     weight, groups = cast(Tensor, layer.weight), cast(int, getattr(layer, "groups", 1))
     if groups == 1:
         return weight

@@ -25,8 +25,8 @@ class Anatomy:
             the first one's name.
         norm_modules: normalisation layers outside the head.
         norm: their parameters and buffers.
-        rest: all other parameters and buffers outside the head: biases, embeddings, attention's
-            ``in_proj_weight``; no mask method touches them.
+        rest: all other parameters and buffers outside the head, which no mask method touches: biases,
+            embeddings, attention's ``in_proj_weight``.
     """
 
     weights: tuple[str, ...]
@@ -41,7 +41,7 @@ class Anatomy:
 
 
 def persistent_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name, shared ones once; no copies."""
+    """Parameters and persistent buffers themselves, by name; shared ones once, by their first name."""
     in_state_dict = set(network.state_dict(keep_vars=True))
     found: dict[str, torch.Tensor] = dict(network.named_parameters())
     found.update((name, buffer) for name, buffer in network.named_buffers() if name in in_state_dict)
@@ -54,7 +54,7 @@ def like(tensor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def dissect(network: nn.Module, *, head: str | None) -> Anatomy:
-    """Sort a network's parameters.
+    """Sort a network's parameters and buffers.
 
     Args:
         network: any module.

@@ -1,6 +1,6 @@
 """Boolean tensors as packed bits, and three codings of them.
 
-The format of each coding is specified in ``docs/payload-format.md``; this module is its implementation.
+``docs/payload-format.md`` specifies the codings.
 """
 
 import zlib
@@ -17,14 +17,14 @@ SPARSE: Final = 0.02  # a gap code is tried where the rarer symbol is at most th
 
 
 class Stream(NamedTuple):
-    """A coded boolean tensor: the coding's name and its bytes."""
+    """A coded boolean tensor."""
 
     coding: Coding
     data: bytes
 
 
 def pack(values: NDArray[np.bool_]) -> bytes:
-    """Eight values a byte, the first in the lowest bit; the last byte is filled up with zeros."""
+    """Eight values in each byte, the first in the lowest bit; zeros fill up the last byte."""
     return np.packbits(values.reshape(-1), bitorder="little").tobytes()
 
 
@@ -32,7 +32,7 @@ def unpack(data: bytes, *, count: int) -> NDArray[np.bool_]:
     """The first `count` values of packed bits.
 
     Raises:
-        BadPayload: the length is not that of `count` values, or the filling is not zero.
+        BadPayload: the length does not fit `count` values, or the filling is not zero.
     """
     if len(data) != (count + 7) // 8:
         raise BadPayload(f"{count} bits take {(count + 7) // 8} bytes, but there are {len(data)}")
@@ -43,7 +43,7 @@ def unpack(data: bytes, *, count: int) -> NDArray[np.bool_]:
 
 
 def encode(values: NDArray[np.bool_]) -> Stream:
-    """The shortest of the codings; never longer than the packed bits."""
+    """The shortest coding of the values, never longer than their packed bits."""
     values = values.reshape(-1)
     packed = pack(values)
     candidates = [Stream("raw", packed), Stream("deflate", deflate(packed))]
@@ -56,7 +56,7 @@ def encode(values: NDArray[np.bool_]) -> Stream:
 
 
 def decode(stream: Stream, *, count: int) -> NDArray[np.bool_]:
-    """The `count` values of a coded tensor; never allocates more than they need.
+    """The `count` values of a coded tensor, in no more memory than they need.
 
     Raises:
         BadPayload: the bytes are not a coding of exactly `count` values.
@@ -77,13 +77,13 @@ def decode(stream: Stream, *, count: int) -> NDArray[np.bool_]:
 
 
 def deflate(data: bytes) -> bytes:
-    """Raw deflate with Huffman codes only: masks have no repeats for a dictionary to find."""
+    """The bytes as raw deflate, with Huffman codes alone: a mask has no repeats for a dictionary to find."""
     coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     return coder.compress(data) + coder.flush()
 
 
 def inflate(data: bytes, *, size: int) -> bytes:
-    """Exactly `size` bytes out of raw deflate."""
+    """The `size` bytes in raw deflate."""
     decoder = zlib.decompressobj(-15)
     try:
         found = decoder.decompress(data, size + 1)
@@ -110,7 +110,7 @@ def encode_gaps(places: NDArray[np.int64]) -> bytes:
 
 
 def decode_gaps(data: bytes) -> NDArray[np.int64]:
-    """The places that `encode_gaps` coded."""
+    """The ascending places in a gap code."""
     raw = np.frombuffer(data, np.uint8)
     if raw.size == 0:
         return np.zeros(0, np.int64)

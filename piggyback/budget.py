@@ -1,4 +1,4 @@
-"""What tasks cost: the paper's parameter ratio, and the true bytes.
+"""The cost of tasks: the paper's parameter ratio, and the true bytes.
 
 Source: paper section 6.  With n backbone weights of 32 bits and T tasks of b bits per weight, the ratio is
 (32 n + T b n) / (32 n).  It leaves out heads, norm layers and biases; the true bytes leave out nothing.
@@ -36,7 +36,7 @@ class Sparsity:
 def parameter_ratio(
     methods: Sequence[Method], *, shapes: Sequence[tuple[int, ...]], masked: Sequence[int] | None = None
 ) -> float:
-    """Bits for the backbone and all tasks over the bits of the backbone, by the paper's convention.
+    """The bits of the backbone and all tasks, divided by those of the backbone, by the paper's convention.
 
     Args:
         methods: one per task added to the backbone's own.
@@ -61,7 +61,7 @@ def parameter_ratio(
 
 
 def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str, float]:
-    """Bytes of the backbone and all payloads over those of the backbone, counting more and more kinds.
+    """The bytes of the backbone and all payloads, divided by those of the backbone, counting ever more kinds.
 
     Args:
         payloads: of all tasks.
@@ -86,14 +86,14 @@ def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str,
 
 
 def count_masked(adapter: Overlay, task: str) -> list[int]:
-    """Per weight of the network, the task's mask values that are off."""
+    """Per weight of the network, the number of the task's mask values that are off."""
     state = adapter.task(task)
     masks = (state.kept_of(name).get("mask") for name in adapter.anatomy.weights)
     return [0 if mask is None else mask.numel() - int(mask.sum()) for mask in masks]
 
 
 def measure_sparsity(adapter: Overlay, task: str) -> Sparsity:
-    """How much of each weight the task masks out (the paper's table 6 and figure 3)."""
+    """The share of each weight that the task masks out (the paper's table 6 and figure 3)."""
     state = adapter.task(task)
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -107,15 +107,15 @@ def measure_sparsity(adapter: Overlay, task: str) -> Sparsity:
 
 
 def write_sparsity(path: Path, adapter: Overlay, task: str) -> float | None:
-    """Write `measure_sparsity` by layer, in the order of the network, for pages and plots; nothing without masks.
+    """Write what `measure_sparsity` finds, by layer in the order of the network, for pages and plots.
 
     Returns:
-        The share over all mask values; None where the task has no masks.
+        The share over all mask values; None where the task has no masks, and nothing is written.
     """
     found = measure_sparsity(adapter, task)
     if not found.layers:
         return None
-    # KSM has one value per kernel, so `weights` are what the shares are of, which need not be weights
+    # the file's "weights" are mask values, which with KSM are fewer than weights: one per kernel
     layers = [{"name": name, "zeros": zeros, "weights": found.sizes[name]} for name, zeros in found.layers.items()]
     write_json(path, {"layers": layers})
     return found.total

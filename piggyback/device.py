@@ -35,7 +35,7 @@ def has_native_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself.
 
     A processor without the instructions emulates them, three times slower than float32 (measured on an
-    Ice Lake, ``docs/performance.md``), so there the answer is no although torch would accept it.
+    Ice Lake, ``docs/performance.md``): the answer is no, although torch would accept it.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -46,13 +46,13 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def processor_facts() -> dict[str, Any]:
-    """What torch knows of the processor; nothing where it is too old to tell."""
+    """What torch knows of the processor; nothing from a torch that does not report it."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     return cast(dict[str, Any], ask()) if ask is not None else {}
 
 
 def autocast(device: torch.device, *, precision: str = "auto") -> AbstractContextManager[object]:
-    """A context for the forward pass.
+    """The context of a forward pass.
 
     Args:
         device: where the network is.
@@ -64,7 +64,7 @@ def autocast(device: torch.device, *, precision: str = "auto") -> AbstractContex
 
 
 def describe_device(device: torch.device) -> str:
-    """The processor's or GPU's own name, of a processor also how many threads torch uses."""
+    """The name of the processor or GPU; for a processor also the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

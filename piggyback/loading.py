@@ -1,4 +1,4 @@
-"""A payload file's task on a network: everything that must fit is looked at before anything is changed."""
+"""Loading a payload file's task onto a network; everything is checked before anything changes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module
             raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
     state = TaskState(method=payload.method, norm=payload.norm, head=head)
     if set(state.own_names(overlay.anatomy, overlay.network)) != payload.own.keys():
-        raise BadPayload(f"{path} holds other parameters of its own than the network has")
+        raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
     refuse_other_parts(payload.own, {part: overlay.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(overlay.frozen[part].device) for part, tensor in payload.own.items()}
     state.kept = {
@@ -49,17 +49,17 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module
 
 
 def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> None:
-    """Raise BadPayload unless the payload has what its method keeps, for each weight of the network."""
+    """Raise BadPayload unless the payload holds, for each weight of the network, what its method keeps of it."""
     method, frozen = payload.method, overlay.frozen
     try:
         started = {name: method.start(frozen[name]) for name in overlay.anatomy.weights if method.adapts == "weights"}
         expected = {name: method.keep(parts) for name, parts in started.items() if parts}
     except (OverflowError, RuntimeError) as fault:  # a setting too large for the weights' type
-        raise BadPayload(f"{path}: the settings of method {method.name!r} are wrong: {fault}") from None
+        raise BadPayload(f"{path} has impossible settings of method {method.name!r}: {fault}") from None
     wrong = [name for name in payload.kept if name not in expected] + sorted(expected.keys() - payload.kept.keys())
     if wrong:
         raise BadPayload(
-            f"{path} and the network disagree about the weight {wrong[0]!r}: is the head slot another one?"
+            f"{path} and the network disagree about the weight {wrong[0]!r}: was it saved with another head slot?"
         )
     for name, parts in payload.kept.items():
         refuse_other_parts(parts, expected[name], name=f"{path}: {name!r}")
@@ -69,15 +69,15 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
 
 
 def placed(tensor: Tensor, target: Tensor) -> Tensor:
-    """A part of a weight on its device, and in its memory layout where it has one value per weight."""
+    """A stored part on the device of its weight, and in the weight's memory layout where it has the same shape."""
     return like(tensor, target) if tensor.shape == target.shape else tensor.to(target.device)
 
 
 def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[str, nn.Module]:
-    """The modules that the payload has behind layers.
+    """The payload's modules behind layers.
 
     Raises:
-        BadPayload: they are not those of its method on this network.
+        BadPayload: the method would put other modules behind the layers of this network.
     """
     modules = fresh_modules(payload.method, overlay.network, overlay.anatomy)
     if modules.keys() != payload.modules.keys():
@@ -91,7 +91,7 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
 def refuse_other_parts(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, name: str, types: bool = True
 ) -> None:
-    """Raise BadPayload unless both have the same keys, shapes and, if asked for, types."""
+    """Raise BadPayload unless both have the same keys, shapes and, where `types` is set, data types."""
     if found.keys() != expected.keys():
         raise BadPayload(f"{name} has the parts {sorted(found)}, not {sorted(expected)}")
     for key, tensor in found.items():
@@ -102,7 +102,7 @@ def refuse_other_parts(
 
 
 def linear_head(tensors: Mapping[str, Tensor], *, name: str) -> nn.Linear:
-    """A linear layer of the stored shape and type."""
+    """A linear layer of the stored shape and data type."""
     weight = tensors.get("weight")
     if weight is None or weight.ndim != 2 or not tensors.keys() <= {"weight", "bias"}:
         raise BadInput(f"the head in {name} is not one linear layer: give load() a head module to fill")

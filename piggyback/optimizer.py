@@ -2,7 +2,7 @@
 
 One step: pull the gradient that backward left on each adapted parameter back to what the method trains,
 step that, write the new effective weight into the parameter.  Everything else (head, norm layers, weights
-trained in place) is stepped as torch does it.
+trained in place) takes torch's own steps.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from piggyback.overlay import Overlay
+from piggyback.overlay import Overlay, is_elsewhere
 from piggyback.shell.errors import NotTrainable
 from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
@@ -58,7 +58,7 @@ class Rates:
 class AdapterOptimizer(torch.optim.Optimizer):
     """Steps the current task of an adapter; made by `Adapter.optimizer`.
 
-    For schedulers, GradScaler and checkpoints it is an ordinary optimizer: its groups hold the network's own
+    To schedulers, GradScaler and checkpoints it is an ordinary optimizer: its groups hold the network's own
     parameters, and its state dict has, for each adapted weight, the real mask beside the moments.
     ``clip_grad_norm_`` on those parameters acts on the gradients of the *effective weights*, before they are
     pulled back to the masks.
@@ -106,7 +106,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         ]
 
     def reset(self) -> None:
-        """Forget moments and counts of steps: a new optimizer's state, with what is trained as it is."""
+        """Forget moments and counts of steps, as a new optimizer would; what is trained stays as it is."""
         self.state.clear()
         trained = self.overlay.tasks[self.task_name].trained
         for group in self.param_groups:
@@ -120,16 +120,16 @@ class AdapterOptimizer(torch.optim.Optimizer):
         state["step"] = torch.tensor(0.0)
         for key, tensor in trained.items():
             state[key] = tensor
-            if not tensor.is_floating_point():  # no part of the training, such as who owns a weight
+            if not tensor.is_floating_point():  # not trained, such as the owner of a weight
                 continue
             state[key + FIRST] = torch.zeros_like(tensor)
             if group["rule"] == "AdamRule":
                 state[key + SECOND] = torch.zeros_like(tensor)
 
     def update_form(self) -> Literal["compiled", "eager", "none"]:
-        """In which form masks are updated here, ``none`` without masks: part of what the bits of a run depend on.
+        """The form of the mask update, ``none`` without masks; the bits of a run depend on it.
 
-        Whether a compiler works is found out by using it, so the first call can take a while.
+        The first call may take a while: only compiling shows whether a compiler works.
         """
         for group in self.param_groups:
             if group["role"] == "mask":
@@ -147,7 +147,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 state = self.state.get(parameter, {})
                 if group["role"] == "mask":
                     self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
-                elif "step" in state:  # torch leaves it where it was loaded to; fused kernels want it beside the rest
+                elif "step" in state:  # torch leaves it on the device of the checkpoint; fused kernels want it here
                     state["step"] = state["step"].to(parameter.device)
         if self.overlay.current == self.task_name:
             self.overlay.switch(self.task_name)
@@ -155,7 +155,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
     @staticmethod
     @torch.no_grad()
     def _restore(trained: dict[str, Tensor], state: dict[str, Any], saved: dict[str, Any]) -> None:
-        """Real masks and moments as saved; torch's own copies have been cast to the parameter's type."""
+        """Real masks and moments as saved: the copies that torch made have the parameter's data type."""
         state["step"] = saved["step"].detach().clone().cpu()
         for key, tensor in trained.items():
             tensor.copy_(saved[key])
@@ -202,9 +202,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             state["step"] += 1
             for key, tensor in trained.items():
                 for moment in (key + FIRST, key + SECOND):
-                    if moment in state and (
-                        state[moment].device != tensor.device or state[moment].stride() != tensor.stride()
-                    ):
+                    if moment in state and is_elsewhere(state[moment], tensor):  # network.to() has moved the weight
                         state[moment] = torch.empty_like(tensor).copy_(state[moment])
             first = {key: state[key + FIRST] for key in trained if key + FIRST in state}
             weight = self.overlay.frozen[name]
@@ -222,7 +220,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
 
 def adam_coefficients(group: dict[str, Any], step: int) -> Coefficients:
-    """The scalars of one Adam step, computed in double precision as torch does it."""
+    """The scalars of one Adam step, in double precision as torch computes them."""
     beta1, beta2 = group["betas"]
     return Coefficients(
         step_size=float(group["lr"]) / (1 - beta1**step),
@@ -234,7 +232,7 @@ def adam_coefficients(group: dict[str, Any], step: int) -> Coefficients:
 
 
 def step_in_place(group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> None:
-    """Step parameters that are trained as they are, with torch's own fused kernels."""
+    """Step parameters that are trained in place, with torch's own fused kernels."""
     parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
     if not parameters:
         return

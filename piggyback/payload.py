@@ -1,4 +1,4 @@
-"""Payload files: what one task adds to a backbone, and nothing else.
+"""Payload files: what one task adds to a backbone, written, read and checked.
 
 A safetensors file with one metadata entry; ``docs/payload-format.md`` is its specification.
 """
@@ -31,9 +31,9 @@ FORMAT: Final = 1
 KEY: Final = "piggyback"  # the one metadata entry
 BLANK: Final = "0" * 64  # stands for the digest while the digest is computed
 CLASS_WIDE: Final = {"name", "adapts", "stands_on", "merge"}  # fields that are no settings
-DIGEST: Final = '\\"sha256\\": \\"'  # what stands before it: JSON text inside JSON text
+DIGEST: Final = '\\"sha256\\": \\"'  # before the digest, with escapes: JSON text inside JSON text
 MOST_DIMENSIONS: Final = 8
-FEW: Final = 1 << 30  # mask values that any file may declare; above, a declared shape must be borne out by bytes
+FEW: Final = 1 << 30  # mask values that any file may declare; more than that only a file that is large itself
 KINDS: Final = {  # of bytes, by what a tensor's name begins with
     **{"mask": "mask", "value": "value", "module": "value"},
     **{"norm": "norm", "weight": "weight", "head": "head"},
@@ -46,12 +46,11 @@ class Payload:
 
     Attributes:
         method: with the settings that the task was trained with.
-        task: its name.
         fingerprint: of the backbone.
-        recipe: what the run was, as recorded by whoever saved it.
+        recipe: how the task was trained; for people, nothing here reads it.
         norm: whether norm layers belong to the task.
         kept: per weight name, what the method keeps of it.
-        own: parameters and buffers of the task's own.
+        own: parameters and buffers that the task has for itself.
         head: the head's state dict.
         modules: per layer name, the state dict of the module behind it.
         bytes_by_kind: of the file: ``mask`` (bits), ``value`` (a method's other numbers), ``norm``, ``weight``,
@@ -76,7 +75,7 @@ class Payload:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMask:
-    """Size of one weight's mask in a payload."""
+    """One weight's mask in a payload, by its size."""
 
     shape: tuple[int, ...]
     zeros: int
@@ -96,7 +95,7 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
         BadInput: the recipe, or a method's setting, cannot be written as JSON.
     """
     state = overlay.task(task)
-    for name, trained in state.trained.items():  # a mask would hide that: NaN is above no threshold
+    for name, trained in state.trained.items():  # a mask would hide it, since NaN is above no threshold
         refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
@@ -141,14 +140,14 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
 
 
 def tells_shapes(state: TaskState, shapes: Mapping[str, list[int]]) -> bool:
-    """Whether the shapes of all weights that the task adapts are those of parts that are stored anyhow."""
+    """Whether the stored parts have the shapes of all weights that the task adapts, so that the header need not."""
     if state.method.adapts not in ("weights", "modules"):
         return True
     return all(shape in [list(part.shape) for part in state.kept_of(name).values()] for name, shape in shapes.items())
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """On the processor, contiguous, in memory of its own: what safetensors writes."""
+    """The tensor as safetensors wants it: on the processor, contiguous, sharing no memory."""
     return tensor.detach().cpu().contiguous().clone()
 
 
@@ -160,7 +159,7 @@ def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def method_settings(method: Method) -> dict[str, object]:
-    """The settings of a method beside what its class fixes."""
+    """The settings of a method, without what its class fixes."""
     return {key: value for key, value in asdict(cast(Any, method)).items() if key not in CLASS_WIDE}
 
 
@@ -168,13 +167,13 @@ def seal(data: bytes) -> bytes:
     """Put the digest of the whole file, computed with zeros in its place, into the header."""
     digest = hashlib.sha256(data).hexdigest()
     header = data[: 8 + int.from_bytes(data[:8], "little")]
-    # the last one: a recipe, which comes earlier, may hold such an entry or 64 zeros of its own
+    # the last one: the recipe, which comes earlier, may have such an entry with 64 zeros too
     place = header.rindex(f"{DIGEST}{BLANK}".encode()) + len(DIGEST)
     return data[:place] + digest.encode() + data[place + len(digest) :]
 
 
 def read_payload(path: Path) -> Payload:
-    """Read and check a payload file; any flipped byte and any truncation is found.
+    """Read a payload file and check it; any flipped byte and any truncation is found.
 
     Raises:
         BadInput: the file cannot be read.
@@ -196,7 +195,7 @@ def read_payload(path: Path) -> Payload:
 
 
 def check(data: bytes) -> dict[str, Any]:
-    """The header of payload bytes whose digest is right."""
+    """The header of a payload's bytes, once their digest is found right."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
         raise BadPayload("the file is truncated, or not a payload")
@@ -216,7 +215,7 @@ def check(data: bytes) -> dict[str, Any]:
     if version != FORMAT:
         raise BadPayload(f"payload format {version!r}, but this program reads {FORMAT}: use a matching piggyback-bench")
     if hashlib.sha256(blanked).hexdigest() != digest:
-        raise BadPayload("damaged: its bytes do not have the digest that its header states")
+        raise BadPayload("damaged: the digest of its bytes is not the one that its header states")
     return header
 
 
@@ -230,22 +229,22 @@ def check_header(header: Mapping[str, Any], *, most: int) -> None:
     wanted = {"method": dict, "task": str, "norm": str, "backbone": str, "recipe": dict, "masks": dict}
     for key, kind in wanted.items():
         if not isinstance(header.get(key), kind):
-            raise BadPayload(f"its header has no right {key!r} entry")
-    if not isinstance(header["method"].get("name"), str) or header["norm"] not in get_args(Norm):
-        raise BadPayload("its header has no right 'method' or 'norm' entry")
+            raise BadPayload(f"header entry {key!r} must be {'an object' if kind is dict else 'a text'}")
+    if not isinstance(header["method"].get("name"), str):
+        raise BadPayload("header entry 'method' must have a 'name'")
+    if header["norm"] not in get_args(Norm):
+        raise BadPayload(f"header entry 'norm' must be one of {', '.join(get_args(Norm))}")
     shapes = header.get("shapes", {})
     if not isinstance(shapes, dict) or not all(is_shape(shape) for shape in shapes.values()):
-        raise BadPayload("its header has no right 'shapes' entry")
-    total = 0
+        raise BadPayload("header entry 'shapes' must map weight names to lists of whole numbers")
     for name, entry in header["masks"].items():
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if shape is None or not is_shape(shape):
-            raise BadPayload(f"its header gives mask {name!r} no right shape")
+        if not isinstance(entry, dict) or not is_shape(entry.get("shape")):
+            raise BadPayload(f"header entry 'masks' must give {name!r} a 'shape', a list of whole numbers")
         if type(entry.get("ones")) is not int or not isinstance(entry.get("coding"), str):
-            raise BadPayload(f"its header does not describe mask {name!r}")
-        total += math.prod(shape)
+            raise BadPayload(f"header entry 'masks' must give {name!r} the number of 'ones' and the name of a 'coding'")
+    total = sum(math.prod(entry["shape"]) for entry in header["masks"].values())
     if total > most:
-        raise BadPayload(f"its header declares {total} mask values, more than a file of this size can stand for")
+        raise BadPayload(f"the header declares {total} mask values, but a file of this size holds at most {most}")
 
 
 def is_shape(value: object) -> bool:
@@ -273,20 +272,15 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
             modules.setdefault(weight, {})[key] = tensor
             continue
         if key in kept.get(weight, {}):
-            raise BadPayload(f"{key!r} of {weight!r} stands in two tensors")
+            raise BadPayload(f"{key!r} of {weight!r} is stored twice")
         if kind == "value":
             kept.setdefault(weight, {})[key] = tensor
             continue
-        entry = header["masks"].get(name)
-        if entry is None or tensor.dtype != torch.uint8:
-            raise BadPayload(f"the header does not describe mask {name!r}, or its bytes are of another type")
-        values = decode(Stream(entry["coding"], tensor.numpy().tobytes()), count=math.prod(entry["shape"]))
-        if int(np.count_nonzero(values)) != entry["ones"]:
-            raise BadPayload(f"mask {name!r} has not the number of ones that the header states")
-        kept.setdefault(weight, {})[key] = torch.from_numpy(values).reshape(entry["shape"])
+        mask = read_mask(header["masks"].get(name), tensor, name=name)
+        kept.setdefault(weight, {})[key] = mask
         if key == "mask":
-            shape = tuple(entry["shape"])
-            masks[weight] = StoredMask(shape=shape, zeros=values.size - entry["ones"], bytes=tensor.nbytes)
+            zeros = mask.numel() - int(mask.sum())
+            masks[weight] = StoredMask(shape=tuple(mask.shape), zeros=zeros, bytes=tensor.nbytes)
     method = stored_method(header["method"])
     return Payload(
         method=method,
@@ -304,31 +298,46 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
     )
 
 
+def read_mask(entry: Mapping[str, Any] | None, stored: Tensor, *, name: str) -> Tensor:
+    """A boolean tensor from its bytes, as the header describes them."""
+    if entry is None:
+        raise BadPayload(f"the header does not describe mask {name!r}")
+    if stored.dtype != torch.uint8:
+        raise BadPayload(f"mask {name!r} must be stored as bytes, not as {stored.dtype}")
+    values = decode(Stream(entry["coding"], stored.numpy().tobytes()), count=math.prod(entry["shape"]))
+    found = int(np.count_nonzero(values))
+    if found != entry["ones"]:
+        raise BadPayload(f"mask {name!r} has {found} ones, but its header states {entry['ones']}")
+    return torch.from_numpy(values).reshape(entry["shape"])
+
+
 def find_shapes(header: Mapping[str, Any], kept: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
-    """The weights' shapes: the header's, or those of parts that are of their shape, masks before numbers."""
+    """The weights' shapes: from the header, or else from the stored parts, of which masks count before numbers."""
     shapes = {name: tuple(shape) for name, shape in header.get("shapes", {}).items()}
     for weight, parts in kept.items():
-        told = max(parts.values(), key=lambda part: (part.dtype == torch.bool, part.numel()))
-        shapes.setdefault(weight, tuple(told.shape))
+        likeliest = max(parts.values(), key=lambda part: (part.dtype == torch.bool, part.numel()))
+        shapes.setdefault(weight, tuple(likeliest.shape))
     for weight, shape in shapes.items():
         if not shape or not all(shape):
-            raise BadPayload(f"no weight can have the shape {list(shape)} that {weight!r} is given")
+            raise BadPayload(f"the weight {weight!r} cannot have the shape {list(shape)}")
     return shapes
 
 
 def spread(parts: dict[str, Tensor], method: Method, *, name: str) -> dict[str, Tensor]:
-    """The parts of one weight, those of which only some values are stored in their full shape."""
+    """The parts of one weight in full shape, also those of which only some values are stored."""
     if not isinstance(method, StoresSome):
         return parts
     try:
         places = method.stored(parts)
-    except (KeyError, RuntimeError, TypeError) as fault:  # bits are missing, or do not go together
-        raise BadPayload(f"the masks of {name!r} are not those of method {method.name!r}: {fault}") from None
+    except (KeyError, RuntimeError, TypeError) as fault:  # masks are missing, or of different shapes
+        raise BadPayload(f"the masks of {name!r} do not fit method {method.name!r}: {fault}") from None
     full = dict(parts)
     for key, where in places.items():
         values = parts.get(key)
-        if values is None or values.shape != (int(where.sum()),):
-            raise BadPayload(f"{key!r} of {name!r} has not as many values as its masks say")
+        count = int(where.sum())
+        if values is None or values.shape != (count,):
+            found = "is missing" if values is None else f"has the shape {list(values.shape)}"
+            raise BadPayload(f"{key!r} of {name!r} {found}, but its masks call for {count} values")
         full[key] = torch.zeros(where.shape, dtype=values.dtype)
         full[key][where] = values
     return full

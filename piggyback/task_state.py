@@ -1,4 +1,4 @@
-"""What one task adds to the network, while it is trained and afterwards."""
+"""The state of one task: what it adds to the network, in training and afterwards."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ class TaskState:
         method: how the task changes the network.
         norm: whether norm layers stay the backbone's, have running statistics of the task's own, or are trained.
         head: the module that fills the head's slot.
-        trained: per weight name, the tensors under training (real masks); empty for a loaded task.
-        kept: per weight name, what a loaded task stores (masks); empty for one under training.
-        own: parameters and buffers that the task has for itself; while it is the current task, the
-            network's own tensors are the newer ones.
-        modules: per layer name, the module that works on the layer's output.
+        trained: per weight name, the tensors in training (real masks); empty for a loaded task.
+        kept: per weight name, what a loaded task stores (masks); empty for a task in training.
+        own: parameters and buffers that the task has for itself, by name; while the task is current, the
+            network's own tensors are newer.
+        modules: per layer name, the module behind the layer.
     """
 
     method: Method
@@ -76,7 +76,7 @@ def start_weights(
         earlier: the task that it builds on.
 
     Raises:
-        BadInput: tasks of the method do not build on one another, or not on that one.
+        BadInput: tasks of the method do not build on one another, or `earlier` is by another method.
     """
     if earlier is None:
         started = {name: method.start(weight) for name, weight in weights.items()}
@@ -92,10 +92,10 @@ def start_weights(
 def begin_own(
     method: Method, frozen: Mapping[str, Tensor], *, begin: Mapping[str, Tensor] | None
 ) -> Mapping[str, Tensor]:
-    """Where parts that a task has for itself begin: at the frozen weights, or at those of a freshly drawn network.
+    """Where the parts that a task has for itself start: at the frozen weights, or at `begin`.
 
     Raises:
-        BadInput: the method begins anew and nothing was drawn, or the other way round, or of another network.
+        BadInput: the method needs `begin` and it is missing, or the other way round; or another network was drawn.
     """
     if (method.adapts == "anew") != (begin is not None):
         word = "needs" if method.adapts == "anew" else "takes no"
@@ -109,7 +109,7 @@ def begin_own(
 
 
 def fresh_modules(method: Method, network: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
-    """The modules of a fresh task, by the name of the layer that each stands behind."""
+    """The modules of a fresh task, by the names of the layers before them."""
     if not isinstance(method, AddsModules):
         return {}
     layers = (name.rpartition(".")[0] for name in anatomy.weights)

@@ -1,6 +1,6 @@
 """The mask update: pull back, Adam, new effective weight, in one pass over memory where it is compiled.
 
-The same few lines run eagerly or compiled; ``torch.compile`` fuses them into one loop over flat memory, so
+The same few lines run eagerly or compiled.  ``torch.compile`` fuses them into one loop over flat memory, so
 that masking costs little more than fused Adam on the weights themselves (``docs/performance.md``).
 """
 
@@ -38,19 +38,19 @@ class Coefficients(NamedTuple):
     def pack(self, like: Tensor) -> Tensor:
         """A tensor of ``step_size, correction, 1 - beta1, beta2, 1 - beta2, eps`` for the compiled kernel.
 
-        As a tensor, because other values of a Python number would compile the kernel again; the
-        differences are taken here, in double precision.
+        A tensor, because a Python number of another value would compile the kernel again.  The differences are
+        taken here, where numbers have double precision.
         """
         values = (self.step_size, self.correction, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps)
         return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 class MaskUpdate:
-    """Updates one weight at a time for one method.
+    """The update of one weight at a time by one method.
 
     Args:
         method: of the task.
-        mode: ``eager``, ``compiled``, or ``auto``: compiled where a compiler works, else eager with one line
+        mode: ``eager``, ``compiled``, or ``auto``: compiled where a compiler works, else eager after one line
             of notice.
     """
 
@@ -62,13 +62,13 @@ class MaskUpdate:
         self.packed: tuple[Coefficients, Tensor] | None = None
 
     def settle(self, weight: Tensor) -> Literal["compiled", "eager"]:
-        """The form in which updates run, found by compiling where that is still open.
+        """The form in which updates run; where it is not settled yet, compiling settles it.
 
         Args:
-            weight: one of those to be updated, for its device and type.
+            weight: any that will be updated, for its device and data type.
 
         Raises:
-            BadInput: compiled updates were asked for and cannot be had.
+            BadInput: compiled updates were asked for, but the method or the compiler does not allow them.
         """
         if not self.elementwise:
             if self.mode == "compiled":
@@ -111,7 +111,7 @@ class MaskUpdate:
         self._adam_eager(parameter, gradient, weight, (trained, first, second), coefficients)
 
     def _pack(self, coefficients: Coefficients, weight: Tensor) -> Tensor:
-        """The packed coefficients, made once a step: for each weight anew they would make a GPU wait."""
+        """The packed coefficients, made once a step: a copy to the GPU for each weight would make it wait."""
         if self.packed is not None:
             known, packed = self.packed
             if known == coefficients and packed.dtype == weight.dtype and packed.device == weight.device:
@@ -139,10 +139,10 @@ class MaskUpdate:
         self.write(parameter, weight, trained)
 
     def _compile(self, weight: Tensor) -> Kernel | None:
-        """A compiled kernel that was seen to work, or None and from then on eager.
+        """A compiled kernel that has run once; None where there is none, and updates stay eager from then on.
 
         Raises:
-            BadInput: compiled updates were asked for and the compiler fails.
+            BadInput: compiled updates were asked for, but the compiler fails.
         """
         reason = FAILURES.get(self.method)
         if reason is None:
@@ -168,7 +168,7 @@ class MaskUpdate:
         return None
 
 
-FAILURES: Final[dict[Method, str]] = {}  # why compiling failed, so that it is tried and told once per process
+FAILURES: Final[dict[Method, str]] = {}  # why compiling failed, so that it is tried and reported once per process
 KERNELS: Final[dict[Method, Kernel]] = {}  # compiled once per method and process, whatever the optimizers
 
 
@@ -185,7 +185,7 @@ def compiled_kernel(method: Method) -> Kernel:
         coefficients: Tensor,
     ) -> None:
         step_size, correction, rate1, beta2, rate2, eps = coefficients.unbind()
-        new = dict(trained)  # what gets no gradient stays as it is
+        new = dict(trained)  # a tensor without a gradient stays as it is
         for key, pulled in method.pull_back(gradient.to(weight.dtype), weight, trained).items():
             exp_avg = first[key] + rate1 * (pulled - first[key])
             exp_avg_sq = beta2 * second[key] + rate2 * pulled * pulled
@@ -201,10 +201,10 @@ def compiled_kernel(method: Method) -> Kernel:
 
 
 def is_elementwise(method: Method) -> bool:
-    """Whether each value of the method belongs to one weight and meets no other: all can be walked as flat memory.
+    """Whether a method treats every value by itself, so that its update can be one loop over flat memory.
 
     It is tried out as the kernel would do it: some values of a small weight, picked at random and without its shape,
-    must come to what they are as parts of the whole.  A method that cannot do so much runs uncompiled.
+    must come out as they do within the whole.  Where they do not, or where that fails, updates run uncompiled.
     """
     if method.adapts != "weights":
         return False
@@ -223,19 +223,19 @@ def is_elementwise(method: Method) -> bool:
         started = method.start(weight)
         if any(tensor.shape != weight.shape for tensor in started.values()):
             return False
-        for size in (0.02, 2.0):  # to both sides of thresholds, small ones and others
+        for size in (0.02, 2.0):  # noise to both sides of small thresholds, and of others
             trained = {key: t + size * noise if t.is_floating_point() else t for key, t in started.items()}
             parts = update(pick(weight), pick(gradient), {key: pick(tensor) for key, tensor in trained.items()})
             wholes = update(weight, gradient, trained)
             if not all(torch.allclose(part, pick(whole)) for part, whole in zip(parts, wholes, strict=True)):
                 return False
-    except Exception:  # whatever somebody's method raises on values without a shape
+    except Exception:  # whatever a method of another package raises on values without a shape; it means no
         return False
     return True
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
+    """Whether the tensor fills its memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1 and stride != expected:
@@ -245,5 +245,5 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The memory of a dense tensor as one dimension; tensors of equal strides stay aligned."""
+    """The memory of a dense tensor as one dimension; in two of equal strides the same places belong together."""
     return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,8 +1,8 @@
-"""Files of weights that people own, read without running what is in them; and backbone files of our own.
+"""Other people's files of weights, read without running code in them, and backbone files of our own.
 
-A file is never unpickled: torch's ``weights_only`` reader builds tensors and plain containers and refuses
-everything else.  A backbone file is safetensors with one metadata entry, ``piggyback_backbone``: a JSON object
-whose ``format`` says its version.  The rest of the entry is the benchmark's own.
+No file is unpickled: torch's ``weights_only`` reader builds tensors and plain containers and refuses everything
+else.  A backbone file is safetensors with one metadata entry, ``piggyback_backbone``: a JSON object whose ``format``
+says its version.  The rest of the entry is the benchmark's own.
 """
 
 import math
@@ -26,7 +26,7 @@ from piggyback.shell.strict_json import parse_json
 
 FORMAT: Final = 1
 ENTRY: Final = "piggyback_backbone"
-HEAD_BYTES: Final = 1 << 22  # of a pickled module; the names of its parts stand before the weights
+HEAD_BYTES: Final = 1 << 22  # of a pickled module: the names of its parts come before the weights
 COUNTER: Final = ".num_batches_tracked"
 Header = TypeVar("Header", bound=BaseModel)
 
@@ -42,7 +42,7 @@ def load_weights(path: Path, *, known: tuple[tuple[bytes, str], ...] = ()) -> di
 
     Args:
         path: the file.
-        known: marks by which pickled modules that can be no backbone are told, and what to say of each.
+        known: bytes that mark pickled modules which can be no backbone, each with what the module is.
 
     Raises:
         BadInput: it is missing, damaged, needs code to be loaded, or holds no state dict; or its tensors claim
@@ -78,14 +78,14 @@ def load_torch(path: Path, *, known: tuple[tuple[bytes, str], ...] = ()) -> obje
     where = one_line(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about older pickles and such: the outcome says it all
+            warnings.simplefilter("ignore")  # torch warns about older pickles and the like; the outcome counts
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         blocked = re.search(r"Unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(fault))
         if blocked:
             raise BadInput(explain_pickle(path, blocked=blocked[1], known=known)) from None
         raise BadInput(f"{where} is not a torch file, or damaged: torch's reader refuses its content") from None
-    except Exception as fault:  # on bytes that are not torch's its reader raises whatever comes
+    except Exception as fault:  # torch's reader raises exceptions of any kind on bytes that are not its own
         kind = type(fault).__name__
         first = str(fault).partition("\n")[0][:120]
         raise BadInput(
@@ -95,7 +95,7 @@ def load_torch(path: Path, *, known: tuple[tuple[bytes, str], ...] = ()) -> obje
 
 
 def explain_pickle(path: Path, *, blocked: str, known: tuple[tuple[bytes, str], ...]) -> str:
-    """The message for a file that holds more than tensors: what it is and how to make it plain."""
+    """The message for a file that holds more than tensors: what it is, and how to convert it."""
     where = one_line(path)
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -115,14 +115,14 @@ def explain_pickle(path: Path, *, blocked: str, known: tuple[tuple[bytes, str], 
 
 
 def find_state(saved: Mapping[str, Any], *, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds, bare or under ``state_dict`` or ``net``, its keys without ``module.``.
+    """The state dict of a file, bare or under ``state_dict`` or ``net``, with ``module.`` taken off its keys.
 
     Raises:
         BadInput: there is none, or it claims more weights than the file's bytes can be.
     """
     where = one_line(path)
     inner = next((saved[key] for key in ("state_dict", "net") if isinstance(saved.get(key), Mapping)), saved)
-    alone = list(saved) == [""]  # what was no mapping
+    alone = list(saved) == [""]  # as load_weights passes on what is no mapping
     if alone or not any(isinstance(value, Tensor) for value in inner.values()):
         kind = f"a {type(saved['']).__name__}" if alone else f"a {type(saved).__name__} without tensors"
         raise BadInput(f"{where} should hold a state dict, bare or under 'state_dict' or 'net'; it holds {kind}")
@@ -138,12 +138,12 @@ def find_state(saved: Mapping[str, Any], *, path: Path) -> dict[str, Tensor]:
 
 
 def find_numbers(saved: Mapping[str, Any], *names: str) -> dict[str, float]:
-    """Finite numbers of these names that a file carries beside its weights."""
+    """The finite numbers that a file carries beside its weights under these names."""
     return {name: number for name in names if (number := as_number(saved.get(name))) is not None}
 
 
 def as_number(value: object) -> float | None:
-    """A finite number, out of a scalar or a tensor of one element; None for anything else."""
+    """The finite number in a scalar or in a tensor of one element; None for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -152,7 +152,7 @@ def as_number(value: object) -> float | None:
 
 
 def check_weights(state: Mapping[str, Tensor], *, network: nn.Module, kind: str, path: Path) -> dict[str, Tensor]:
-    """The state dict as float32, in the network's order; counters of batches that are missing are 0.
+    """The state dict as float32, in the network's order; missing counters of batches are 0.
 
     Args:
         state: tensors by the network's names.
@@ -161,7 +161,7 @@ def check_weights(state: Mapping[str, Tensor], *, network: nn.Module, kind: str,
         path: the file, for messages.
 
     Raises:
-        BadInput: a weight is missing, too many, of another shape, or not finite.
+        BadInput: a weight is missing, unknown, of another shape, or not finite.
     """
     where = one_line(path)
     expected = network.state_dict()
@@ -185,14 +185,14 @@ def check_weights(state: Mapping[str, Tensor], *, network: nn.Module, kind: str,
             raise BadInput(f"{where}: {key} has the type {state[key].dtype}; weights are floating-point numbers")
         weights[key] = state[key].detach().to(torch.float32).contiguous()
         if not weights[key].isfinite().all():
-            raise BadInput(f"{where}: {key} has weights that are not finite; this network diverged or is damaged")
+            raise BadInput(f"{where}: {key} has weights that are not finite; the network diverged or is damaged")
         if key.endswith("running_var") and (weights[key] < 0).any():
             raise BadInput(f"{where}: {key} has negative variances; the file is damaged")
     return weights
 
 
 def read_entry(path: Path, *, model: type[Header]) -> Header | None:
-    """The metadata entry of a backbone file; None for a safetensors file that is none of ours.
+    """The metadata entry of a backbone file; None for any other safetensors file.
 
     Raises:
         BadInput: the entry is damaged, of another format version, or another benchmark's.
@@ -201,7 +201,7 @@ def read_entry(path: Path, *, model: type[Header]) -> Header | None:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(ENTRY)
-    except Exception as fault:  # safetensors raises its own kind, which differs between its versions
+    except Exception as fault:  # safetensors raises exceptions of its own, which differ between its versions
         raise BadInput(f"{where} is a damaged safetensors file: {fault}; fetch or write it again") from None
     if text is None:
         return None
@@ -234,10 +234,10 @@ def write_backbone(path: Path, tensors: Mapping[str, Tensor], *, header: BaseMod
         replace: whether a different file may be overwritten.
 
     Returns:
-        False when the same bytes stood there already.
+        False when the file was there already, with the same bytes.
 
     Raises:
-        BadInput: a different file stands there and `replace` is not set.
+        BadInput: a different file is there and `replace` is not set.
     """
     where = one_line(path)
     stored = {

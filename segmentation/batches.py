@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segmentation.packed import PackedSplit
+from segmentation.release.packed import PackedSplit
 
 Pixels = NDArray[np.uint8]
 

@@ -23,11 +23,11 @@ from segmentation.backbone import Backbone, cached_backbone
 from segmentation.batches import epoch_length, scaled_shape, training_batches
 from segmentation.fcn import FCN32s, make_head
 from segmentation.metric.confusion import score, write_csv, write_matrix
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import Overlap
-from segmentation.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.prediction import Predictor, Scored, count_places, predict_split
 from segmentation.recipes import FCNRecipe
+from segmentation.release.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.voc import CLASSES, VOID
 
 HEAD: Final = "head"

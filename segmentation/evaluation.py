@@ -9,10 +9,10 @@ from piggyback.suite.evaluate import Finished
 from piggyback.suite.training.checkpoints import Environment, stop_on_signal
 from segmentation.bench import Bench, prediction_source
 from segmentation.metric.confusion import score, show, warn_if_background, write_csv, write_matrix
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import OwnEvaluate
-from segmentation.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.prediction import Scored, predict_split
+from segmentation.release.packed import PackedSplit, open_split, refuse_overlap
 
 
 def measure(finished: Finished) -> int:

@@ -19,8 +19,8 @@ from piggyback.shell.strict_json import read_json
 from piggyback.suite.training.checkpoints import StopFlag
 from segmentation.batches import scale_picture
 from segmentation.metric.confusion import Matrix, count_pairs
-from segmentation.packed import PackedSplit
 from segmentation.release.label_files import read_label_file, write_label_map
+from segmentation.release.packed import PackedSplit
 from segmentation.voc import CLASSES
 
 OF = "of.json"

@@ -14,11 +14,11 @@ from piggyback.suite.report import Request
 from piggyback.suite.results import FinishedRun, advise
 from segmentation.bench import open_bench
 from segmentation.metric.confusion import Matrix, read_matrix, score, show, warn_if_background
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import OwnReport, OwnRun
-from segmentation.packed import PackedSplit, open_split
 from segmentation.prediction import count_place
 from segmentation.recipes import FCNRecipe
+from segmentation.release.packed import PackedSplit, open_split
 
 
 def detail(run: FinishedRun, job: Job, *, json: bool) -> dict[str, Any]:

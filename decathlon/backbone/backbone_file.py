@@ -24,8 +24,8 @@ from torch import Tensor
 from decathlon.backbone.checkpoints import Layout, check_layout, open_checkpoint
 from decathlon.backbone.wrn import WideResNet
 from decathlon.batches import Augmentation, evaluation_batches, normalise
-from decathlon.packed import PackedSplit
 from decathlon.tasks import BACKBONE_TASK, TASKS
+from piggyback.data.labelled import PackedSplit
 from piggyback.device import autocast, pick_device
 from piggyback.shell.console import progress_bar
 from piggyback.shell.errors import BadInput

@@ -26,8 +26,8 @@ from decathlon.backbone.backbone_file import Header, save_backbone
 from decathlon.backbone.pretraining_recipe import PretrainRecipe
 from decathlon.backbone.wrn import WideResNet, wide_resnet
 from decathlon.batches import Augmentation, Batch, epoch_length, evaluation_batches, normalise, training_batches
-from decathlon.packed import PackedSplit
 from decathlon.tasks import BACKBONE_TASK, TASKS
+from piggyback.data.labelled import PackedSplit
 from piggyback.device import autocast
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput

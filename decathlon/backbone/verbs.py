@@ -12,9 +12,10 @@ from decathlon.backbone.backbone_file import build_network, load_backbone, rank_
 from decathlon.backbone.checkpoints import Layout, open_checkpoint
 from decathlon.backbone.options import EvaluateOptions, ImportOptions, TrainOptions
 from decathlon.backbone.pretraining import pretrain
-from decathlon.packed import PackedSplit, open_split
 from decathlon.release.labels import read_labels
+from decathlon.release.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, TASKS
+from piggyback.data.labelled import PackedSplit
 from piggyback.device import pick_device
 from piggyback.shell.console import notice, out, print_json, table
 from piggyback.shell.errors import BadInput

@@ -15,8 +15,8 @@ from decathlon.bench import cached_backbone
 from decathlon.benchmark import BENCHMARK
 from decathlon.challenge.submission import Predictions, check_complete, submission_entries, write_submission
 from decathlon.options import OwnReport, SubmitOptions
-from decathlon.packed import open_split, read_manifest
 from decathlon.recipes import Recipe
+from decathlon.release.packed import open_split, read_manifest
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from leaderboard.result import BACKBONE_METHOD
 from piggyback.methods.registry import named_method

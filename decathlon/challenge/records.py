@@ -12,7 +12,7 @@ import torch
 
 from decathlon.challenge.collection import find_network, find_runs, predict_backbone_task, read_setup
 from decathlon.challenge.scoring import ScoreReport, TaskScore
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, TASK_VERSION
 from leaderboard.result import BACKBONE_METHOD, Code, Counts, Fingerprints, Result, write_result
 from piggyback.device import describe_device

@@ -1,9 +1,7 @@
 """Predictions of one task as a file, and the submission file of all of them."""
 
-import io
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,12 @@ from numpy.typing import NDArray
 
 from decathlon.challenge.scoring import MEMBER
 from decathlon.tasks import TASKS, find_task
-from piggyback.shell.errors import BadInput
-from piggyback.shell.files import atomic_file, write_bytes
+from piggyback.shell.arrays import TEXT, Form, parse_arrays
+from piggyback.shell.errors import BadInput, Fault
+from piggyback.shell.files import atomic_file, read_file, write_bytes
 
-_ARRAYS: Final = {"task", "image_ids", "category_ids"}
+_IDS: Final = Form(np.dtype(np.int64), (None,))
+_FORMS: Final = {"task": TEXT, "image_ids": _IDS, "category_ids": _IDS}
 _MAX_BYTES: Final = 64 << 20  # of a predictions file; 50,000 pictures take 0.8 MB
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: no clock gets into the bytes
 
@@ -70,24 +70,13 @@ class Predictions:
         Raises:
             BadInput: it is missing, damaged, or not predictions.
         """
+        data = read_file(path, limit=_MAX_BYTES)
         try:
-            data = path.read_bytes()
-        except OSError as fault:
-            raise BadInput(f"cannot read {path}: {fault.strerror}") from None
+            arrays = parse_arrays(data, forms=_FORMS, limit=_MAX_BYTES, name=str(path))
+        except Fault as fault:
+            raise BadInput(f"{fault}; run the evaluation again") from None
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > _MAX_BYTES:
-                raise BadInput(f"{path} unpacks to {size >> 20} MiB; predictions are smaller")
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, MemoryError):
-            raise BadInput(f"{path} is damaged or no predictions file; run the evaluation again") from None
-        if arrays.keys() != _ARRAYS or arrays["task"].ndim or arrays["task"].dtype.kind != "U":
-            raise BadInput(f"{path} is no predictions file: it must hold {', '.join(sorted(_ARRAYS))}")
-        try:
-            ids = {name: arrays[name] for name in ("image_ids", "category_ids")}
-            return cls(task=str(arrays["task"]), **ids)
+            return cls(task=str(arrays["task"]), image_ids=arrays["image_ids"], category_ids=arrays["category_ids"])
         except BadInput as fault:
             raise BadInput(f"{path}: {fault}") from None
 

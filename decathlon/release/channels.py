@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from decathlon.packed import PackedSplit
 from decathlon.tasks import find_task
+from piggyback.data.labelled import PackedSplit
 from piggyback.shell.errors import BadInput
 
 LARGEST_FILE: Final = 1 << 20  # bytes; the organisers' has 2,403

@@ -1,66 +1,71 @@
 """`piggyback decathlon prepare`: check a task's annotations and pictures, pack the decoded pixels.
 
-Sizes are known from the annotations, so every picture has its place in the packed file before the first is
-read.  A killed run continues: what is done is noted in ``<out>/<task>/.partial`` after the pixels reached
-the disk.
+Sizes are known from the annotations, so every picture has its place in the packed file before the first is read.  A
+killed run continues, and so does one that found pictures missing, when they are there.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from decathlon.packed import (
-    Manifest,
-    find_fault,
-    index_file,
-    pixel_file,
-    read_manifest,
-    task_folder,
-    write_manifest,
-)
 from decathlon.release.annotations import Annotations, check_together, folder_mismatches, is_official, parse_annotations
-from decathlon.release.packing import Packing
+from decathlon.release.packed import PACKS, Manifest, read_manifest, write_manifest
 from decathlon.release.sources import DEVKIT, RawAnnotations, Source
 from decathlon.tasks import SPLITS, TASKS, Split, find_task
-from piggyback.shell.console import notice, out, print_json, progress_bar, table
-from piggyback.shell.errors import BadInput
-from piggyback.shell.files import CHUNK, sha256_of, write_bytes
+from piggyback.data.labelled import (
+    CHANNELS,
+    build_index,
+    index_file,
+    open_labelled_index,
+    pixel_file,
+)
+from piggyback.data.packed import count_pixels, fingerprint
+from piggyback.data.packing import Decode, Packing, PlannedFile
+from piggyback.data.pictures import CONVERTED, decode_rgb, open_picture
+from piggyback.data.preparation import Outcome, find_problems, keep_first, pack_unless_finished, show_outcomes
+from piggyback.shell.console import print_json
+from piggyback.shell.errors import BadInput, one_line, refusal
+from piggyback.shell.files import sha256_of, write_bytes
 
 if TYPE_CHECKING:
     from decathlon.options import PrepareOptions
 
-NAMED: Final = 3
-"""How many faulty pictures a message names before it only counts."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class TaskReport:
+class TaskReport(Outcome):
     """What became of one task.
 
     Attributes:
         task: name.
         classes: categories the annotations declare; 0 where they could not be read.
         counts: pictures by split, as the annotations say.
-        official: the task is the official release's, and all of it is there.
         folder_mismatches: classes whose folder number is not the category's place.
-        problems: what kept the task from being packed; empty where it was.
         refused: what was left out of the source, such as links in an archive.
-        fresh: it was packed by this call and not found finished.
     """
 
     task: str
     classes: int = 0
     counts: Mapping[str, int]
-    official: bool = False
     folder_mismatches: int = 0
-    problems: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    fresh: bool = True
+
+    def as_json(self) -> dict[str, object]:
+        """The report as ``--json`` prints it."""
+        return {
+            "classes": self.classes,
+            **{split: self.counts.get(split, 0) for split in SPLITS},
+            "official": self.official,
+            "problems": list(self.problems),
+            "refused": list(self.refused),
+            "folder_mismatches": self.folder_mismatches,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +82,7 @@ class PrepareReport:
 
     def as_json(self) -> dict[str, object]:
         """The report as ``--json`` prints it."""
-        tasks = {
-            report.task: {
-                "classes": report.classes,
-                **{split: report.counts.get(split, 0) for split in SPLITS},
-                "official": report.official,
-                "problems": list(report.problems),
-                "refused": list(report.refused),
-                "folder_mismatches": report.folder_mismatches,
-            }
-            for report in self.tasks
-        }
-        return {"tasks": tasks, "absent": list(self.absent)}
+        return {"tasks": {report.task: report.as_json() for report in self.tasks}, "absent": list(self.absent)}
 
 
 def run(options: "PrepareOptions") -> int:
@@ -124,19 +118,18 @@ def prepare(source: Path, out: Path, *, tasks: Sequence[str] | None = None) -> P
             if report is not None:
                 reports.append(report)
             elif tasks:
-                fault = f"there are neither annotations nor pictures of it in {source}"
-                reports.append(TaskReport(task=name, counts={}, problems=(fault,)))
+                reports.append(_failed(name, f"there are neither annotations nor pictures of it in {one_line(source)}"))
             else:
                 absent.append(name)
         copy_test_labels(source, out)
     except OSError as fault:
-        raise BadInput(f"cannot prepare {out}: {fault}") from None
+        raise BadInput(f"cannot prepare {one_line(out)}: {refusal(fault)}") from None
     if not reports and any(place.outer_archives(name) for name in names):
-        raise BadInput(f"{source} has pictures but no annotations: put {DEVKIT} there too")
+        raise BadInput(f"{one_line(source)} has pictures but no annotations: put {DEVKIT} there too")
     if not reports:
         raise BadInput(
-            f"{source} has nothing of the decathlon: expected annotations/<task>_train.json with data/<task>/ or "
-            "<task>.tar, or the official archives; `piggyback decathlon fetch` gets those"
+            f"{one_line(source)} has nothing of the decathlon: expected annotations/<task>_train.json with "
+            "data/<task>/ or <task>.tar, or the official archives; `piggyback decathlon fetch` gets those"
         )
     return PrepareReport(tasks=tuple(reports), absent=tuple(absent))
 
@@ -146,49 +139,39 @@ def prepare_task(source: Source, out: Path, task: str) -> TaskReport | None:
     try:
         raw = {split: found for split in SPLITS if (found := source.annotations(task, split)) is not None}
     except BadInput as fault:
-        return TaskReport(task=task, counts={}, problems=(str(fault),))
+        return _failed(task, str(fault))
     if not raw and not source.trees(task) and not source.inner_tars(task):
         return None
     without = [split for split in SPLITS if split not in raw]
     if without:
-        return TaskReport(task=task, counts={}, problems=tuple(f"{split}: no annotation file" for split in without))
+        return _failed(task, *(f"{split}: no annotation file" for split in without))
     digests = {split: hashlib.sha256(raw[split].data).hexdigest() for split in SPLITS}
-    finished = _finished(out, task, digests=digests)
-    if finished is not None:
-        return finished
-    try:
-        splits = {split: _parse(raw[split], task=task, split=split) for split in SPLITS}
-        check_together(splits)
-    except BadInput as fault:
-        return TaskReport(task=task, counts={}, problems=(str(fault),))
-    return _pack(source, out, splits=splits, digests=digests)
+    folder = out / task
+    return pack_unless_finished(
+        folder,
+        manifest=PACKS.manifest_file(out, task),
+        finished=partial(_finished, out, task, digests=digests),
+        pack=partial(_pack, source, out, task, raw=raw, digests=digests),
+        stale=lambda: [*folder.glob("*.u8"), *folder.glob("*.index.npy")],
+    )
 
 
-def _parse(raw: RawAnnotations, *, task: str, split: Split) -> Annotations:
-    return parse_annotations(raw.data, task=task, split=split, name=raw.name)
+def _failed(task: str, *problems: str) -> TaskReport:
+    return TaskReport(task=task, counts={}, problems=problems)
 
 
-def _finished(out: Path, task: str, *, digests: Mapping[Split, str]) -> TaskReport | None:
-    """The report of a task that is packed already from these annotations; clears away one that is outdated."""
-    folder = task_folder(out, task)
-    try:
-        manifest = read_manifest(out, task)
-        reason = "the source's annotations changed"
-    except BadInput as fault:
-        manifest, reason = None, str(fault)
-    if manifest is None and not (folder / "task.json").exists():
-        return None
-    if manifest is not None and manifest.annotations == dict(digests):
-        classes = len(manifest.category_ids)
-        faults = [find_fault(folder, split, count=manifest.counts[split], classes=classes) for split in SPLITS]
-        if not any(faults):
-            return _report(manifest, fresh=False)
-        reason = next(fault for fault in faults if fault)
-    notice(f"{task}: {reason}; packing it again")
-    (folder / "task.json").unlink()  # first: without it the task is unfinished, whatever else is left
-    for stale in [*folder.glob("*.u8"), *folder.glob("*.index.npy")]:
-        stale.unlink()
-    return None
+def _finished(out: Path, task: str, *, digests: Mapping[Split, str]) -> TaskReport:
+    """The report of a task that is packed already from these annotations.
+
+    Raises:
+        BadInput: it is damaged, or packed from others.
+    """
+    manifest = read_manifest(out, task)
+    if manifest is None or manifest.annotations != dict(digests):
+        raise BadInput("the source's annotations changed")
+    for split in SPLITS:
+        open_labelled_index(out / task, split, count=manifest.counts[split], classes=len(manifest.category_ids))
+    return _report(manifest, fresh=False)
 
 
 def _report(manifest: Manifest, *, fresh: bool) -> TaskReport:
@@ -204,86 +187,132 @@ def _report(manifest: Manifest, *, fresh: bool) -> TaskReport:
 
 
 def _pack(
-    source: Source, out: Path, *, splits: Mapping[Split, Annotations], digests: Mapping[Split, str]
+    source: Source, out: Path, task: str, *, raw: Mapping[Split, RawAnnotations], digests: Mapping[Split, str]
 ) -> TaskReport:
-    """Read, check and pack all pictures of a task; write its manifest when none is wanting."""
-    train = splits["train"]
-    task = train.task
-    counts: dict[str, int] = {split: len(splits[split]) for split in SPLITS}
-    refused: list[str] = []
-    with progress_bar() as bar, Packing(task_folder(out, task), splits=splits, digests=digests) as packing:
-        shown = bar.add_task(task, total=sum(counts.values()), completed=packing.done)
-        for name, data in source.pictures(task, wanted=packing.wanted(), refuse=refused.append):
-            packing.add(name, data)
-            bar.update(shown, completed=packing.done)
-        packing.drain()
-        problems = _problems(packing, source=source, splits=splits)
-        if not problems:
-            packing.finish()
-    if problems:
-        problems += refused[:NAMED] + _more(refused)
-        classes, mismatches = train.classes, folder_mismatches(train)
-        return TaskReport(
-            task=task, classes=classes, counts=counts, folder_mismatches=mismatches, problems=tuple(problems)
+    """Read, check and pack all pictures of a task; write its manifest when none is missing."""
+    try:
+        splits = {
+            split: parse_annotations(one.data, task=task, split=split, name=one.name) for split, one in raw.items()
+        }
+        check_together(splits)
+    except BadInput as fault:
+        return _failed(task, str(fault))
+    indices = {split: _build_index(splits[split]) for split in SPLITS}
+    folder, train, refused = out / task, splits["train"], list[str]()
+    files = {
+        split: PlannedFile(pixel_file(folder, split).name, count_pixels(indices[split]) * CHANNELS) for split in SPLITS
+    }
+    with Packing(folder, files=files, state={"annotations": dict(digests)}) as packing:
+        packing.fill(_read(source, splits=splits, wanted=packing.wanted(), refused=refused), title=task)
+        problems = _problems(packing, source=source, splits=splits, raw=raw)
+        counts: dict[str, int] = {split: len(splits[split]) for split in SPLITS}
+        mismatches = folder_mismatches(train)
+        if problems:
+            return TaskReport(
+                task=task,
+                classes=train.classes,
+                counts=counts,
+                folder_mismatches=mismatches,
+                problems=(*problems, *keep_first(refused)),
+            )
+        manifest = Manifest(
+            task=task,
+            category_ids=tuple(train.category_ids.tolist()),
+            category_names=train.category_names,
+            counts=counts,
+            official=is_official(splits),
+            folder_mismatches=mismatches,
+            fingerprint=_fingerprint(packing, indices=indices),
+            annotations={split: digests[split] for split in SPLITS},
+            source=", ".join(map(str, source.places(task))),
+            refused=keep_first(refused),
         )
-    manifest = Manifest(
-        task=task,
-        category_ids=tuple(train.category_ids.tolist()),
-        category_names=train.category_names,
-        counts=counts,
-        official=is_official(splits),
-        folder_mismatches=folder_mismatches(train),
-        fingerprint=fingerprint(task_folder(out, task)),
-        annotations={split: digests[split] for split in SPLITS},
-        source=", ".join(map(str, source.places(task))),
-        refused=tuple(refused[:NAMED] + _more(refused)),
-    )
+        packing.finish({index_file(folder, split).name: indices[split] for split in SPLITS})
     write_manifest(out, manifest)
     return _report(manifest, fresh=True)
 
 
-def _problems(packing: Packing, *, source: Source, splits: Mapping[Split, Annotations]) -> list[str]:
+def _build_index(annotations: Annotations) -> NDArray[np.void]:
+    return build_index(
+        image_ids=annotations.image_ids,
+        labels=annotations.labels,
+        heights=annotations.heights,
+        widths=annotations.widths,
+    )
+
+
+def _read(
+    source: Source, *, splits: Mapping[Split, Annotations], wanted: Sequence[tuple[Split, int]], refused: list[str]
+) -> Iterator[tuple[tuple[Split, int], Decode]]:
+    """Those of the wanted pictures that the source has."""
+    named = {splits[split].file_names[place]: (split, place) for split, place in wanted}
+    for name, data in source.pictures(splits["train"].task, wanted=named, refuse=refused.append):
+        split, place = named[name]
+        size = int(splits[split].heights[place]), int(splits[split].widths[place])
+        yield (split, place), partial(decode, data, name=name, size=size)
+
+
+def decode(data: bytes, *, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture's pixels, uint8 (height, width, 3), RGB.
+
+    Args:
+        data: the file's bytes, not trusted.
+        name: of the file, for messages.
+        size: height and width by the annotations; compared before anything is decoded.
+
+    Raises:
+        BadInput: it is no picture of that size, or damaged.
+    """
+    with open_picture(data, name=name, modes=CONVERTED) as picture:
+        if (picture.height, picture.width) != size:
+            found = f"{name} is {picture.width} x {picture.height}"
+            raise BadInput(f"{found}, the annotations say {size[1]} x {size[0]}")
+        return decode_rgb(picture)
+
+
+def _problems(
+    packing: Packing[Split],
+    *,
+    source: Source,
+    splits: Mapping[Split, Annotations],
+    raw: Mapping[Split, RawAnnotations],
+) -> list[str]:
     """One line per kind of fault and split: how many pictures, and the first few by name."""
-    if packing.done == 0 and not source.places(splits["train"].task):
-        return [f"no pictures: neither data/{splits['train'].task}/ nor {splits['train'].task}.tar is there"]
+    task, missing = splits["train"].task, packing.wanted()
+    places = ", ".join(map(one_line, source.places(task)))
+    if not packing.done and not places:
+        return [f"no pictures: neither data/{task}/ nor {task}.tar is there"]
     problems = []
     for split in SPLITS:
-        faults = {name: fault for name, fault in packing.faults.items() if fault.split == split}
-        missing = [name for name in packing.wanted(split) if name not in faults]
-        if missing:
-            problems.append(f"{split}: {len(missing)} of {len(splits[split])} pictures missing: {_first(missing)}")
-        if faults:
-            named = [f"{name} ({fault.text})" for name, fault in faults.items()]
-            problems.append(f"{split}: {len(faults)} of {len(splits[split])} pictures unusable: {_first(named)}")
+        problems += find_problems(
+            f"pictures of {split}",
+            count=len(splits[split]),
+            missing=[splits[split].file_names[place] for one, place in missing if one == split],
+            faulty=[text for (one, _), text in packing.faults.items() if one == split],
+            listed=one_line(raw[split].name),
+            searched=places or one_line(source.folder),
+        )
     return problems
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def _more(lines: Sequence[str]) -> list[str]:
-    return [f"and {len(lines) - NAMED} more left out"] if len(lines) > NAMED else []
-
-
-def fingerprint(folder: Path) -> str:
+def _fingerprint(packing: Packing[Split], *, indices: Mapping[Split, NDArray[np.void]]) -> str:
     """Hex sha256 over index and pixels of the three splits, in that order."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        digest.update(np.load(index_file(folder, split), allow_pickle=False).tobytes())
-        with pixel_file(folder, split).open("rb") as file:
-            while piece := file.read(CHUNK):
-                digest.update(piece)
-    return digest.hexdigest()
+    return fingerprint(part for split in SPLITS for part in (indices[split].tobytes(), packing.path(split)))
 
 
 def copy_test_labels(source: Path, out: Path) -> None:
-    """Bring published test labels along, unread, so that scoring finds them beside the packs."""
+    """Bring published test labels along, unread, so that scoring finds them beside the packs.
+
+    Raises:
+        BadInput: their folder in `out` is a link: they would be written elsewhere.
+    """
     names = ["labels_test.zip", *(f"labels_test/{task}_test.json" for task in TASKS)]
     for name in names:
         origin, target = source / name, out / name
         if not origin.is_file() or origin.is_symlink() or (target.exists() and os.path.samefile(origin, target)):
             continue
+        if target.parent.is_symlink():
+            raise BadInput(f"{one_line(target.parent)} is a link, and labels would be written elsewhere: remove it")
         if not target.is_file() or sha256_of(origin) != sha256_of(target):
             write_bytes(target, origin.read_bytes())
 
@@ -291,15 +320,11 @@ def copy_test_labels(source: Path, out: Path) -> None:
 def show(report: PrepareReport, *, out_folder: Path) -> None:
     """Print the report for a person."""
     rows: list[tuple[str, ...]] = []
+    notes: dict[str, Sequence[str]] = {}
     for one in report.tasks:
-        state = "problems" if one.problems else ("packed" if one.fresh else "was packed")
         counts = [f"{one.counts[split]:,}" if split in one.counts else "-" for split in SPLITS]
-        rows.append((one.task, str(one.classes or "-"), *counts, "yes" if one.official else "no", state))
-    table(f"Decathlon tasks in {out_folder}", "task", "classes", *SPLITS, "official", "state", rows=rows)
+        rows.append((one.task, str(one.classes or "-"), *counts, *one.cells))
+        notes[one.task] = (*one.problems, *(f"left out: {line}" for line in one.refused))
     if report.absent:
-        out.print(f"not in the source: {', '.join(report.absent)}", markup=False)
-    for one in report.tasks:
-        for line in one.problems:
-            out.print(f"{one.task}: {line}", markup=False)
-        for line in one.refused:
-            out.print(f"{one.task}: left out: {line}", markup=False)
+        notes["not in the source"] = [", ".join(report.absent)]
+    show_outcomes(f"Decathlon tasks in {one_line(out_folder)}", "task", "classes", *SPLITS, rows=rows, notes=notes)

@@ -10,7 +10,7 @@ from PIL import Image
 from segmentation.collection import find_runs
 from segmentation.runs import write_sheets
 
-from segmentation.packed import open_split
+from segmentation.release.packed import open_split
 
 demo = Path(sys.argv[1])
 split = open_split(demo / "data", "seg11valid")

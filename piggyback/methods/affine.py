@@ -1,9 +1,9 @@
 """Affine binary masks: a masked and an unmasked copy of each weight, mixed by four scalars per layer and task.
 
 Source: Mancini, Ricci, Caputo, Rota Bulo, *Boosting binary masks for multi-domain learning through affine
-transformations*, arXiv 2103.13894 (and 1805.11119), whose parameter count is in its footnote 3.  How the scalars start
-and which of them are trained was read in code of the same group (fcdl94/RobotChallenge, ``custom_layers.py``): all at
-zero but k0, which is 1 there and not trained.
+transformations*, arXiv 2103.13894 (footnote 3 has the parameter count) and 1805.11119.  How the scalars start and which
+of them are trained was read in code of the same group (fcdl94/RobotChallenge, ``custom_layers.py``): all start at zero
+but k0, which is 1 there and not trained.
 """
 
 import math
@@ -55,7 +55,7 @@ class Affine:
         return {"mask": trained["mask_real"] > self.threshold, "scalars": trained["scalars"].clone()}
 
     def apply(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
-        """The sum of four; at the start, the weight's own bits."""
+        """The sum of the four terms, by cases of M; at the start it has the bits of the weight itself."""
         k0, k1, k2, k3 = kept["scalars"].unbind()
         return torch.where(kept["mask"], (k0 + k3) * weight + (k1 + k2), k0 * weight + k1)
 
@@ -73,5 +73,5 @@ class Affine:
         return {"mask_real": k2 * gradient + k3 * product, "scalars": torch.stack(sums)}
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
-        """One bit per weight, and four scalars of 32."""
+        """One bit per weight, and 32 for each of the four scalars."""
         return tasks * (math.prod(shape) + SCALARS * 32)

@@ -1,6 +1,7 @@
 """Piggyback: a learned 0/1 mask on every frozen weight.
 
-Source: Mallya, Davis, Lazebnik, *Piggyback*, ECCV 2018, section 3, equations 4 to 7.
+Source: Mallya, Davis, Lazebnik, *Piggyback*, ECCV 2018, section 3, equations 4 to 7; the authors' threshold:
+https://github.com/arunmallya/piggyback/blob/3529efd/src/modnets/layers.py#L19-L26
 """
 
 import math

@@ -18,54 +18,47 @@ Adapts = Literal["head", "norm", "weights", "modules", "everything", "anew"]
 
 @runtime_checkable
 class Method(Protocol):
-    """What a method promises.  A frozen dataclass: its fields are the settings that recipes and payloads carry.
+    """What every method promises.
 
-    Attributes:
-        name: the same in recipes, payloads and tables.
-        adapts: ``head``: nothing of the network changes; ``norm``: norm layers are trained; ``weights``:
-            convolution and linear weights, each through the four functions below; ``modules``: layers get modules
-            behind them (`AddsModules`); ``everything``: all parameters are trained in place, from the backbone;
-            ``anew``: the same from random ones.  All but ``everything`` and ``anew`` leave frozen weights alone.
-        stands_on: where the frozen weights come from: the ``backbone`` itself, a copy that was ``pruned`` first
-            (`Prunes`), or a copy that was trained on all tasks (``joint``).
-        merge: whether a merged plain network gives exactly the logits of the adapted one, or close ones (1e-5).
+    A method is a frozen dataclass: its fields are the settings that recipes and payloads carry.
     """
 
     @property
     def name(self) -> str:
-        """As above."""
-        ...
+        """The same in recipes, payloads and tables."""
 
     @property
     def adapts(self) -> Adapts:
-        """As above."""
-        ...
+        """What a task changes.
+
+        ``head``: nothing of the network; ``norm``: norm layers are trained; ``weights``: convolution and linear
+        weights, each through the four functions below; ``modules``: layers get modules behind them (`AddsModules`);
+        ``everything``: all parameters are trained in place, from the backbone's; ``anew``: the same from random ones.
+        """
 
     @property
     def stands_on(self) -> StandsOn:
-        """As above."""
-        ...
+        """The network whose weights are frozen.
+
+        The ``backbone`` itself, a copy that was ``pruned`` first (`Prunes`), or a copy that was trained on all tasks
+        together (``joint``).
+        """
 
     @property
     def merge(self) -> Literal["exact", "close"]:
-        """As above."""
-        ...
+        """Whether a merged plain network gives the logits of the adapted one exactly, or close to 1e-5."""
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
-        """The tensors of a fresh task for `weight`; those without a gradient by `pull_back` stay as they are."""
-        ...
+        """The tensors of a fresh task for `weight`; `pull_back` need not have a gradient for each."""
 
     def keep(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a finished task keeps of them; boolean tensors are stored as bits."""
-        ...
 
     def apply(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
         """The effective weight, of the shape of `weight`."""
-        ...
 
     def pull_back(self, gradient: Tensor, weight: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss gradient for each tensor that is trained, from the one for the effective weight."""
-        ...
+        """The loss gradient for each tensor that is trained, computed from that for the effective weight."""
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
         """Bits that tasks add for one weight by the paper's convention: no heads, norm layers or biases.
@@ -75,7 +68,6 @@ class Method(Protocol):
             tasks: how many are added to the backbone's own.
             masked: mask values that are off, for methods whose size depends on it.
         """
-        ...
 
 
 @runtime_checkable
@@ -84,11 +76,9 @@ class Follows(Protocol):
 
     def for_tasks(self, count: int) -> Method:
         """The method set up for a sequence of so many tasks."""
-        ...
 
     def follow(self, weight: Tensor, earlier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Called in place of `start` for all tasks but the first, with what the task before keeps of the weight."""
-        ...
 
 
 @runtime_checkable
@@ -97,7 +87,6 @@ class Prunes(Protocol):
 
     def first(self, share: float) -> Method:
         """The method by which that network is made: it prunes so large a share of each weight, and trains the rest."""
-        ...
 
     def prune(self, trained: Mapping[str, Tensor], *, share: float, name: str) -> None:
         """Give back a share of what the task owns of one weight, in place.
@@ -107,7 +96,6 @@ class Prunes(Protocol):
             share: of the weights that the task owns there.
             name: the weight's, for messages.
         """
-        ...
 
 
 @runtime_checkable
@@ -119,35 +107,30 @@ class StoresSome(Protocol):
 
         A reader has only the other parts to compute them from.
         """
-        ...
 
 
 @runtime_checkable
 class AddsModules(Protocol):
-    """A method that lets modules work on what layers give."""
+    """A method that puts modules behind layers, to work on their outputs."""
 
     def module(self, layer: nn.Module) -> nn.Module | None:
         """A fresh module for a layer's output, of the same shape; None where the layer gets none."""
-        ...
 
     def fold(self, weight: Tensor, bias: Tensor | None, module: nn.Module) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one layer that does what the layer and its module do in evaluation mode."""
-        ...
+        """Weight and bias of a single layer that does what the layer and its module do in evaluation mode."""
 
 
 @runtime_checkable
 class HasMasks(Protocol):
-    """A method with a threshold that its real masks start above."""
+    """A method with real masks, which start above a threshold."""
 
     @property
     def threshold(self) -> float:
         """Real masks above it are on."""
-        ...
 
     @property
     def init(self) -> float:
-        """Every real mask value at the start."""
-        ...
+        """The value of every real mask at the start."""
 
 
 class LeavesWeights:

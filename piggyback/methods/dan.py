@@ -1,9 +1,8 @@
-"""Deep adaptation networks: a controller per layer recombines its frozen filters.
+"""Deep adaptation networks: a trained matrix per layer, the controller, recombines its frozen filters.
 
 Source: Rosenfeld and Tsotsos, *Incremental learning through deep adaptation*, arXiv 1705.04228 (row "DAN" of table 8),
 and the authors' notebook (rosenfeldamir/incremental_learning): the controller is linear and starts at the identity;
-norm layers keep their affine parameters while their running statistics follow the task, which is ``norm`` =
-``statistics`` in a recipe.
+norm layers keep their affine parameters, but their running statistics follow the task (``norm="statistics"`` here).
 """
 
 import math

@@ -16,5 +16,5 @@ class Feature(LeavesWeights):
     merge: Literal["exact"] = "exact"
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
-        """None."""
+        """No bits."""
         return 0

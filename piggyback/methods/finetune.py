@@ -1,4 +1,4 @@
-"""A network of its own for each task, starting from the backbone: the expensive upper baseline."""
+"""A network of its own for each task, from the backbone: the expensive upper baseline."""
 
 import math
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""Joint training: one network for all tasks, trained on all of them together.
+"""Joint training: one network for all tasks, trained on all of them at once.
 
 The trained network is a backbone file of its own; what a task adds to it is norm layers and a head.  Table 3 of
-Piggyback has a jointly trained network as its first column.  Whether norm layers are shared is not stated there; here
-each task has its own, as tasks as different as the Decathlon's share no statistics.
+Piggyback has a jointly trained network as its first column, and does not say whether norm layers are shared.  Here each
+task has its own, because tasks as different as the Decathlon's share no statistics.
 """
 
 from dataclasses import dataclass
@@ -21,5 +21,5 @@ class Joint(LeavesWeights):
     merge: Literal["exact"] = "exact"
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
-        """None: the one network is counted as the backbone."""
+        """No bits: the one network counts as the backbone."""
         return 0

@@ -1,8 +1,9 @@
 """Kernel-wise soft masks: one mask value per kernel, a number instead of zero where it is off.
 
 Source: Yang, He, Zhang, Fan, *KSM: Fast Multiple Task Adaption via Kernel-wise Soft Mask Learning*, CVPR 2021, as in
-its authors' code (LYang-666/CVPR_2021_KSM, ``src/modnets/layers.py``); the paper's own equations and tables were not to
-be had.  The code draws no noise although it has a flag for it.
+its authors' code; the paper's own equations and tables could not be read.  The code draws no noise although it has a
+flag for it.  The mask:
+https://github.com/LYang-666/CVPR_2021_KSM/blob/135b675/src/modnets/layers.py#L104-L112
 """
 
 import math
@@ -22,7 +23,7 @@ class KSM:
     of :math:`m^r` where it is off and zero where it is on.  The loss gradient reaches :math:`m^r` through
     :math:`\sigma(s (m^r - \tau))` and not through a.
 
-    Where a layer is masked whole by one equal value, hi = lo, which is NaN in the authors' code; here a is zero then.
+    Where one equal value masks a whole layer, hi = lo, which gives NaN in the authors' code; here a is zero then.
 
     Args:
         threshold: :math:`\tau`.
@@ -67,7 +68,7 @@ class KSM:
         return torch.where(kept["mask"], weight, 0.5 * kept["soft"] * weight)
 
     def pull_back(self, gradient: Tensor, weight: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sum over each kernel, times the slope of the logistic function."""
+        """The sum over each kernel, times the slope of the logistic function; not through lo, hi and a, as theirs."""
         product = gradient * weight
         if product.ndim > 2:
             product = product.sum(dim=tuple(range(2, product.ndim)), keepdim=True)
@@ -75,7 +76,7 @@ class KSM:
         return {"mask_real": product * (self.steepness * soft * (1 - soft))}
 
     def stored(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Soft values mean something where the mask is off."""
+        """Soft values where the mask is off; elsewhere they are zero by definition."""
         return {"soft": ~kept["mask"]}
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:

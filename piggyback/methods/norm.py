@@ -1,4 +1,4 @@
-"""Norm layers alone: affine parameters and running statistics of its own for each task, and the head.
+"""Norm layers alone: each task has affine parameters and running statistics of its own, and a head.
 
 Source: the ``BN``-adapted rows of Bilen and Vedaldi, *Universal representations*, 2017, and of Rebuffi et al. 2017.
 """
@@ -11,7 +11,7 @@ from piggyback.methods.contract import LeavesWeights
 
 @dataclass(frozen=True, kw_only=True)
 class Norms(LeavesWeights):
-    """Norm layers are trained, everything else of the network is the backbone's; the paper's ratio counts neither."""
+    """Norm layers are trained; all else is the backbone's."""
 
     name: Literal["norm"] = "norm"
     adapts: Literal["norm"] = "norm"
@@ -19,5 +19,5 @@ class Norms(LeavesWeights):
     merge: Literal["exact"] = "exact"
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
-        """None."""
+        """No bits: the paper's ratio leaves norm layers out."""
         return 0

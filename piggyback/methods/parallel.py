@@ -1,8 +1,8 @@
 """Parallel residual adapters: a 1x1 convolution beside each larger one.
 
 Source: Rebuffi, Bilen, Vedaldi, *Efficient parametrization of multi-domain deep neural networks*, CVPR 2018, and the
-authors' code (srebuffi/residual_adapters, ``models.py``).  The sum of both is one convolution whose centre tap has the
-1x1 weights added, so the adapter is trained there and merging it is exact.
+authors' code, which adds the outputs of both: https://github.com/srebuffi/residual_adapters/blob/349e141/models.py#L65-L66
+That is one convolution whose centre tap has the 1x1 weights added; it is trained there, so merging is exact.
 """
 
 import math
@@ -18,9 +18,8 @@ from torch import Tensor
 class Parallel:
     """Effective weight W + A at the centre tap of every convolution larger than 1x1; other weights stay.
 
-    A starts at zero, which is the backbone; the authors' code draws it (unstated in the paper's text that we have).
-    The taps' centre is the picture's own place where the padding is half the kernel's size, as in WRN-28-4 and not in
-    FCN's first layer and fc6.
+    A starts at zero, which is the backbone; the authors' code draws it at random.  The centre tap lies on the output's
+    own place where the padding is half the kernel's size: in all of WRN-28-4, but not in FCN's first layer and fc6.
     """
 
     name: Literal["parallel"] = "parallel"

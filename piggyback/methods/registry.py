@@ -19,7 +19,7 @@ def load_method(point: EntryPoint) -> Method:
     """
     try:
         made: object = point.load()()
-    except Exception as fault:  # whatever somebody's package raises; reported, not swallowed
+    except Exception as fault:  # whatever another package raises; reported, not swallowed
         raise BadInput(f"method {point.name!r} of {point.value} cannot be loaded: {fault}") from fault
     if not isinstance(made, Method) or made.name != point.name or not keeps_contract(made):
         raise BadInput(f"{point.value} is no method called {point.name!r}: see docs/adding-a-method.md")

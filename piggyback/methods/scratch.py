@@ -1,4 +1,4 @@
-"""A network of its own for each task, from random weights: what the backbone is worth shows against it."""
+"""A network of its own for each task, from random weights: the baseline that shows what the backbone is worth."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from piggyback.methods.contract import LeavesWeights
 class Scratch(LeavesWeights):
     """All parameters are trained in place, from weights drawn for the task (table 8, "Scratch").
 
-    Whoever adds the task gives the drawn weights (``add_task(begin=...)``): how a network is drawn is its own affair.
+    The caller draws the weights (``add_task(begin=...)``), since how a network starts is the network's own affair.
     """
 
     name: Literal["scratch"] = "scratch"

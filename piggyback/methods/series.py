@@ -1,8 +1,8 @@
 """Series residual adapters: batch norm and a 1x1 convolution behind each larger convolution, with a skip around both.
 
 Source: Rebuffi, Bilen, Vedaldi, *Learning multiple visual domains with residual adapters*, NIPS 2017 ("Res. Adapt." of
-table 8), and the authors' code (srebuffi/residual_adapters, ``models.py``): there they stand behind the 3x3
-convolutions, before the norm layer; 1x1 shortcuts have none.
+table 8), and the authors' code, where they come behind the 3x3 convolutions, before the norm layer; 1x1 shortcuts have
+none: https://github.com/srebuffi/residual_adapters/blob/349e141/models.py#L25-L39
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,7 @@ from piggyback.methods.parallel import is_spatial
 class SeriesAdapter(nn.Module):
     """``y + A norm(y)`` for a layer's output ``(n, c, h, w)``.
 
-    A starts at zero, so that a fresh task is the backbone; the authors' code draws it (their networks are then
-    trained through it).
+    A starts at zero, so that a fresh task is the backbone; the authors' code draws it at random.
     """
 
     def __init__(self, channels: int) -> None:
@@ -29,7 +28,7 @@ class SeriesAdapter(nn.Module):
         nn.init.zeros_(self.mix.weight)
 
     def forward(self, y: Tensor) -> Tensor:
-        """See the class."""
+        """The output and its adaptation."""
         return cast(Tensor, y + self.mix(self.norm(y)))
 
 

@@ -1,7 +1,7 @@
 """Series residual adapters on one network that is trained on all tasks together with them.
 
-Source: "Res. Adapt. (J)" of table 8: Rebuffi, Bilen, Vedaldi, NIPS 2017, where the shared weights are fine-tuned on all
-tasks at once.
+Source: Rebuffi, Bilen, Vedaldi, NIPS 2017 ("Res. Adapt. (J)" of table 8), where the shared weights are fine-tuned on
+all tasks at once.
 """
 
 from dataclasses import dataclass

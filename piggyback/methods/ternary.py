@@ -1,7 +1,7 @@
 """Piggyback with masks of three values.
 
-Source: Mallya, Davis, Lazebnik, *Piggyback*, ECCV 2018, section 3 (mentioned there without a gain), and the
-``Ternarizer`` of the authors' code (``src/modnets/layers.py``).
+Source: Mallya, Davis, Lazebnik, *Piggyback*, ECCV 2018, section 3 (mentioned there without a gain), and the authors'
+``Ternarizer``: https://github.com/arunmallya/piggyback/blob/3529efd/src/modnets/layers.py#L36-L41
 """
 
 import math

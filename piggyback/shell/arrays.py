@@ -87,7 +87,7 @@ def parse_array(data: bytes, *, form: Form, name: str = "") -> NDArray[Any]:
     """
     header = _HEADER.match(data)
     if header is None or 10 + int.from_bytes(header[1], "little") != header.end():
-        raise Fault("bad-array", f"is damaged, or no array that numpy wrote; it must be {form}", file=name)
+        raise Fault("bad-array", f"is damaged, or not what numpy writes; it must be {form}", file=name)
     descr, lengths = header[2].decode("latin-1"), header[3].decode()
     dtype, shape = _dtype(descr, form=form), _shape(lengths, form=form)
     if dtype is None or shape is None:
@@ -131,7 +131,8 @@ def parse_arrays(data: bytes, *, forms: Mapping[str, Form], limit: int, name: st
     Raises:
         Fault: ``bad-array``, ``zip-bomb`` or ``damaged``.
     """
-    strange = Fault("bad-array", f"must be a zip of the arrays {', '.join(forms)}, as numpy writes them", file=name)
+    wanted = f"a zip of the arrays {', '.join(forms)}"
+    strange = Fault("bad-array", f"is damaged, or not what numpy writes; it must be {wanted}", file=name)
     # The last record tells the number of members: a zip of thousands is not even opened.
     if data[-_END_OF_ZIP:][:4] != b"PK\5\6" or int.from_bytes(data[-12:-10], "little") != len(forms):
         raise strange

@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import write_bytes
+from segmentation.release.label_files import read_label_file
+from segmentation.release.packed import PackedSplit
 from segmentation.voc import CLASSES, PALETTE, VOID
 
 COLUMN: Final = 232
@@ -71,6 +73,21 @@ class Key(NamedTuple):
 
 
 ERRORS: Final = (Key(RIGHT, "right"), Key(WRONG, "wrong"), Key(UNSCORED, "void, not scored"))
+
+
+def write_sheets(path: Path, split: PackedSplit, *, predictions: Path, pictures: int) -> None:
+    """A sheet of some pictures, spread evenly over a split."""
+    places = np.unique(np.linspace(0, len(split) - 1, num=min(pictures, len(split))).round().astype(int)).tolist()
+    rows = [
+        SheetRow(
+            picture=split.picture(place),
+            truth=split.label_map(place) if split.labelled else None,
+            prediction=read_label_file(predictions / f"{split.ids[place]}.png"),
+            title=split.ids[place],
+        )
+        for place in places
+    ]
+    write_sheet(path, rows)
 
 
 def write_sheet(path: Path, rows: Sequence[SheetRow]) -> None:

@@ -15,9 +15,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from piggyback.data.picture_formats import UNREADABLE
+from piggyback.data.pictures import open_picture
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import read_file, write_bytes
 from segmentation.voc import CLASSES, PALETTE, VOID
@@ -55,13 +55,11 @@ def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
     chunks = _chunks(data, name=name)
     depth = _check_header(chunks, name=name)
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        with open_picture(data, name=name, modes=("P", "L"), formats=("PNG",)) as picture:
             counts = picture.histogram()  # faster than counting in numpy
             labels = np.array(picture, dtype=np.uint8)
-    except UnidentifiedImageError:  # its text is that of a buffer, not of a file
-        raise BadInput(f"{name} has a header that is no PNG's: write or fetch it again") from None
-    except UNREADABLE as fault:
-        raise BadInput(f"{name} cannot be decoded ({fault}): write or fetch it again") from None
+    except BadInput as fault:
+        raise BadInput(f"{fault}: write or fetch it again") from None
     used = [value for value, count in enumerate(counts) if count]
     if not _ALLOWED[used].all():
         row, column = np.argwhere(~_ALLOWED[labels])[0].tolist()

@@ -4,58 +4,48 @@ The sizes are read first, so every picture has its place in the packed files bef
 with a fault in any file is not packed, and nothing of it stays.  A killed run continues.
 """
 
-import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from piggyback.shell.console import notice, out, print_json, progress_bar, table
+from piggyback.data.packed import fingerprint, read_pieces
+from piggyback.data.packing import Decode, Packing, PlannedFile, begin, load_sizes, partial_folder, save_sizes
+from piggyback.data.pictures import Size, decode_rgb, measure, open_picture
+from piggyback.data.preparation import Outcome, find_problems, keep_first, pack_unless_finished, show_outcomes
+from piggyback.shell.console import print_json, progress_bar
 from piggyback.shell.errors import BadInput, one_line, refusal
-from piggyback.shell.files import CHUNK
-from piggyback.shell.lock import LOCK, hold
-from segmentation.packed import (
+from segmentation.release.label_files import read_label_map
+from segmentation.release.mat_files import read_mat
+from segmentation.release.official import find_remarks
+from segmentation.release.packed import (
+    PACKS,
     Manifest,
-    find_fault,
+    build_index,
     index_file,
     label_file,
-    manifest_file,
+    open_index_of,
     picture_file,
     read_manifest,
-    split_folder,
     write_manifest,
 )
-from segmentation.release.packing import Packing, Plan, Size, continues, kinds, measure, measured, partial_folder
-from segmentation.release.sources import IdList, Key, Kind, Source, expected, file_name
-from segmentation.release.splits import Split, complete_text, find_split, published_ids
+from segmentation.release.sources import Found, IdList, Key, Kind, Source, expected, file_name
+from segmentation.release.splits import Split, complete_text, find_split
 from segmentation.voc import CLASSES, VOID
 
 if TYPE_CHECKING:
     from segmentation.options import PrepareOptions
 
-NAMED: Final = 3
-"""How many faulty files a message names before it only counts."""
-
-GOLDEN: Final[Mapping[str, tuple[tuple[int, ...], int]]] = {
-    "seg11valid": (
-        (
-            *(90730503, 909327, 332697, 1120958, 566747, 1165929, 1791924, 1592013, 2942851, 1506794, 1593248),
-            *(1911304, 2308630, 1027153, 1393724, 6682736, 713781, 1043603, 2096985, 2125967, 982492),
-        ),
-        7051801,
-    ),
-}
-"""Pixels per class and void pixels of the released label maps, counted over all 736 of them."""
-
 _WORDS: Final[dict[Kind, str]] = {"picture": "pictures", "labels": "label maps"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitReport:
+class SplitReport(Outcome):
     """What became of one split.
 
     Attributes:
@@ -63,28 +53,22 @@ class SplitReport:
         pictures: how many its list has.
         published: how many the published list has.
         completeness: how much of that this is: "736", or "100 of 736".
-        official: the ids are those of the published list, and nothing contradicts it.
         labelled: label maps belong to it.
         listed_in: where the ids are from; empty where no list could be read.
         class_pixels: pixels of class 0..20; empty where it was not packed or is not labelled.
         void_pixels: pixels that are not scored.
-        problems: what kept it from being packed; empty where it was.
         remarks: what a reader of results should know.
-        fresh: it was packed by this call and not found finished.
     """
 
     name: str
     pictures: int
     published: int
     completeness: str
-    official: bool = False
     labelled: bool = True
     listed_in: str = ""
     class_pixels: tuple[int, ...] = ()
     void_pixels: int = 0
-    problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    fresh: bool = True
 
     @property
     def pixels(self) -> int:
@@ -174,15 +158,14 @@ def prepare_split(source: Source, out: Path, split: Split) -> SplitReport:
         listed = source.ids(split)
     except BadInput as fault:
         return _failed(split, None, problems=(str(fault),))
-    folder = split_folder(out, split.name)
-    folder.mkdir(exist_ok=True)
-    try:
-        with hold(folder, work="packing into"):
-            finished = _finished(out, split, listed=listed)
-            return finished if finished is not None else _pack(source, folder, split=split, listed=listed)
-    finally:
-        if {path.name for path in folder.iterdir()} <= {LOCK}:
-            shutil.rmtree(folder)
+    folder = out / split.name
+    return pack_unless_finished(
+        folder,
+        manifest=PACKS.manifest_file(out, split.name),
+        finished=partial(_finished, out, split, listed=listed),
+        pack=partial(_pack, source, out, split=split, listed=listed),
+        stale=lambda: [picture_file(folder), label_file(folder), index_file(folder)],
+    )
 
 
 def _failed(split: Split, listed: IdList | None, *, problems: tuple[str, ...]) -> SplitReport:
@@ -214,170 +197,181 @@ def _report(manifest: Manifest, *, fresh: bool) -> SplitReport:
     )
 
 
-def _finished(out: Path, split: Split, *, listed: IdList) -> SplitReport | None:
-    """The report of a split that is packed already with these ids; clears away one that is outdated."""
-    folder = split_folder(out, split.name)
-    try:
-        manifest = read_manifest(out, split.name)
-        reason: str | None = f"{listed.name} does not list what was packed"
-    except BadInput as fault:
-        manifest, reason = None, str(fault)
-    if manifest is None and not manifest_file(folder).exists():
-        return None
-    if manifest is not None and manifest.ids == listed.ids:
-        reason = find_fault(folder, manifest)
-        if reason is None:
-            return _report(manifest, fresh=False)
-    notice(f"{split.name}: {reason}; packing it again")
-    manifest_file(folder).unlink()  # first: without it the split is unfinished, whatever else is left
-    for stale in (picture_file(folder), label_file(folder), index_file(folder)):
-        stale.unlink(missing_ok=True)
-    return None
+def _finished(out: Path, split: Split, *, listed: IdList) -> SplitReport:
+    """The report of a split that is packed already with these ids.
+
+    Raises:
+        BadInput: it is damaged, or packed with others.
+    """
+    manifest = read_manifest(out, split.name)
+    if manifest is None or manifest.ids != listed.ids:
+        raise BadInput(f"{listed.name} does not list what was packed")
+    open_index_of(out / split.name, manifest)
+    return _report(manifest, fresh=False)
 
 
-def _pack(source: Source, folder: Path, *, split: Split, listed: IdList) -> SplitReport:
-    """Read, check and pack all files of a split; write its manifest when none is wanting."""
+def _pack(source: Source, out: Path, *, split: Split, listed: IdList) -> SplitReport:
+    """Read, check and pack all files of a split; write its manifest when none is missing.
+
+    Where pictures are missing or damaged, the other files are checked all the same, so that one run tells of all.
+    """
+    folder, ids = out / split.name, listed.ids
+    state = {"ids": list(ids), "labelled": split.labelled}
+    begin(folder, state=state)
     refused: list[str] = []
     faults: dict[Key, str] = {}
-    sizes = _sizes(source, folder, split=split, ids=listed.ids, faults=faults, refused=refused)
-    plan = Plan(folder=folder, ids=listed.ids, labelled=split.labelled, sizes=sizes)
-    with progress_bar() as bar, Packing(plan) as packing:
-        shown = bar.add_task(split.name, total=len(listed.ids) * len(kinds(labelled=split.labelled)))
-        wanted = [key for key in packing.wanted() if key[0] != "picture" or key[1] in sizes]
-        missing = dict.fromkeys(wanted)
-        for found in source.files(split, wanted=wanted, refuse=refused.append):
-            del missing[found.key]
-            packing.add(found)
-            bar.update(shown, completed=packing.done)
-        packing.drain()
-    unmeasured: list[Key] = [("picture", one) for one in listed.ids if one not in sizes]
-    missing |= dict.fromkeys(key for key in unmeasured if key not in faults)
-    searched = ", ".join(one_line(place.path) for place in source.places(split))
-    problems = _problems(split, listed=listed, missing=list(missing), faults=faults | packing.faults, searched=searched)
+    sizes = _sizes(source, folder, split=split, ids=ids, faults=faults, refused=refused)
+    index = build_index(*np.array([sizes.get(one, (0, 0)) for one in ids], dtype=np.int64).T)
+    files = {kind: _plan(kind, index) for kind in kinds(labelled=split.labelled)}
+    with Packing(folder, files=files, state=state, writes=len(sizes) == len(ids)) as packing:
+        wanted = [key for key in _keys(packing, ids) if key not in faults]
+        packing.fill(_read(source, split=split, ids=ids, sizes=sizes, wanted=wanted, refused=refused), title=split.name)
+        faults |= {(kind, ids[place]): text for (kind, place), text in packing.faults.items()}
+        missing = [key for key in _keys(packing, ids) if key not in faults]
+        problems = _problems(source, split=split, listed=listed, missing=missing, faults=faults)
+        if not problems:
+            manifest = _describe(packing, source=source, split=split, listed=listed, index=index)
+            packing.finish({index_file(folder).name: index})
     if problems:
         shutil.rmtree(partial_folder(folder))
-        left_out = list(dict.fromkeys(refused))  # both passes may tell of the same
-        return _failed(split, listed, problems=(*problems, *left_out[:NAMED], *_more(left_out)))
-    manifest = _finish(source, folder, split=split, listed=listed)
+        return _failed(split, listed, problems=(*problems, *keep_first(refused)))
+    write_manifest(out, manifest)
     return _report(manifest, fresh=True)
+
+
+def kinds(*, labelled: bool) -> tuple[Kind, ...]:
+    """What belongs to a picture of a split."""
+    return ("picture", "labels") if labelled else ("picture",)
+
+
+def _plan(kind: Kind, index: NDArray[np.void]) -> PlannedFile:
+    """The packed file of one kind: its pieces are three bytes a pixel, or one."""
+    pixels = index["height"].astype(np.int64) * index["width"]
+    if kind == "picture":
+        return PlannedFile(picture_file(Path()).name, 3 * pixels)
+    return PlannedFile(label_file(Path()).name, pixels)
+
+
+def _keys(packing: Packing[Kind], ids: tuple[str, ...]) -> list[Key]:
+    """What is neither packed nor found to be faulty."""
+    return [(kind, ids[place]) for kind, place in packing.wanted()]
 
 
 def _sizes(
     source: Source, folder: Path, *, split: Split, ids: tuple[str, ...], faults: dict[Key, str], refused: list[str]
 ) -> dict[str, Size]:
     """Height and width of every picture; one that is missing or damaged is left out."""
-    state = {"ids": list(ids), "labelled": split.labelled}
-    sizes = measured(folder, ids=ids) if continues(folder, state=state) else {}
-    if sizes:
-        return sizes
+    noted = load_sizes(folder, count=len(ids))
+    if noted is not None:
+        return dict(zip(ids, map(tuple, noted.tolist()), strict=True))
     wanted: list[Key] = [("picture", one) for one in ids]
-    pictures = source.files(split, wanted=wanted, refuse=refused.append)
+    sizes: dict[str, Size] = {}
     with progress_bar() as bar:
-        return dict(bar.track(measure(pictures, faults=faults), total=len(ids), description=f"{split.name}, sizes"))
+        pictures = source.files(split, wanted=wanted, refuse=refused.append)
+        for found in bar.track(pictures, total=len(ids), description=f"{split.name}, sizes"):
+            try:
+                sizes[found.key[1]] = measure(found.data, name=found.name)
+            except BadInput as fault:
+                faults[found.key] = str(fault)
+    if len(sizes) == len(ids):
+        save_sizes(folder, np.array([sizes[one] for one in ids], dtype=np.int64))
+    return sizes
+
+
+def _read(
+    source: Source,
+    *,
+    split: Split,
+    ids: tuple[str, ...],
+    sizes: Mapping[str, Size],
+    wanted: Sequence[Key],
+    refused: list[str],
+) -> Iterator[tuple[tuple[Kind, int], Decode]]:
+    """Those of the wanted files that the source has."""
+    places = {one: place for place, one in enumerate(ids)}
+    for found in source.files(split, wanted=wanted, refuse=refused.append):
+        kind, one = found.key
+        yield (kind, places[one]), partial(decode, found, size=sizes.get(one))
+
+
+def decode(found: Found, *, size: Size | None) -> NDArray[np.uint8]:
+    """A picture, uint8 (h, w, 3), RGB; or a label map, uint8 (h, w), of 0..20 and 255.
+
+    Args:
+        found: the file.
+        size: height and width of the picture that it belongs to; None where that has none.
+
+    Raises:
+        BadInput: it is none, damaged, or of another size; the message names the file.
+    """
+    if found.key[0] == "picture":
+        with open_picture(found.data, name=found.name) as picture:
+            pixels = decode_rgb(picture)
+    else:
+        read = read_mat if found.suffix == ".mat" else read_label_map
+        pixels = read(found.data, name=found.name)
+    height, width = pixels.shape[:2]
+    if size is not None and size != (height, width):
+        raise BadInput(f"{found.name} is {width} x {height}, its picture {size[1]} x {size[0]}")
+    return pixels
 
 
 def _problems(
-    split: Split, *, listed: IdList, missing: list[Key], faults: Mapping[Key, str], searched: str
+    source: Source, *, split: Split, listed: IdList, missing: Sequence[Key], faults: Mapping[Key, str]
 ) -> list[str]:
     """One line per kind of fault: how many files, and the first few by name."""
-    problems, count = [], len(listed.ids)
+    searched = ", ".join(one_line(place.path) for place in source.places(split))
+    problems = []
     for kind in kinds(labelled=split.labelled):
-        absent = [file_name(split, key) for key in missing if key[0] == kind]
-        faulty = [text for key, text in faults.items() if key[0] == kind]
-        if absent:
-            which = f"{len(absent)} of the {count} {_WORDS[kind]} listed in {listed.name} are missing"
-            problems.append(f"{which} in {searched}: {_first(absent, joint=', ')}")
-        if faulty:
-            problems.append(f"{len(faulty)} of the {count} {_WORDS[kind]} are unusable: {_first(faulty, joint='; ')}")
+        problems += find_problems(
+            _WORDS[kind],
+            count=len(listed.ids),
+            missing=[file_name(split, key) for key in missing if key[0] == kind],
+            faulty=[text for key, text in faults.items() if key[0] == kind],
+            listed=listed.name,
+            searched=searched,
+        )
     return problems
 
 
-def _first(texts: Sequence[str], *, joint: str) -> str:
-    more = len(texts) - NAMED
-    return joint.join(texts[:NAMED]) + (f"{joint}and {more} more" if more > 0 else "")
-
-
-def _more(lines: Sequence[str]) -> tuple[str, ...]:
-    return (f"and {len(lines) - NAMED} more left out",) if len(lines) > NAMED else ()
-
-
-def _finish(source: Source, folder: Path, *, split: Split, listed: IdList) -> Manifest:
-    """Count and digest what was packed, move it to its final place, write the manifest."""
-    partial = partial_folder(folder)
-    digest = hashlib.sha256("\n".join(listed.ids).encode())
-    index = np.load(index_file(partial), allow_pickle=False)
-    digest.update(index.tobytes())
-    _read_through(picture_file(partial), digest=digest)
-    counts = np.zeros(256, dtype=np.int64)
-    if split.labelled:
-        counts = _read_through(label_file(partial), digest=digest)
+def _describe(
+    packing: Packing[Kind], *, source: Source, split: Split, listed: IdList, index: NDArray[np.void]
+) -> Manifest:
+    """The manifest of files that are complete: count and digest them."""
+    counts = _count_labels(packing.path("labels")) if split.labelled else np.zeros(256, dtype=np.int64)
     class_pixels = tuple(counts[: len(CLASSES)].tolist()) if split.labelled else ()
     void_pixels = int(counts[VOID])
     remarks = find_remarks(split, ids=listed.ids, class_pixels=class_pixels, void_pixels=void_pixels)
-    for kind_file in (picture_file, label_file, index_file) if split.labelled else (picture_file, index_file):
-        kind_file(partial).replace(kind_file(folder))
-    shutil.rmtree(partial)
-    manifest = Manifest(
+    packed = [packing.path(kind) for kind in kinds(labelled=split.labelled)]
+    return Manifest(
         name=split.name,
         ids=listed.ids,
         published=split.count,
         official=not remarks,
         labelled=split.labelled,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint(["\n".join(listed.ids).encode(), index.tobytes(), *packed]),
         class_pixels=class_pixels,
         void_pixels=void_pixels,
         listed_in=listed.name,
         sources=tuple(str(place.path) for place in source.places(split)),
         remarks=remarks,
     )
-    write_manifest(folder, manifest)
-    return manifest
 
 
-def _read_through(path: Path, *, digest: "hashlib._Hash") -> NDArray[np.int64]:
-    """Digest a file; gives back how often each value of a byte occurs, int64 (256)."""
+def _count_labels(path: Path) -> NDArray[np.int64]:
+    """How many pixels have each label, int64 (256)."""
     counts = np.zeros(256, dtype=np.int64)
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-            counts += np.bincount(np.frombuffer(piece, dtype=np.uint8), minlength=256)
+    for piece in read_pieces(path):
+        counts += np.bincount(np.frombuffer(piece, dtype=np.uint8), minlength=256)
     return counts
-
-
-def find_remarks(
-    split: Split, *, ids: Sequence[str], class_pixels: tuple[int, ...], void_pixels: int
-) -> tuple[str, ...]:
-    """Why a packed split is not the published one, in words; nothing where it is.
-
-    Args:
-        split: which.
-        ids: of its pictures.
-        class_pixels: pixels of each class.
-        void_pixels: pixels that are not scored.
-    """
-    if set(ids) != set(published_ids(split)):
-        return (f"{complete_text(ids, name=split.name, published=split.count)}: numbers on it compare with no others",)
-    if split.name not in GOLDEN or GOLDEN[split.name] == (class_pixels, void_pixels):
-        return ()
-    classes, void = GOLDEN[split.name]
-    packed = (*class_pixels, void_pixels)
-    differ = [
-        f"{name} {found:,} instead of {released:,}"
-        for name, found, released in zip((*CLASSES, "void"), packed, (*classes, void), strict=True)
-        if found != released
-    ]
-    return (f"the label maps are not the released ones: pixels of {_first(differ, joint='; ')}",)
 
 
 def show(report: PrepareReport, *, out_folder: Path) -> None:
     """Print the report for a person."""
     rows: list[tuple[str, ...]] = []
     for one in report.splits:
-        state = "problems" if one.problems else ("packed" if one.fresh else "was packed")
         pixels = (f"{one.pixels:,}", f"{one.void_pixels:,}") if one.pixels else ("-", "-")
-        rows.append((one.name, one.completeness, *pixels, "yes" if one.official else "no", state))
-    title = f"Splits in {one_line(out_folder)}"
-    table(title, "split", "pictures", "labelled pixels", "void", "official", "state", rows=rows)
-    for one in report.splits:
-        for line in (*one.problems, *one.remarks):
-            out.print(f"{one.name}: {line}", markup=False, soft_wrap=True)
+        rows.append((one.name, one.completeness, *pixels, *one.cells))
+    notes = {one.name: (*one.problems, *one.remarks) for one in report.splits}
+    columns = ("split", "pictures", "labelled pixels", "void")
+    show_outcomes(f"Splits in {one_line(out_folder)}", *columns, rows=rows, notes=notes)

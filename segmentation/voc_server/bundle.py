@@ -19,9 +19,8 @@ from typing import IO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from piggyback.data.picture_formats import UNREADABLE
+from piggyback.data.pictures import CONVERTED, measure
 from piggyback.shell import console
 from piggyback.shell.cli import DONE, FAILED
 from piggyback.shell.errors import BadInput, one_line
@@ -180,16 +179,11 @@ def find_faults(one: str, data: bytes, *, pictures: Path) -> list[tuple[str, str
         found.append((f"have void ({VOID}), which is no answer", f"{name} in {voids:,} pixels"))
     path = pictures / f"{one}.jpg"
     try:
-        with Image.open(io.BytesIO(read_file(path, limit=LARGEST_FILE)), formats=("JPEG",)) as picture:
-            size = picture.size
+        size = measure(read_file(path, limit=LARGEST_FILE), name=one_line(path), modes=CONVERTED, formats=("JPEG",))
     except BadInput as fault:
         return [*found, ("have no picture to compare sizes with", str(fault))]
-    except UnidentifiedImageError:
-        return [*found, ("have no picture to compare sizes with", f"{one_line(path)} is no JPEG")]
-    except UNREADABLE as fault:
-        return [*found, ("have no picture to compare sizes with", f"{one_line(path)}: {one_line(fault)}")]
-    if size != labels.shape[::-1]:
-        sizes = f"{labels.shape[1]} x {labels.shape[0]}, {path.name} {size[0]} x {size[1]}"
+    if size != labels.shape:
+        sizes = f"{labels.shape[1]} x {labels.shape[0]}, {path.name} {size[1]} x {size[0]}"
         found.append(("have another size than their picture", f"{name} {sizes}"))
     return found
 

@@ -12,8 +12,8 @@ import torch
 
 from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import wide_resnet
-from decathlon.packed import open_split
 from decathlon.recipes import Recipe
+from decathlon.release.packed import open_split
 from decathlon.release.prepare import prepare
 from piggyback.suite.bench import Job
 from piggyback.suite.train import train_task

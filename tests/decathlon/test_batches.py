@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from decathlon.batches import Augmentation, Batch, evaluation_batches, normalise, training_batches
-from decathlon.packed import PackedSplit, join, open_split
+from decathlon.release.packed import open_split
+from piggyback.data.labelled import PackedSplit, join
 from piggyback.shell.errors import BadInput
 
 

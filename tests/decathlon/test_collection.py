@@ -14,7 +14,7 @@ from decathlon.training import train_task
 
 from decathlon.bench import Job
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
 from piggyback.suite.training.run_folder import RunFolder

@@ -6,9 +6,9 @@ import pytest
 from decathlon.demo import Folder, Scale, plan_commands, run_scaled
 from decathlon.drawn.pictures import DRAWN
 from decathlon.drawn.release import Amounts, plan_pictures, write_release
-from decathlon.packed import open_split, read_manifest
 from decathlon.release.annotations import read_annotations
 from decathlon.release.labels import read_labels
+from decathlon.release.packed import open_split, read_manifest
 from decathlon.release.prepare import prepare
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell.cli import choose, find_commands, parse

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decathlon.bench import Job, open_bench
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from leaderboard.result import read_result
 from piggyback.payload import Payload, read_payload
 from piggyback.shell.errors import BadInput, Diverged

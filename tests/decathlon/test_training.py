@@ -16,8 +16,8 @@ from decathlon.training import train_task
 
 from decathlon.bench import Job, open_bench
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import open_split
 from decathlon.recipes import Recipe
+from decathlon.release.packed import open_split
 from decathlon.tasks import TASKS
 from leaderboard.result import read_result
 from piggyback.payload import read_payload

@@ -13,7 +13,7 @@ from segmentation.batches import (
     scaled_shape,
     training_batches,
 )
-from segmentation.packed import PackedSplit, build_index
+from segmentation.release.packed import PackedSplit, build_index
 
 SIDES = [(6, 8)] * 7 + [(8, 6)] * 4 + [(5, 5)] + [(12, 16)] * 3  # the last three have the first ones' shape at size 8
 KEPT = range(15)

@@ -22,8 +22,16 @@ from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job
 from segmentation.evaluation import run
 from segmentation.options import EvaluateOptions
-from segmentation.packed import Manifest, build_index, index_file, label_file, open_split, picture_file, write_manifest
 from segmentation.release.label_files import read_label_file
+from segmentation.release.packed import (
+    Manifest,
+    build_index,
+    index_file,
+    label_file,
+    open_split,
+    picture_file,
+    write_manifest,
+)
 from segmentation.release.splits import find_split, published_ids
 from segmentation.voc import CLASSES
 
@@ -292,7 +300,7 @@ def write_large(root: Path, *, pictures: int, side: int) -> None:
         sources=(),
         remarks=(),
     )
-    write_manifest(folder, manifest)
+    write_manifest(root, manifest)
 
 
 def test_an_evaluation_killed_at_a_random_moment_ends_with_the_same_numbers(

@@ -16,9 +16,9 @@ import segmentation.prediction as prediction
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from segmentation.bench import Bench, Job, open_bench
 from segmentation.metric.confusion import count_pairs
-from segmentation.packed import PackedSplit, open_split
 from segmentation.prediction import Scored, claim, count_places, predict_picture, predict_split
 from segmentation.release.label_files import encode_label_map, read_label_file, write_label_map
+from segmentation.release.packed import PackedSplit, open_split
 
 SOURCE = {"payload": "1", "split": "2", "environment": {"device": "abacus"}}
 

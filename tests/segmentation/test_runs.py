@@ -25,11 +25,11 @@ from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName, one
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job
 from segmentation.metric.confusion import count_pairs, score
-from segmentation.metric.split_sheets import write_sheets
+from segmentation.metric.sheets import write_sheets
 from segmentation.options import ReportOptions, RunOptions
-from segmentation.packed import open_split
 from segmentation.recipes import Recipe
 from segmentation.release.label_files import write_label_map
+from segmentation.release.packed import open_split
 
 THREE = ("piggyback", "feature", "finetune")
 
@@ -109,7 +109,7 @@ def test_the_sheet_shows_pictures_spread_over_the_split(
         write_label_map(tmp_path / f"{one}.png", np.ones((3, 3), dtype=np.uint8))
     shown: list[list[str]] = []
     monkeypatch.setattr(
-        "segmentation.metric.split_sheets.write_sheet", lambda path, rows: shown.append([row.title for row in rows])
+        "segmentation.metric.sheets.write_sheet", lambda path, rows: shown.append([row.title for row in rows])
     )
     for pictures in (1, 2, 3, 9):
         write_sheets(tmp_path / "sheet.png", split, predictions=tmp_path, pictures=pictures)

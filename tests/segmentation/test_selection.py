@@ -17,7 +17,7 @@ from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
-from segmentation.packed import PackedSplit, label_file
+from segmentation.release.packed import PackedSplit, label_file
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

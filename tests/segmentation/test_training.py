@@ -24,8 +24,8 @@ from piggyback.shell.errors import BadInput, UnknownName, one_line
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
 from segmentation.metric.confusion import read_matrix, score
-from segmentation.packed import label_file, open_split
 from segmentation.recipes import Recipe
+from segmentation.release.packed import label_file, open_split
 
 Change = Callable[..., Job]
 Outcome = Callable[[RunFolder], dict[str, Any]]

@@ -10,9 +10,10 @@ from decathlon.backbone.backbone_file import Header, load_backbone, predict, ran
 from decathlon.backbone.options import EvaluateOptions, ImportOptions
 from decathlon.backbone.verbs import run_evaluate, run_import
 from decathlon.backbone.wrn import WideResNet, wide_resnet
-from decathlon.packed import INDEX, Manifest, PackedSplit, open_split, write_manifest
+from decathlon.release.packed import Manifest, open_split, write_manifest
 from decathlon.release.prepare import prepare
 from decathlon.tasks import TASKS, Split
+from piggyback.data.labelled import INDEX, PackedSplit
 from piggyback.shell.errors import BadInput
 from piggyback.weight_files import read_entry
 

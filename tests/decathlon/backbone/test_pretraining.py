@@ -20,7 +20,8 @@ from decathlon.backbone.pretraining import Pretrained, pretrain
 from decathlon.backbone.pretraining_recipe import PretrainRecipe, find_preset, preset_named_in
 from decathlon.backbone.verbs import run_train
 from decathlon.backbone.wrn import WideResNet, wide_resnet
-from decathlon.packed import INDEX, Manifest, PackedSplit, open_split, write_manifest
+from decathlon.release.packed import Manifest, open_split, write_manifest
+from piggyback.data.labelled import INDEX, PackedSplit
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -65,13 +65,13 @@ def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="damaged"):  # the zip's checksum sees a changed id
         Predictions.load(path)
     np.savez(path, task=np.array("dtd"), image_ids=np.array([object()], dtype=object), category_ids=np.zeros(1))
-    with pytest.raises(BadInput, match="damaged"):  # would have to be unpickled
+    with pytest.raises(BadInput, match=r"image_ids must be int64 \[n\], not '\|O'"):  # would have to be unpickled
         Predictions.load(path)
     np.savez(path, image_ids=np.zeros(1))
-    with pytest.raises(BadInput, match="must hold category_ids, image_ids, task"):
+    with pytest.raises(BadInput, match="must be a zip of the arrays task, image_ids, category_ids"):
         Predictions.load(path)
     np.savez(path, task=np.array("dtd"), image_ids=np.zeros(1), category_ids=np.zeros(1))
-    with pytest.raises(BadInput, match=r"p\.npz: predictions for dtd: image_ids must be int64"):
+    with pytest.raises(BadInput, match=r"p\.npz image_ids must be int64 \[n\], not '<f8'"):
         Predictions.load(path)
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decathlon.packed import join, open_split
 from decathlon.release.channels import measure_statistics, official_statistics, read_statistics
+from decathlon.release.packed import open_split
 from decathlon.tasks import TASKS
+from piggyback.data.labelled import join
 from piggyback.shell.errors import BadInput
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import decathlon.release.packing
-from decathlon.packed import open_split, whole
-from decathlon.release.packing import Packing, decode
-from decathlon.release.prepare import prepare
+import piggyback.data.packing
+from decathlon.release.packed import open_split
+from decathlon.release.prepare import decode, prepare
+from piggyback.data.labelled import whole
+from piggyback.data.packing import Packing
 from piggyback.shell.errors import BadInput, UnknownName
 from piggyback.shell.lock import hold
 
@@ -91,18 +92,17 @@ def test_a_killed_run_continues_where_it_was(
     tiny: Any, tmp_path: Path, tiny_pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = tiny.write("svhn"), tmp_path / "out"
-    monkeypatch.setattr(decathlon.release.packing, "NOTED_EVERY", 1)
+    monkeypatch.setattr(piggyback.data.packing, "NOTED_EVERY", 1)
     add, added = Packing.add, []
 
-    def counted(self: Packing, name: str, data: bytes) -> None:
-        added.append(name)
-        add(self, name, data)
-        self.drain()
+    def counted(self: Packing[Any], piece: Any, decode: Any) -> None:
+        added.append(piece)
+        add(self, piece, decode)
 
-    def killed(self: Packing, name: str, data: bytes) -> None:
+    def killed(self: Packing[Any], piece: Any, decode: Any) -> None:
         if len(added) == 6:
             raise KeyboardInterrupt
-        counted(self, name, data)
+        counted(self, piece, decode)
 
     monkeypatch.setattr(Packing, "add", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -145,8 +145,9 @@ def test_missing_and_unusable_pictures_are_named_and_the_other_tasks_are_done(ti
     aircraft, svhn = report.tasks
     assert svhn.problems == ()
     missing, unusable = aircraft.problems
-    assert "train: 1 of 8 pictures missing: data/aircraft/train/" in missing
-    assert unusable.startswith("train: 3 of 8 pictures unusable")
+    place = f"{source}/annotations/aircraft_train.json are missing in {source}/data/aircraft.tar: data/aircraft/train/"
+    assert missing.startswith(f"1 of the 8 pictures of train listed in {place}")
+    assert unusable.startswith("3 of the 8 pictures of train are unusable: data/aircraft/train/")
     assert "cannot be decoded" in unusable
     assert "is 100 x 100, the annotations say" in unusable
     assert "is no JPEG or PNG" in unusable
@@ -169,7 +170,7 @@ def test_links_and_escapes_are_refused_and_nothing_is_written_beside_the_pack(ti
     rewrite_tar(source / "data" / "svhn.tar", edit)
     report = prepare(source, out)
     text = "\n".join(report.tasks[0].problems)
-    assert "1 of 8 pictures missing" in text
+    assert "1 of the 8 pictures of train listed in" in text
     assert "is a link" in text
     assert "leaves the archive" in text
     assert not list(tmp_path.rglob("evil.jpg"))
@@ -222,9 +223,8 @@ def test_other_colour_modes_become_rgb() -> None:
         picture = grey.convert(mode) if mode in ("L", "P") else grey.convert("RGB").convert(mode)
         buffer = io.BytesIO()
         picture.save(buffer, kind)
-        found = decode(buffer.getvalue(), height=30, width=40)
-        assert isinstance(found, bytes)
-        rgb = np.frombuffer(found, dtype=np.uint8).reshape(30, 40, 3)
+        rgb = decode(buffer.getvalue(), name="x.jpg", size=(30, 40))
+        assert rgb.shape == (30, 40, 3)
         assert np.abs(rgb.astype(int) - pixels[:, :, None]).max() < 16
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from piggyback.shell.errors import BadInput
-from piggyback.suite.verbs import demo
+from piggyback.suite.verbs.commands import demo
 from piggyback.suite.verbs.core_options import DemoOptions
 
 

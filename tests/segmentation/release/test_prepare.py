@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import segmentation.release.packing
-import segmentation.release.prepare
+import piggyback.data.packing
+import segmentation.release.official
+from piggyback.data.packing import Packing
 from piggyback.shell.errors import BadInput, UnknownName, one_line
 from piggyback.shell.lock import hold
 from segmentation.options import PrepareOptions
-from segmentation.packed import open_split
-from segmentation.release.packing import Packing
-from segmentation.release.prepare import GOLDEN, prepare, run
-from segmentation.release.sources import Found
+from segmentation.release.official import GOLDEN
+from segmentation.release.packed import open_split
+from segmentation.release.prepare import prepare, run
 from segmentation.release.splits import find_split, published_ids
 
 BOTH = ("sbd_train", "seg11valid")
@@ -204,22 +204,22 @@ def test_a_killed_run_continues_where_it_was(
     tiny: Any, tmp_path: Path, pixels_of: Any, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     source, out = tiny.write(), tmp_path / "out"
-    monkeypatch.setattr(segmentation.release.packing, "NOTED_EVERY", 1)
+    monkeypatch.setattr(piggyback.data.packing, "NOTED_EVERY", 1)
     add, added, close = Packing.add, [], Packing.__exit__
 
-    def counted(self: Packing, found: Found) -> None:
-        added.append(found.key)
-        add(self, found)
-        self.drain()
+    def counted(self: Packing[Any], piece: Any, decode: Any) -> None:
+        added.append(piece)
+        add(self, piece, decode)
+        self._writers.drain()
         self.note()
 
-    def killed(self: Packing, found: Found) -> None:
+    def killed(self: Packing[Any], piece: Any, decode: Any) -> None:
         if len(added) == stop:
             raise MemoryError
-        counted(self, found)
+        counted(self, piece, decode)
 
     monkeypatch.setattr(Packing, "add", killed)
-    monkeypatch.setattr(Packing, "__exit__", lambda self, *_: self._close())  # a kill leaves no time for a note
+    monkeypatch.setattr(Packing, "__exit__", lambda self, *_: self._held.close())  # a kill leaves no time for a note
     with pytest.raises(MemoryError):
         prepare(source, out, splits=["seg11valid"])
     with pytest.raises(BadInput, match="not packed"):
@@ -266,7 +266,7 @@ def test_official_needs_every_id_and_the_released_counts(
     assert not open_split(out, "seg11valid").official
 
     monkeypatch.setattr(
-        segmentation.release.prepare, "GOLDEN", {"seg11valid": (report.class_pixels, report.void_pixels)}
+        segmentation.release.official, "GOLDEN", {"seg11valid": (report.class_pixels, report.void_pixels)}
     )
     (official,) = prepare(source, tmp_path / "other", splits=["seg11valid"]).splits
     assert official.official

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from piggyback.shell.errors import BadInput, UnknownName
-from segmentation.packed import INDEX, PackedSplit, open_split, refuse_overlap
+from segmentation.release.packed import INDEX, PackedSplit, open_split, refuse_overlap
 from segmentation.release.prepare import prepare
 from segmentation.release.splits import find_split, published_ids
 
@@ -96,9 +96,10 @@ def test_damaged_files_are_named(tiny: Any, tmp_path: Path) -> None:
     for name, spoil, message in [
         ("labels.u8", lambda path: os.truncate(path, 10), r"labels\.u8 has 10 bytes, not the \d+ of its index"),
         ("pictures.u8", lambda path: path.unlink(), r"cannot read .*pictures\.u8"),
-        ("index.npy", lambda path: os.truncate(path, 100), r"cannot read .*index\.npy"),
-        ("index.npy", lambda path: np.save(path, np.zeros(4, INDEX)), "offsets that do not follow"),
-        ("index.npy", lambda path: np.save(path, np.zeros(3, INDEX)), "is not an index of 4 pictures"),
+        ("index.npy", lambda path: os.truncate(path, 100), r"index\.npy is no index of 4 pictures: it is damaged"),
+        ("index.npy", lambda path: np.save(path, np.zeros(4, INDEX)), "has a height that no picture has"),
+        ("index.npy", lambda path: np.save(path, np.ones(4, INDEX)), "offsets that do not follow"),
+        ("index.npy", lambda path: np.save(path, np.zeros(3, INDEX)), "is no index of 4 pictures: it must be"),
         ("split.json", lambda path: path.write_text("{"), r"split\.json is not JSON.*: delete .* and run `piggyback"),
         ("split.json", change(ids=["../../a", "b", "c", "d"]), r"damaged \(.*its ids are no ids"),
         ("split.json", change(ids=["a", "b", "c", "a"]), "or stand there twice"),

@@ -6,7 +6,7 @@
 <root>/<split>/labels.u8      class indices in the same order, one byte per pixel; not in a split without labels
 """
 
-import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -14,13 +14,12 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from piggyback.data.packed import PackedPictures, Packs, map_bytes, open_index, read_flag, set_offsets
 from piggyback.shell.console import notice
-from piggyback.shell.errors import BadInput, one_line
-from piggyback.shell.files import write_json
-from piggyback.shell.strict_json import read_json
+from piggyback.shell.errors import BadInput
 from segmentation.release.splits import ID, complete_text, find_split, overlap, published_ids
 
-VERSION: Final = 1
+PACKS: Final = Packs(benchmark="segmentation", unit="split", key="name", version=1)
 INDEX: Final = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
 """Where a picture begins, in pixels (its bytes begin at three times that, its labels there), and its size."""
 
@@ -61,7 +60,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedSplit:
+class PackedSplit(PackedPictures):
     """n pictures and their label maps; both stay on disk until looked at.
 
     Attributes:
@@ -70,32 +69,15 @@ class PackedSplit:
         index: n records of `INDEX`.
         pixels: uint8 (bytes), RGB of all pictures.
         labels: uint8 (pixels), classes 0..20 and void 255; None where there are none.
-        official: the ids are those of the published list, and nothing contradicts it.
         published: how many pictures the published list has.
         fingerprint: hex sha256 over ids, sizes, pixels and labels.
     """
 
     name: str
     ids: tuple[str, ...]
-    index: NDArray[np.void]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8] | None
-    official: bool
     published: int
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def heights(self) -> NDArray[np.int64]:
-        """Rows of each picture, int64 (n)."""
-        return self.index["height"].astype(np.int64)
-
-    @property
-    def widths(self) -> NDArray[np.int64]:
-        """Columns of each picture, int64 (n)."""
-        return self.index["width"].astype(np.int64)
 
     @property
     def labelled(self) -> bool:
@@ -129,11 +111,6 @@ class PackedSplit:
         return self.labels[offset : offset + height * width].reshape(height, width)
 
 
-def split_folder(root: Path, name: str) -> Path:
-    """Where a split's packed files are."""
-    return root / name
-
-
 def index_file(folder: Path) -> Path:
     """The places and sizes of the pictures."""
     return folder / "index.npy"
@@ -149,22 +126,17 @@ def label_file(folder: Path) -> Path:
     return folder / "labels.u8"
 
 
-def manifest_file(folder: Path) -> Path:
-    """The file that makes a split finished."""
-    return folder / "split.json"
-
-
 def build_index(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.void]:
     """n records of `INDEX` for pictures of these sizes, each int64 (n), one after the other."""
     index = np.zeros(len(heights), dtype=INDEX)
     index["height"], index["width"] = heights, widths
-    index["offset"] = np.cumsum(heights * widths) - heights * widths
+    set_offsets(index, step=1)
     return index
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write ``split.json``, which makes the split finished."""
-    write_json(manifest_file(folder), {"version": VERSION, **asdict(manifest)})
+    PACKS.write(root, manifest.name, asdict(manifest))
 
 
 def read_manifest(root: Path, name: str) -> Manifest | None:
@@ -173,33 +145,23 @@ def read_manifest(root: Path, name: str) -> Manifest | None:
     Raises:
         BadInput: the file is damaged or of another version.
     """
-    path = manifest_file(split_folder(root, name))
-    if not path.is_file():
-        return None
-    advice = f"delete {one_line(path.parent)} and run `{prepare_command(root, name)}`"
-    try:
-        value = read_json(path)
-    except BadInput as fault:
-        raise BadInput(f"{fault}: {advice}") from None
-    if not isinstance(value, dict) or value.get("version") != VERSION or value.get("name") != name:
-        raise BadInput(f"{one_line(path)} is not a version {VERSION} description of {name}: {advice}")
-    try:
-        fields = cast(dict[str, Any], value)
-        return Manifest(
-            name=name,
-            ids=_ids(fields["ids"]),
-            published=int(fields["published"]),
-            official=_flag(fields["official"]),
-            labelled=_flag(fields["labelled"]),
-            fingerprint=str(fields["fingerprint"]),
-            class_pixels=tuple(int(count) for count in fields["class_pixels"]),
-            void_pixels=int(fields["void_pixels"]),
-            listed_in=str(fields["listed_in"]),
-            sources=tuple(str(place) for place in fields["sources"]),
-            remarks=tuple(str(line) for line in fields["remarks"]),
-        )
-    except (KeyError, TypeError, ValueError) as fault:
-        raise BadInput(f"{one_line(path)} is damaged ({fault!r}): {advice}") from None
+    return PACKS.read(root, name, build=_build)
+
+
+def _build(fields: Mapping[str, Any]) -> Manifest:
+    return Manifest(
+        name=str(fields["name"]),
+        ids=_ids(fields["ids"]),
+        published=int(fields["published"]),
+        official=read_flag(fields["official"]),
+        labelled=read_flag(fields["labelled"]),
+        fingerprint=str(fields["fingerprint"]),
+        class_pixels=tuple(int(count) for count in fields["class_pixels"]),
+        void_pixels=int(fields["void_pixels"]),
+        listed_in=str(fields["listed_in"]),
+        sources=tuple(str(place) for place in fields["sources"]),
+        remarks=tuple(str(line) for line in fields["remarks"]),
+    )
 
 
 def _ids(value: object) -> tuple[str, ...]:
@@ -210,17 +172,6 @@ def _ids(value: object) -> tuple[str, ...]:
     return tuple(cast(list[str], value))
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r:.40} is neither true nor false")
-    return value
-
-
-def prepare_command(root: Path, name: str) -> str:
-    """What a user types to have a split packed."""
-    return f"piggyback segmentation prepare --source FOLDER --out {one_line(shlex.quote(str(root)))} --splits {name}"
-
-
 def open_split(root: Path, name: str) -> PackedSplit:
     """Open a split that `prepare` has packed.
 
@@ -229,46 +180,32 @@ def open_split(root: Path, name: str) -> PackedSplit:
         UnknownName: no split is called so.
     """
     find_split(name)
-    folder = split_folder(root, name)
-    manifest = read_manifest(root, name)
-    if manifest is None:
-        missing = f"{name} is not packed in {one_line(root)}: there is no {one_line(manifest_file(folder))}"
-        raise BadInput(f"{missing}. Run `{prepare_command(root, name)}`")
-    fault = find_fault(folder, manifest)
-    if fault is not None:
-        raise BadInput(f"{fault}. Run `{prepare_command(root, name)}` to pack it again")
+    manifest = PACKS.read_finished(root, name, build=_build)
+    folder = root / name
+    try:
+        index = open_index_of(folder, manifest)
+    except BadInput as fault:
+        raise BadInput(f"{fault}. Run `{PACKS.command(root, name)}` to pack it again") from None
     return PackedSplit(
         name=name,
         ids=manifest.ids,
-        index=np.load(index_file(folder), allow_pickle=False),
-        pixels=_map(picture_file(folder)),
-        labels=_map(label_file(folder)) if manifest.labelled else None,
+        index=index,
+        pixels=map_bytes(picture_file(folder)),
+        labels=map_bytes(label_file(folder)) if manifest.labelled else None,
         official=manifest.official,
         published=manifest.published,
         fingerprint=manifest.fingerprint,
     )
 
 
-def find_fault(folder: Path, manifest: Manifest) -> str | None:
-    """What is wrong with a split's files, in words, or None; the pixels themselves are not read."""
-    path = index_file(folder)
-    parts = [(picture_file(folder), 3), *([(label_file(folder), 1)] if manifest.labelled else [])]
-    try:
-        index = np.load(path, allow_pickle=False)
-        sizes = {part: part.stat().st_size for part, _ in parts}
-    except (OSError, ValueError, EOFError) as fault:
-        return f"cannot read {one_line(path)} and what belongs to it ({one_line(str(fault))})"
-    count = len(manifest.ids)
-    if index.dtype != INDEX or index.shape != (count,) or count == 0:
-        return f"{one_line(path)} is not an index of {count} pictures"
-    heights, widths = index["height"].astype(np.int64), index["width"].astype(np.int64)
-    if min(heights.min(), widths.min()) <= 0 or not np.array_equal(build_index(heights, widths), index):
-        return f"{one_line(path)} has offsets that do not follow from the sizes"
-    pixels = int((heights * widths).sum())
-    for part, bytes_each in parts:
-        if sizes[part] != bytes_each * pixels:
-            return f"{one_line(part)} has {sizes[part]:,} bytes, not the {bytes_each * pixels:,} of its index"
-    return None
+def open_index_of(folder: Path, manifest: Manifest) -> NDArray[np.void]:
+    """Open a split's index and compare it with the packed files.
+
+    Raises:
+        BadInput: with the first fault.
+    """
+    files = {picture_file(folder): 3} | ({label_file(folder): 1} if manifest.labelled else {})
+    return open_index(index_file(folder), kind=INDEX, count=len(manifest.ids), step=1, files=files)
 
 
 def refuse_overlap(train: PackedSplit, evaluation: PackedSplit, *, allow: bool) -> int:
@@ -299,8 +236,3 @@ def refuse_overlap(train: PackedSplit, evaluation: PackedSplit, *, allow: bool) 
         )
     notice(f"{text}: allowed, but these scores compare with no others")
     return len(both)
-
-
-def _map(path: Path) -> NDArray[np.uint8]:
-    # The base-class view: slicing np.memmap itself costs microseconds per picture.
-    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r")).view(np.ndarray)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decathlon.packed import join, open_split, whole
+from decathlon.release.packed import open_split
+from piggyback.data.labelled import join, whole
 from piggyback.shell.errors import BadInput
 
 
