@@ -1,8 +1,8 @@
 """One run: one task, one method, one recipe, from packed data to payload, evidence and result."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,8 +42,6 @@ from piggyback.suite.training.checkpoints import Checkpoints, Environment, StopF
 from piggyback.suite.training.loop import Batches, Plan, Record, TaskLearner, Training
 from piggyback.suite.training.rate_trials import choose_rate, cut_batches
 from piggyback.suite.training.run_folder import RunFolder, Watch, code_version, conduct, open_run
-
-FIRST_FORM: Final = "none"  # of a mask update, where nothing is updated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +143,16 @@ def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
         lambda epoch, start: bench.batches("trial", epoch, start), epoch=count, total=steps * recipe.accumulate
     )
     checkpoints = Checkpoints(work.folder.checkpoints / f"trial-{number}")
-    adapter = make_adapter(bench, network=find_standing(bench))
-    plan = make_plan(recipe, epochs=1, steps=steps)
+    learner = make_learner(work, rate=rate)
     try:
-        make_training(work, adapter, plan=plan, batches=batches, rate=rate, checkpoints=checkpoints).run()
-        value = bench.measure(adapter.network)
+        make_training(
+            work,
+            learner,
+            plan=make_plan(recipe, epochs=1, steps=steps),
+            batches=batches,
+            checkpoints=checkpoints,
+        ).run()
+        value = bench.measure(learner.adapter.network)
     except Diverged:
         checkpoints.clear()
         raise
@@ -157,44 +160,30 @@ def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
     return steps, value
 
 
-def make_training(
-    work: Work,
-    adapter: Adapter,
-    *,
-    plan: Plan,
-    batches: Batches,
-    rate: float,
-    checkpoints: Checkpoints,
-    on_step: Callable[[Training, int], None] | None = None,
-    on_epoch: Callable[[list[Record]], None] = lambda history: None,
-) -> Training:
-    """The loop with the recipe's optimizer and seed, and the bench's loss."""
-    recipe, job = work.job.recipe, work.job
-    total = plan.epochs * plan.steps
-    learner = TaskLearner(
+def make_learner(work: Work, *, rate: float) -> TaskLearner:
+    """The fresh task under the recipe's optimizer and the bench's loss."""
+    adapter = make_adapter(work.bench, network=find_standing(work.bench))
+    return TaskLearner(
         adapter=adapter,
-        optimizer=make_optimizer(recipe, adapter, rate=rate),
+        optimizer=make_optimizer(work.job.recipe, adapter, rate=rate),
         criterion=work.bench.loss,
-        precision=recipe.precision,
+        precision=work.job.recipe.precision,
     )
 
-    def advance(step: int) -> None:
-        if on_step is not None:
-            on_step(training, step)
 
-    training = Training(
+def make_training(
+    work: Work, learner: TaskLearner, *, plan: Plan, batches: Batches, checkpoints: Checkpoints
+) -> Training:
+    """The loop with the recipe's seed and the work's stop."""
+    return Training(
         learner=learner,
         batches=batches,
         plan=plan,
-        seed=recipe.seed,
+        seed=work.job.recipe.seed,
         checkpoints=checkpoints,
         stop=work.stop,
-        allow_other_environment=job.allow_other_environment,
-        on_step=advance,
-        on_epoch=on_epoch,
-        on_save=(lambda step: None) if on_step is None else (lambda step: work.watch.note(step / total)),
+        allow_other_environment=work.job.allow_other_environment,
     )
-    return training
 
 
 def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
@@ -202,14 +191,14 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
     bench, recipe, metric = work.bench, work.job.recipe, benchmark_of(work.bench).trial_metric
     epochs = recipe.epochs_for(bench.count_batches("final"))
     plan = make_plan(recipe, epochs=epochs, steps=steps_of(bench, "final"))
-    adapter = make_adapter(bench, network=find_standing(bench))
-    total = plan.epochs * plan.steps
+    learner = make_learner(work, rate=rate)
+    adapter, total = learner.adapter, plan.epochs * plan.steps
     prune_at = find_pruning(bench, total=total)
 
-    def advance(training: Training, step: int) -> None:
+    def advance(step: int) -> None:
         if step == prune_at and isinstance(recipe, SequenceRecipe):
             adapter.prune(recipe.prune)
-            cast(TaskLearner, training.learner).optimizer.reset()  # PackNet's code goes on with a new one
+            learner.optimizer.reset()  # PackNet's code goes on with a new one
         work.on_step(step / total)
 
     def look(history: list[Record]) -> None:
@@ -223,15 +212,17 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
         work.watch.progress = len(history) / epochs
         work.watch.say("running", stage="training", loss=history[-1]["loss"])
 
-    training = make_training(
-        work,
-        adapter,
-        plan=plan,
-        batches=lambda epoch, start: bench.batches("final", epoch, start),
-        rate=rate,
-        checkpoints=Checkpoints(work.folder.checkpoints),
+    training = replace(
+        make_training(
+            work,
+            learner,
+            plan=plan,
+            batches=lambda epoch, start: bench.batches("final", epoch, start),
+            checkpoints=Checkpoints(work.folder.checkpoints),
+        ),
         on_step=advance,
         on_epoch=look,
+        on_save=lambda step: work.watch.note(step / total),
     )
     history = training.run()
     if recipe.selected_on == "val":
@@ -259,7 +250,7 @@ def take_trained(work: Work) -> Trained:
     loss = record["loss"][work.job.task]
     history: list[Record] = [{"epoch": 1, "loss": loss, "lr": record["lr_used"], "seconds": 0.0}]
     work.folder.write_metrics(history)
-    environment = Environment.here(work.job.device, update=FIRST_FORM)
+    environment = Environment.here(work.job.device, update="none")
     return Trained(
         adapter=adapter,
         history=history,
