@@ -11,7 +11,7 @@ from decathlon.release.labels import find_labels, read_labels
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.suite.evaluate import Finished
-from piggyback.suite.verbs.options import EvaluateOptions
+from piggyback.suite.options import EvaluateOptions
 
 
 def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptions[Any]) -> NDArray[np.bool_]:

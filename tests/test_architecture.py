@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -49,6 +50,41 @@ def test_functions_fit_on_a_screen() -> None:
 def test_files_are_named_for_what_they_hold() -> None:
     parts = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not parts & set(NAMELESS)
+
+
+def test_contracts_name_every_room_of_the_core_but_the_shell() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (light,) = (one for one in contracts if one["name"].startswith("slurm and the leaderboard know the shell alone"))
+    there = {
+        f"piggyback.{path.stem}"
+        for path in (ROOT / "piggyback").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert set(light["forbidden_modules"]) == there - {"piggyback.__init__", "piggyback.shell"}
+    assert not any("ignore_imports" in one for one in contracts)
+
+
+def test_no_benchmark_is_known_by_name_where_none_should_be() -> None:
+    rooms = [ROOT / "piggyback" / "suite", ROOT / "piggyback" / "data", ROOT / "slurm", ROOT / "leaderboard"]
+    names = re.compile("decathlon|segmentation|classify", re.IGNORECASE)
+    found = [
+        f"{name_of(path)}:{node.lineno}"
+        for room in rooms
+        for path in sorted(room.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and names.fullmatch(node.value)
+    ]
+    assert found == []
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "img" / "architecture.py", "--check"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_wheel_has_exactly_five_packages() -> None:

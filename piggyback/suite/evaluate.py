@@ -12,10 +12,10 @@ from piggyback.shell.errors import BadInput, one_line
 from piggyback.suite.bench import Bench, Job, attach_adapter, open_bench
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.standing import find_standing
+from piggyback.suite.options import EvaluateOptions
 from piggyback.suite.recipe import read_recipe
 from piggyback.suite.results import advise, load_result
 from piggyback.suite.training.run_folder import RunFolder
-from piggyback.suite.verbs.options import EvaluateOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from piggyback.shell.errors import BadInput, one_line
 from piggyback.suite.bench import Job, method_of, names_of, open_bench, root_of
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.standing import make_standing, standing_folder
+from piggyback.suite.options import ReportOptions, RunOptions
 from piggyback.suite.ordering import recipe_for, tasks_of
 from piggyback.suite.recipe import Recipe
 from piggyback.suite.report import Request, find_missing
@@ -22,7 +23,6 @@ from piggyback.suite.train import train_task
 from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
 from piggyback.suite.training.run_folder import RunFolder
 from piggyback.suite.training.workers import show_share, train_jobs
-from piggyback.suite.verbs.options import ReportOptions, RunOptions
 
 
 def named(benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:

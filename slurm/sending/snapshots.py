@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,8 @@ from typing import Any, Final
 from piggyback.shell.errors import SweepError
 from slurm.folder.state_files import read_state
 
-PACKAGES: Final = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
+GROUPS: Final = tuple(f"piggyback.{name}" for name in ("benchmarks", "boards", "commands", "doctor", "methods"))
+"""Entry points through which packages, ours and those of others, become a part of what jobs run."""
 RECORD: Final = "code.json"
 """File beside the packages of a snapshot; `piggyback.suite.training.run_folder.code_version` reads it."""
 
@@ -36,14 +38,18 @@ def import_variables(code: Path | None) -> dict[str, str]:
 
 
 def find_packages() -> dict[str, Path]:
-    """The folder of each of our packages, as imported now."""
-    specs = {name: find_spec(name) for name in PACKAGES}
-    return {name: Path(spec.origin).parent for name, spec in specs.items() if spec is not None and spec.origin}
+    """The folder of each package that jobs run, as imported now; the file of a module without one."""
+    points = (point for group in GROUPS for point in entry_points(group=group))
+    names = {"piggyback", "slurm", *(point.module.partition(".")[0] for point in points)}
+    origins = {name: Path(spec.origin) for name in sorted(names) if (spec := find_spec(name)) and spec.origin}
+    return {name: path.parent if path.name == "__init__.py" else path for name, path in origins.items()}
 
 
-def list_files(folder: Path) -> list[Path]:
+def list_files(package: Path) -> list[Path]:
     """The files of a package, in a fixed order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    if package.is_file():
+        return [package]
+    return sorted(path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def hash_code(packages: dict[str, Path]) -> str:
@@ -72,6 +78,15 @@ def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
     return {"commit": said[0], "dirty": bool(said[1])}
 
 
+def copy_package(source: Path, target: Path) -> None:
+    """Copy a package's folder, or a module's file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copy2(source, target)
+    else:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def take_snapshot(root: Path) -> Path:
     """Copy the packages into ``<root>/code-<hash>``, whole or not at all.
 
@@ -94,10 +109,11 @@ def take_snapshot(root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".code-") as held:
             staged = Path(held) / "code"
-            for name, folder in packages.items():
-                shutil.copytree(folder, staged / name, ignore=shutil.ignore_patterns("__pycache__"))
+            for name, package in packages.items():
+                copy_package(package, staged / f"{name}{package.suffix}")
             (staged / RECORD).write_text(json.dumps(describe_code(packages)))
-            if hash_code({name: staged / name for name in packages}) != place.name.removeprefix("code-"):
+            copies = {name: staged / f"{name}{package.suffix}" for name, package in packages.items()}
+            if hash_code(copies) != place.name.removeprefix("code-"):
                 raise SweepError("the code changed while it was copied: submit again when nobody edits it")
             if not place.is_dir():  # another process may have made the same one meanwhile
                 staged.rename(place)

@@ -19,11 +19,11 @@ from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.first_pruning import prune_backbone
 from piggyback.suite.networks.joint import PAYLOADS, train_jointly
 from piggyback.suite.networks.work import NETWORK_FILE, Making
+from piggyback.suite.options import GroundOptions
 from piggyback.suite.ordering import sequence_of
 from piggyback.suite.recipe import Recipe, SequenceRecipe, run_id, settings_of
 from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
 from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
-from piggyback.suite.verbs.options import GroundOptions
 
 GROUNDS: Final = "grounds"  # folder, beside that of the runs
 

@@ -13,8 +13,7 @@ import tyro
 
 from piggyback.shell.cli import Command, load
 from piggyback.suite.benchmark import GROUP, Benchmark, find_benchmark
-from piggyback.suite.recipe import SequenceRecipe, recipe_named_in
-from piggyback.suite.verbs.options import (
+from piggyback.suite.options import (
     EvaluateOptions,
     GroundOptions,
     Nothing,
@@ -25,6 +24,7 @@ from piggyback.suite.verbs.options import (
     TaskTrainOptions,
     TrainOptions,
 )
+from piggyback.suite.recipe import SequenceRecipe, recipe_named_in
 
 REQUIRED: Final = ("data", "backbone", "out", "task", "method", "run", "runs")
 
