@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from decathlon.backbone.pretraining_recipe import PRESETS
 from decathlon.options import OwnEvaluate, OwnReport
 from decathlon.recipes import DESCRIPTIONS, RECIPES
 from decathlon.tasks import BACKBONE_TASK, MASKED_TASKS, TASK_VERSION
@@ -10,21 +11,21 @@ from piggyback.suite.benchmark import Benchmark, Metric, Own, Source
 
 VERBS: Final = (
     Command(
-        name="decathlon fetch",
+        name="fetch",
         summary="download the official archives, resumed after a break",
         options="decathlon.options:FetchOptions",
         target="decathlon.release.fetch:run",
         examples="  piggyback decathlon fetch --out archives",
     ),
     Command(
-        name="decathlon draw",
+        name="draw",
         summary="draw a small decathlon in the form of the official release, to try things on",
         options="decathlon.options:DrawOptions",
         target="decathlon.drawn.release:run",
         examples="  piggyback decathlon draw --out release",
     ),
     Command(
-        name="decathlon prepare",
+        name="prepare",
         summary="check the pictures against the annotations and pack them for training",
         options="decathlon.options:PrepareOptions",
         target="decathlon.release.prepare:run",
@@ -34,21 +35,21 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="decathlon backbone import",
+        name="backbone import",
         summary="turn a published WRN-28-4 checkpoint into a backbone file",
         options="decathlon.backbone.options:ImportOptions",
         target="decathlon.backbone.verbs:run_import",
         examples="  piggyback decathlon backbone import imagenet12_wide28_sgd/0049 --out backbone.safetensors",
     ),
     Command(
-        name="decathlon backbone evaluate",
+        name="backbone evaluate",
         summary="top-1 and top-5 of a backbone's own head on imagenet12",
         options="decathlon.backbone.options:EvaluateOptions",
         target="decathlon.backbone.verbs:run_evaluate",
         examples="  piggyback decathlon backbone evaluate --backbone backbone.safetensors --data data --split val",
     ),
     Command(
-        name="decathlon backbone train",
+        name="backbone train",
         summary="train a WRN-28-4 from scratch on imagenet12, on one or several GPUs or nodes",
         options="decathlon.backbone.options:TrainOptions",
         defaults="decathlon.backbone.options:train_defaults",
@@ -59,14 +60,14 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="decathlon submit",
+        name="submit",
         summary="collect a method's predictions into the challenge's results.json and zip",
         options="decathlon.options:SubmitOptions",
         target="decathlon.challenge.collection:run",
         examples="  piggyback decathlon submit --runs runs --method piggyback --out results.json",
     ),
     Command(
-        name="decathlon score",
+        name="score",
         summary="accuracies, points and score of a results.json or its zip",
         options="decathlon.options:ScoreOptions",
         target="decathlon.challenge.scoring:run",
@@ -76,7 +77,7 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="decathlon merge",
+        name="merge",
         summary="backbone and payload as one plain network's state dict",
         options="decathlon.options:MergeOptions",
         target="decathlon.merging:run",
@@ -97,18 +98,17 @@ BENCHMARK: Final = Benchmark(
     tasks=MASKED_TASKS,
     backbone_task=BACKBONE_TASK,
     version=TASK_VERSION,
-    counted=len(MASKED_TASKS),
     own=Own(run=OwnReport, evaluate=OwnEvaluate, report=OwnReport),
     begin="decathlon.challenge.collection:begin",
     evaluate="decathlon.evaluation:measure",
     report="decathlon.challenge.report:tell",
     source=Source(
-        prepare=("decathlon", "prepare"),
-        draw=("decathlon", "draw"),
+        prepare="prepare",
+        draw="draw",
         drawn="release",
         drawn_proof="drawn.json",
-        presets="decathlon.backbone.pretraining_recipe:PRESETS",
-        pretrain=("decathlon", "backbone", "train"),
+        pretrain="backbone train",
+        presets=PRESETS,
         report_paths=("labels",),
     ),
     verbs=VERBS,

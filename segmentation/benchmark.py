@@ -11,21 +11,21 @@ TASK: Final = "pascal-voc"
 
 VERBS: Final = (
     Command(
-        name="segmentation fetch",
+        name="fetch",
         summary="download VOC and SBD, resumed after a break",
         options="segmentation.options:FetchOptions",
         target="segmentation.release.fetch:run",
         examples="  piggyback segmentation fetch --out archives",
     ),
     Command(
-        name="segmentation draw",
+        name="draw",
         summary="draw scenes in the form of SBD and VOC, and train a small VGG for them, to try things on",
         options="segmentation.options:DrawOptions",
         target="segmentation.drawn.small_vgg:run",
         examples="  piggyback segmentation draw --out drawn",
     ),
     Command(
-        name="segmentation prepare",
+        name="prepare",
         summary="check pictures and label maps and pack them by split",
         options="segmentation.options:PrepareOptions",
         target="segmentation.release.prepare:run",
@@ -35,7 +35,7 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="segmentation backbone import",
+        name="backbone import",
         summary="turn a VGG's weights into a backbone file that knows how it is fed",
         options="segmentation.options:ImportOptions",
         target="segmentation.backbone_verbs:run_import",
@@ -45,7 +45,7 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="segmentation sizes",
+        name="sizes",
         summary="what a task adds to the network, in weights and bytes",
         options="segmentation.options:SizesOptions",
         defaults="segmentation.options:sizes_defaults",
@@ -53,7 +53,7 @@ VERBS: Final = (
         examples="  piggyback segmentation sizes --deconvolution fixed",
     ),
     Command(
-        name="segmentation miou",
+        name="miou",
         summary="mean IoU of palette PNGs of any program",
         options="segmentation.options:MiouOptions",
         target="segmentation.metric.miou:run",
@@ -63,7 +63,7 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="segmentation bundle",
+        name="bundle",
         summary="the archive for VOC's evaluation server, checked offline",
         options="segmentation.options:BundleOptions",
         target="segmentation.voc_server.bundle:run",
@@ -73,7 +73,7 @@ VERBS: Final = (
         ),
     ),
     Command(
-        name="segmentation rle",
+        name="rle",
         summary="label maps as COCO RLE",
         options="segmentation.options:RleOptions",
         target="segmentation.voc_server.rle:run",
@@ -88,12 +88,11 @@ BENCHMARK: Final = Benchmark(
     descriptions=DESCRIPTIONS,
     opener="segmentation.bench:open_bench",
     metrics=(
-        Metric(name="mean_iou", title="mean IoU"),
+        Metric(name="mean_iou", title="mean IoU", on_val="held_out_mean_iou"),
         Metric(name="pixel_accuracy", title="pixel acc"),
         Metric(name="mean_accuracy", title="mean acc"),
         Metric(name="frequency_weighted_iou", title="fw IoU"),
     ),
-    trial_metric="held_out_mean_iou",
     tasks=(TASK,),
     without=WITHOUT,
     own=Own(train=Overlap, run=OwnRun, evaluate=OwnEvaluate, report=OwnReport),
@@ -103,9 +102,9 @@ BENCHMARK: Final = Benchmark(
     keep="segmentation.report:keep",
     run_label="segmentation.recipes:label_run",
     source=Source(
-        prepare=("segmentation", "prepare"),
+        prepare="prepare",
         prepare_words="segmentation.recipes:words_to_prepare",
-        draw=("segmentation", "draw"),
+        draw="draw",
         drawn_proof="backbone.safetensors",
         drawn_release="release",
         drawn_backbone="backbone.safetensors",

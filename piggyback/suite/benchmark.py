@@ -25,10 +25,12 @@ class Metric:
     Attributes:
         name: in results.
         title: for tables.
+        on_val: its name where it is measured on val, in trials and histories; ``val_`` before `name` when empty.
     """
 
     name: str
     title: str
+    on_val: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +45,34 @@ class Own:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How a sweep comes by data and backbone; each word list is of the console command.
+    """How a sweep comes by data and backbone; verbs stand without the benchmark's name.
 
     Attributes:
         prepare: the verb that packs ``--source`` into ``--out``; None: data are always given.
+        has_pictures: whether that verb has its pictures itself, and takes no ``--source``.
         prepare_words: ``module:function`` from a recipe to more words for it, flags and values in turn.
         draw: the verb that draws a small release into ``--out``; None: there is none.
         drawn: name of that folder in a sweep.
         drawn_proof: file that it writes last, below that folder.
         drawn_release: folder below it that is prepared; empty where it is that folder itself.
         drawn_backbone: backbone file that it makes, below that folder; None: the sweep's file must name one.
-        presets: recipes by which a backbone can be trained, ``module:name``; None: it is always given.
-        pretrain: the verb that does it, with ``--data`` and ``--out``.
+        pretrain: the verb that trains a backbone, with ``--data`` and ``--out``; None: it is always given.
+        presets: recipes for that by name, frozen dataclasses whose fields are flags of the verb.  The first is used
+            when none is named; with a single one the verb has no ``--recipe``.
         report_words: ``module:function`` from a recipe to more words for ``report``.
         report_paths: fields of a sweep's file with paths that are handed to ``report``, by flags of their names.
     """
 
-    prepare: tuple[str, ...] | None = None
+    prepare: str | None = None
+    has_pictures: bool = False
     prepare_words: str | None = None
-    draw: tuple[str, ...] | None = None
+    draw: str | None = None
     drawn: str = "drawn"
     drawn_proof: str = ""
     drawn_release: str = ""
     drawn_backbone: str | None = None
-    presets: str | None = None
-    pretrain: tuple[str, ...] = ()
+    pretrain: str | None = None
+    presets: Mapping[str, Any] = field(default_factory=dict)
     report_words: str | None = None
     report_paths: tuple[str, ...] = ()
 
@@ -79,16 +84,13 @@ class Benchmark:
     Attributes:
         name: the noun of its verbs, and in results.
         title: for headings.
-        recipes: by name; all of one class, `Recipe` or made from it.
-        descriptions: a line for each.
-        default_recipe: used when none is named.
+        recipes: by name; all of one class, `Recipe` or made from it.  The first is used when none is named.
+        descriptions: a line for each, for ``--help``.
         opener: ``module:function`` from a `Job` to a `Bench`.
         metrics: shown in reports; by the first, rates and epochs are chosen.
-        trial_metric: what the first is called where it is measured on val, in trials and histories.
         tasks: names, in order.  With a single one the verbs have no ``--task``.
         backbone_task: the task that the backbone was trained on, where the benchmark has it too.
         version: of the tasks as results record it; another number says that results cannot be compared.
-        counted: how many tasks the parameter ratio counts beside the backbone's own.
         without: methods that mean nothing here, and why.
         own: options of its own for the suite's verbs.
         evaluate: ``module:function`` for a finished run (`piggyback.suite.evaluate.Finished`); the suite's own
@@ -103,22 +105,19 @@ class Benchmark:
         run_label: ``module:function`` from task and recipe to the first word of a run's folder; the task's name
             when None.
         source: how sweeps come by data and backbone.
-        verbs: its own.
+        verbs: its own, without its name.
         demo: ``module:function``, called with a folder; None: it has no part in the demo.
     """
 
     name: str
     title: str
     recipes: Mapping[str, Recipe]
-    descriptions: Mapping[str, str]
     opener: str
     metrics: tuple[Metric, ...]
     tasks: tuple[str, ...]
-    default_recipe: str = "paper"
-    trial_metric: str = "val_accuracy"
+    descriptions: Mapping[str, str] = field(default_factory=dict)
     backbone_task: str | None = None
     version: int = 1
-    counted: int = 1
     without: Mapping[str, str] = field(default_factory=dict)
     own: Own = field(default_factory=Own)
     evaluate: str = "piggyback.suite.evaluate:measure_again"
@@ -130,6 +129,16 @@ class Benchmark:
     source: Source = field(default_factory=Source)
     verbs: tuple[Command, ...] = ()
     demo: str | None = None
+
+    @property
+    def default_recipe(self) -> str:
+        """Name of the recipe that is used when none is named."""
+        return next(iter(self.recipes))
+
+    @property
+    def trial_metric(self) -> str:
+        """What the first metric is called where it is measured on val."""
+        return self.metrics[0].on_val or f"val_{self.metrics[0].name}"
 
     @property
     def recipe_class(self) -> type[Recipe]:

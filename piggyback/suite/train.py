@@ -303,7 +303,7 @@ def make_result(work: Work, trained: Trained, measured: Measured) -> Result:
         metrics=metrics,
         counts=measured.counts,
         bits={kind: 8 * count for kind, count in payload.bytes_by_kind.items()},
-        parameter_ratio=parameter_ratio([method_of(job)] * benchmark.counted, shapes=shapes, masked=masked),
+        parameter_ratio=parameter_ratio([method_of(job)] * len(benchmark.tasks), shapes=shapes, masked=masked),
         selected_on=job.recipe.selected_on,
         trained_on=job.recipe.trained_on,
         origin="measured",

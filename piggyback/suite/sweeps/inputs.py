@@ -58,6 +58,25 @@ class Data:
     drawn: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a folder is prepared from.
+
+    Attributes:
+        flags: that name it.
+        identity: tells it from others.
+        steps: that make it.
+        given: the files or folders of it that no step makes.
+        drawn: folder of what was drawn, if it was.
+    """
+
+    flags: tuple[str, ...]
+    identity: str
+    steps: tuple[Planned, ...] = ()
+    given: tuple[Path, ...] = ()
+    drawn: Path | None = None
+
+
 def plan_inputs(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path, recipe: Recipe) -> Inputs:
     """Data and backbone for a spec.
 
@@ -77,7 +96,7 @@ def plan_inputs(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path, 
             given=given,
             identity=(data.identity, "drawn"),
         )
-    kinds = str if benchmark.source.presets is None else (str, dict)
+    kinds = str if benchmark.source.pretrain is None else (str, dict)
     if isinstance(take(spec, "backbone", kinds, default=None), str):
         place = take_place(spec, "backbone")
         return Inputs(
@@ -111,15 +130,16 @@ def plan_pretraining(
     """The step that trains a backbone by a table of settings."""
     settings = {"settings": {name: value for name, value in table.items() if name != "recipe"}}
     recipe = {"recipe": table["recipe"]} if "recipe" in table else {}
-    presets = load(benchmark.source.presets or "")
-    flags, preset = take_recipe(settings | recipe, recipes=presets, default="paper", place="the backbone")
+    presets = benchmark.source.presets
+    flags, preset = take_recipe(settings | recipe, recipes=presets, default=next(iter(presets)), place="the backbone")
+    words = [benchmark.name, *(benchmark.source.pretrain or "").split(), *(flags if len(presets) > 1 else flags[2:])]
     key = f"{benchmark.name}-backbone-{short_id(asdict(preset), data.identity)}"
     folder = shared / key
     return planned_run(
         key,
         title=f"{benchmark.name} backbone",
         kind="backbone",
-        argv=[*benchmark.source.pretrain, *flags, "--data", str(data.path), "--out", str(folder)],
+        argv=[*words, "--data", str(data.path), "--out", str(folder)],
         folder=folder,
         proof=folder / "backbone.safetensors",  # written last
         needs=needs,
@@ -130,36 +150,53 @@ def plan_pretraining(
 def plan_data(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path, recipe: Recipe) -> Data:
     """The prepared folder that a spec names, or that is made from its source."""
     source, noun = benchmark.source, benchmark.name
-    if "source" not in spec or source.prepare is None:
+    made = "source" in spec or (source.has_pictures and "data" not in spec)
+    if source.prepare is None or not made:
         place = take_place(spec, "data")
         return Data(path=place.path, identity=place.identity, steps=())
-    steps: list[Planned] = []
-    drawn = None
-    if take(spec, "source", str, default=None) == "drawn":
-        if source.draw is None:
-            raise BadInput(f"{noun} draws no release: give a source or data")
-        drawn, identity = shared / source.drawn, "drawn"
-        origin, proof, title = drawn / source.drawn_release, drawn / source.drawn_proof, f"{noun} draw"
-        argv: list[object] = [*source.draw, "--out", drawn]
-        steps.append(planned_run(f"{noun}-draw", title=title, kind="prepare", argv=argv, folder=drawn, proof=proof))
-    else:
-        place = take_place(spec, "source")
-        origin, identity = place.path, place.identity
+    origin = plan_origin(benchmark, spec, shared=shared)
     words = () if source.prepare_words is None else tuple(load(source.prepare_words)(recipe))
-    parts = (identity, *words[1::2])
+    parts, identity = (origin.identity, *words[1::2]), origin.identity
     data, key = shared / f"data-{short_id(*parts)}", short_id(*parts)
     if "data" in spec:
         place = take_place(spec, "data")
         data, identity, key = place.path, f"{identity} {place.identity}", short_id(*parts, place.identity)
-    steps.append(
-        planned_run(
-            f"{noun}-prepare-{key}",
-            title=f"{noun} prepare",
-            kind="prepare",
-            argv=[*source.prepare, "--source", origin, "--out", data, *words],
-            folder=shared / f"prepare-{key}",
-            needs=[step["id"] for step in steps],
-            inputs=[] if steps else [origin],
-        )
+    step = planned_run(
+        f"{noun}-prepare-{key}",
+        title=f"{noun} prepare",
+        kind="prepare",
+        argv=[noun, *source.prepare.split(), *origin.flags, "--out", data, *words],
+        folder=shared / f"prepare-{key}",
+        needs=[step["id"] for step in origin.steps],
+        inputs=origin.given,
     )
-    return Data(path=data, identity=identity, steps=tuple(steps), drawn=drawn)
+    return Data(path=data, identity=identity, steps=(*origin.steps, step), drawn=origin.drawn)
+
+
+def plan_origin(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path) -> Origin:
+    """The pictures that a spec's source names, or that are drawn first, or that ``prepare`` has itself.
+
+    Raises:
+        BadInput: there is no such source.
+    """
+    source, noun = benchmark.source, benchmark.name
+    if source.has_pictures:
+        if "source" in spec:
+            raise BadInput(f"{noun} has its pictures itself: leave source out")
+        return Origin(flags=(), identity="own pictures")
+    if take(spec, "source", str, default=None) != "drawn":
+        place = take_place(spec, "source")
+        return Origin(flags=("--source", str(place.path)), identity=place.identity, given=(place.path,))
+    if source.draw is None:
+        raise BadInput(f"{noun} draws no release: give a source or data")
+    drawn = shared / source.drawn
+    step = planned_run(
+        f"{noun}-draw",
+        title=f"{noun} draw",
+        kind="prepare",
+        argv=[noun, *source.draw.split(), "--out", drawn],
+        folder=drawn,
+        proof=drawn / source.drawn_proof,
+    )
+    flags = ("--source", str(drawn / source.drawn_release))
+    return Origin(flags=flags, identity="drawn", steps=(step,), drawn=drawn)

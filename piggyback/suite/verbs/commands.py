@@ -5,6 +5,7 @@ Imports nothing heavy: what a verb does is loaded when it runs, so that ``--help
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -99,13 +100,15 @@ def make_commands(benchmark: Benchmark) -> list[Command]:
                 examples=f"  piggyback {name} ground --method packnet {common} --out runs",
             )
         )
-    return [*benchmark.verbs, *made]
+    return [*(replace(one, name=f"{name} {one.name}") for one in benchmark.verbs), *made]
 
 
 def make_verb(
     benchmark: Benchmark, verb: str, summary: str, *, options: Any, target: str, examples: str, own: Any = None
 ) -> Command:
     """One verb; its function gets the benchmark and the options."""
+    if "settings" in options.__origin__.__dataclass_fields__:
+        examples += list_recipes(benchmark)
     return Command(
         name=f"{benchmark.name} {verb}",
         summary=summary,
@@ -114,6 +117,13 @@ def make_verb(
         target=partial(start, target, benchmark),
         examples=examples,
     )
+
+
+def list_recipes(benchmark: Benchmark) -> str:
+    """The recipes, a line each, to follow a verb's examples."""
+    width = max(map(len, benchmark.recipes))
+    lines = (f"  {name:{width}}  {benchmark.descriptions.get(name, '')}".rstrip() for name in benchmark.recipes)
+    return "\n\nRecipes:\n" + "\n".join(lines)
 
 
 def start(target: str, benchmark: Benchmark, options: object) -> int:
