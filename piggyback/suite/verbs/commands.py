@@ -4,7 +4,7 @@ Imports nothing heavy: what a verb does is loaded when it runs, so that ``--help
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import tyro
 
+from piggyback.methods.table import TABLE
 from piggyback.shell.cli import Command, load
 from piggyback.suite.benchmark import GROUP, Benchmark, find_benchmark
 from piggyback.suite.options import (
@@ -108,7 +109,9 @@ def make_verb(
 ) -> Command:
     """One verb; its function gets the benchmark and the options."""
     if "settings" in options.__origin__.__dataclass_fields__:
-        examples += list_recipes(benchmark)
+        methods = {name: row.summary for name, row in TABLE.items() if name not in benchmark.without}
+        recipes = {name: benchmark.descriptions.get(name, "") for name in benchmark.recipes}
+        examples += list_names("Recipes", recipes) + list_names("Methods", methods)
     return Command(
         name=f"{benchmark.name} {verb}",
         summary=summary,
@@ -119,11 +122,11 @@ def make_verb(
     )
 
 
-def list_recipes(benchmark: Benchmark) -> str:
-    """The recipes, a line each, to follow a verb's examples."""
-    width = max(map(len, benchmark.recipes))
-    lines = (f"  {name:{width}}  {benchmark.descriptions.get(name, '')}".rstrip() for name in benchmark.recipes)
-    return "\n\nRecipes:\n" + "\n".join(lines)
+def list_names(title: str, summaries: Mapping[str, str]) -> str:
+    """Names with a line each, to follow a verb's examples."""
+    width = max(map(len, summaries))
+    lines = (f"  {name:{width}}  {summary}".rstrip() for name, summary in summaries.items())
+    return f"\n\n{title}:\n" + "\n".join(lines)
 
 
 def start(target: str, benchmark: Benchmark, options: object) -> int:
