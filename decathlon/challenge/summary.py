@@ -150,11 +150,6 @@ def print_trials(summaries: Sequence[MethodSummary], *, tasks: Sequence[str]) ->
     console.table(title, "task", *(summary.method for summary in summaries), rows=rows)
 
 
-def trials_text(line: TaskLine) -> str:
-    """All rates tried of one task and method."""
-    return "  ".join(trial_text(trial, used=line.rate, metric=METRIC) for trial in line.trials)
-
-
 def print_distances(summaries: Sequence[MethodSummary]) -> None:
     """How far each method's mean is from full fine-tuning, where both are there."""
     means = {summary.method: summary.mean_test for summary in summaries}

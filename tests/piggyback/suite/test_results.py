@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from decathlon.collection import load_result
 
 from piggyback.shell.errors import BadInput
+from piggyback.suite.results import load_result
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"schema_version": 1}', '{"benchmark": NaN}'])

@@ -2,10 +2,18 @@ import json
 from typing import Any
 
 import pytest
-from decathlon.summary import MethodSummary, TaskLine, percent, print_summaries, summaries_as_json, trial_text
 
 from decathlon.challenge.scoring import ScoreReport, TaskScore
+from decathlon.challenge.summary import (
+    METRIC,
+    MethodSummary,
+    TaskLine,
+    percent,
+    print_summaries,
+    summaries_as_json,
+)
 from decathlon.tasks import MASKED_TASKS, TASKS
+from piggyback.suite.report import trial_text
 
 TRIALS = (
     {"lr": 1e-4, "steps": 9, "val_accuracy": 0.125},
@@ -81,4 +89,5 @@ def test_the_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_words() -> None:
     assert [percent(value) for value in (None, 0.0, 1.0, 0.12345)] == ["-", "0.00", "100.00", "12.35"]
-    assert [trial_text(trial, used=3e-4) for trial in TRIALS] == ["0.0001 12.50", "0.0003* 50.00", "0.001 diverged"]
+    texts = [trial_text(trial, used=3e-4, metric=METRIC) for trial in TRIALS]
+    assert texts == ["0.0001 12.50", "0.0003* 50.00", "0.001 diverged"]
