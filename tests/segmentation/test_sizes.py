@@ -7,7 +7,7 @@ import torch
 from segmentation.backbone import import_backbone
 from segmentation.fcn import VGG16, FCN32s, Shape
 from segmentation.options import SizesOptions
-from segmentation.recipes import Recipe
+from segmentation.recipes import FCNRecipe
 from segmentation.sizes import run, sizes_of
 
 
@@ -24,7 +24,7 @@ def test_vgg_16_adds_what_the_paper_says(capsys: pytest.CaptureFixture[str]) -> 
     assert learned["frozen_rest"] == 12_416
     assert learned["new_layers"] == {"score": 86_037, "upscore": 1_806_336}
     assert learned["new_bytes"] == 4 * 1_892_373 == 7_569_492
-    fixed = report(capsys, SizesOptions(settings=Recipe(deconvolution="fixed"), json=True))
+    fixed = report(capsys, SizesOptions(settings=FCNRecipe(deconvolution="fixed"), json=True))
     assert fixed["new_layers"] == {"score": 86_037}
     assert fixed["new_bytes"] == 344_148
     assert {key: fixed[key] for key in ("masked_weights", "mask_bytes", "frozen_rest")} == {
@@ -39,7 +39,7 @@ def test_the_table_says_the_same_in_megabytes(capsys: pytest.CaptureFixture[str]
         assert text in shown
     assert "fixed" not in shown
     assert "fc6" not in shown
-    assert run(SizesOptions(settings=Recipe(deconvolution="fixed"))) == 0
+    assert run(SizesOptions(settings=FCNRecipe(deconvolution="fixed"))) == 0
     shown = capsys.readouterr().out
     assert "0.344" in shown
     assert "the deconvolution is fixed" in shown
@@ -48,7 +48,7 @@ def test_the_table_says_the_same_in_megabytes(capsys: pytest.CaptureFixture[str]
 def test_hidden_layers_that_the_backbone_lacks_count_as_new() -> None:
     with torch.device("meta"):
         network = FCN32s(Shape(channels=VGG16.channels, hidden=256), hidden=False)
-    sizes = sizes_of(Recipe(new_hidden=256), network)
+    sizes = sizes_of(FCNRecipe(new_hidden=256), network)
     assert sizes.masked == 14_714_688 - 4_224
     assert sizes.rest == 4_224  # biases of the thirteen convolutions
     fc6, fc7, score, upscore = 256 * (512 * 49 + 1), 256 * (256 + 1), 21 * (256 + 1), 21 * 21 * 64 * 64
@@ -58,7 +58,7 @@ def test_hidden_layers_that_the_backbone_lacks_count_as_new() -> None:
 def test_masks_fill_whole_bytes() -> None:
     with torch.device("meta"):
         network = FCN32s(Shape(channels=((1,),) * 5, hidden=1))
-    sizes = sizes_of(Recipe(), network)
+    sizes = sizes_of(FCNRecipe(), network)
     assert sizes.masked == 27 + 4 * 9 + 49 + 1
     assert sizes.mask_bytes == 15
 
@@ -71,7 +71,7 @@ def test_of_a_backbone_without_fc6_the_table_says_so(tmp_path: Path, capsys: pyt
     torch.save(state, tmp_path / "vgg.pth")
     backbone = tmp_path / "b.safetensors"
     import_backbone(tmp_path / "vgg.pth", convention="caffe", out=backbone)
-    options = SizesOptions(backbone=backbone, settings=Recipe(new_hidden=3), json=True)
+    options = SizesOptions(backbone=backbone, settings=FCNRecipe(new_hidden=3), json=True)
     found = report(capsys, options)
     assert found["masked_weights"] == 54 + 4 * 36
     assert found["new_layers"] == {
