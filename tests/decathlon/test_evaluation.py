@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from decathlon.challenge.submission import Predictions
-from decathlon.packed import open_split
+from decathlon.release.packed import open_split
 from decathlon.release.prepare import prepare
 from piggyback.shell.cli import main
 from piggyback.suite.bench import Job

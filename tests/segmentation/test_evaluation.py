@@ -19,9 +19,9 @@ from piggyback.shell.cli import main
 from piggyback.shell.errors import BackboneMismatch, BadInput
 from piggyback.suite.bench import Job
 from piggyback.suite.evaluate import run
+from piggyback.suite.options import EvaluateOptions
 from piggyback.suite.train import train_task
 from piggyback.suite.training.run_folder import RunFolder
-from piggyback.suite.verbs.options import EvaluateOptions
 from segmentation.benchmark import BENCHMARK
 from segmentation.options import OwnEvaluate
 from segmentation.release.label_files import read_label_file

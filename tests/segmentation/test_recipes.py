@@ -17,9 +17,9 @@ import torch
 from piggyback.shell import cli
 from piggyback.shell.errors import BadInput, UnknownName
 from piggyback.suite.bench import Job, key_of, root_of
+from piggyback.suite.options import RunOptions, TrainOptions
 from piggyback.suite.recipe import read_recipe, run_id, settings_of
 from piggyback.suite.verbs.commands import make_commands
-from piggyback.suite.verbs.options import RunOptions, TrainOptions
 from segmentation.bench import Bench
 from segmentation.benchmark import BENCHMARK, TASK
 from segmentation.options import SizesOptions
