@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -21,11 +20,10 @@ from decathlon.recipes import Recipe
 from decathlon.release.channels import Statistics, measure_statistics, official_statistics
 from decathlon.release.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, SPLITS, find_task
-from leaderboard.result import Counts
 from piggyback.data.labelled import PackedSplit, join
-from piggyback.device import autocast
-from piggyback.shell.errors import BadInput, Diverged
-from piggyback.suite.bench import Finish, Job, Measured, Part
+from piggyback.shell.errors import BadInput
+from piggyback.suite.accuracy import choose_classes, measure_accuracy
+from piggyback.suite.bench import Finish, Job, Measured, Part, seeded
 from piggyback.suite.recipe import Recipe as AnyRecipe
 
 HEAD: Final = "fc"
@@ -43,7 +41,7 @@ class Bench:
         old_head: whether the task's head begins as the backbone's own.
     """
 
-    job: Job
+    job: Job[Recipe]
     opened: Backbone
     train: PackedSplit
     val: PackedSplit
@@ -54,7 +52,7 @@ class Bench:
     @property
     def recipe(self) -> Recipe:
         """The job's."""
-        return cast(Recipe, self.job.recipe)
+        return self.job.recipe
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -91,8 +89,7 @@ class Bench:
         old = cast(WideResNet, network).fc
         if self.old_head:
             return copy.deepcopy(old)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
+        with seeded(self.recipe.seed):
             return nn.Linear(old.in_features, self.train.classes)
 
     def draw_weights(self, network: nn.Module) -> Mapping[str, Tensor]:
@@ -142,17 +139,15 @@ class Bench:
         Raises:
             Diverged: a logit is not finite.
         """
-        network.eval()
-        found = []
         seen = self.augmentation(training=False)
         batches = evaluation_batches(split, augmentation=seen, batch_size=EVALUATION_BATCH)
-        with torch.inference_mode(), autocast(self.job.device, precision=self.recipe.precision):
-            for batch in batches:
-                logits = network(self.inputs(batch.pixels))
-                if not torch.isfinite(logits).all():
-                    raise Diverged(f"logits for {split.task} {split.split} are not finite: the training diverged")
-                found.append(logits.argmax(1).cpu())
-        return torch.cat(found).numpy()
+        return choose_classes(
+            network,
+            (self.inputs(batch.pixels) for batch in batches),
+            device=self.job.device,
+            precision=self.recipe.precision,
+            what=f"{split.task} {split.split}",
+        )
 
     def measure(self, network: nn.Module) -> float:
         """Accuracy on val."""
@@ -165,15 +160,8 @@ class Bench:
         Predictions(task=self.job.task, image_ids=self.test.image_ids, category_ids=chosen).save(
             finish.folder.predictions
         )
-        correct = int((self.predict(finish.network, self.val) == self.val.labels).sum())
-        accuracy = correct / len(self.val)
-        return Measured(
-            split="val",
-            metrics={"accuracy": accuracy, "error": 1 - accuracy},
-            counts=Counts(n=len(self.val), correct=correct),
-            evidence=finish.folder.predictions,
-            official=self.train.official,
-        )
+        right = self.predict(finish.network, self.val) == self.val.labels
+        return measure_accuracy(right, split="val", evidence=finish.folder.predictions, official=self.train.official)
 
     def open_own_task(self, recipe: AnyRecipe) -> "Bench":
         """imagenet12 with the backbone's own head.
@@ -196,16 +184,15 @@ class Bench:
         save_backbone(path, cast(WideResNet, network), mean=mean, std=std, source=source, replace=True)
 
 
-def open_bench(job: Job) -> Bench:
+def open_bench(job: Job[Recipe]) -> Bench:
     """Open everything a job needs; quick, so that what is missing shows before anything is trained.
 
     Raises:
         BadInput: data or backbone are missing, or the task's pictures are too small.
     """
-    recipe = cast(Recipe, job.recipe)
     train, val, test = (open_split(job.data, job.task, split) for split in SPLITS)
-    if recipe.view(job.task) == "crop":
-        refuse_small_pictures((train, val, test), size=recipe.size)
+    if job.recipe.view(job.task) == "crop":
+        refuse_small_pictures((train, val, test), size=job.recipe.size)
     return Bench(job=job, opened=cached_backbone(job.backbone), train=train, val=val, test=test)
 
 

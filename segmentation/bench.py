@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from leaderboard.result import Counts
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import sha256_of
-from piggyback.suite.bench import Finish, Job, Measured, Part
+from piggyback.suite.bench import Finish, Job, Measured, Part, seeded
 from piggyback.suite.training.checkpoints import Environment
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.backbone import Backbone, cached_backbone
@@ -45,7 +45,7 @@ class Bench:
         evaluation: pictures to evaluate on.
     """
 
-    job: Job
+    job: Job[FCNRecipe]
     opened: Backbone
     train: PackedSplit
     evaluation: PackedSplit
@@ -54,7 +54,7 @@ class Bench:
     @property
     def recipe(self) -> FCNRecipe:
         """The job's."""
-        return cast(FCNRecipe, self.job.recipe)
+        return self.job.recipe
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -112,8 +112,7 @@ class Bench:
     def make_head(self, network: nn.Module) -> nn.Module:
         """The new layers at their start."""
         recipe = self.recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+        with seeded(recipe.seed):
             return make_head(cast(FCN32s, network), classes=len(CLASSES), deconvolution=recipe.deconvolution)
 
     def draw_weights(self, network: nn.Module) -> Mapping[str, Tensor]:
@@ -122,8 +121,7 @@ class Bench:
         He's rule, as for new hidden layers.  Unstated: the paper has no FCN-32s from scratch; torchvision's VGG is
         drawn by the same rule over the outputs instead of the inputs.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
+        with seeded(self.recipe.seed):
             like = cast(FCN32s, network)
             drawn = FCN32s(like.shape, hidden=not isinstance(like.hidden, nn.Identity))
             for layer in drawn.modules():
@@ -220,14 +218,14 @@ def prediction_source(folder: RunFolder, split: PackedSplit, *, environment: Env
     return {"payload": sha256_of(folder.payload), "split": split.fingerprint, "environment": vars(environment)}
 
 
-def open_bench(job: Job) -> Bench:
+def open_bench(job: Job[FCNRecipe]) -> Bench:
     """Open everything a job needs; quick, so that what is missing shows before anything is trained.
 
     Raises:
         BadInput: data or backbone are missing, pictures to evaluate on are among those to train on, or too few are
             left to train on.
     """
-    recipe = cast(FCNRecipe, job.recipe)
+    recipe = job.recipe
     train, evaluation = open_split(job.data, recipe.train), open_split(job.data, recipe.evaluate)
     # a finished run's result states the overlap
     refuse_overlap(train, evaluation, allow=job.finished or (isinstance(job.own, Overlap) and job.own.allow_overlap))

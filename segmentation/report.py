@@ -21,7 +21,7 @@ from segmentation.recipes import FCNRecipe
 from segmentation.release.packed import PackedSplit, open_split
 
 
-def detail(run: FinishedRun, job: Job, *, json: bool) -> dict[str, Any]:
+def detail(run: FinishedRun, job: Job[FCNRecipe], *, json: bool) -> dict[str, Any]:
     """One run's scores by class, printed, or as more for the document of ``--json``."""
     with advise(run.folder):
         matrix = read_matrix(run.folder.root / "confusion.json")

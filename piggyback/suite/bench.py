@@ -5,12 +5,14 @@ all benchmarks need alike: the method with the recipe's settings, the adapter wi
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from leaderboard.result import Counts
 from piggyback.adapter import Adapter, attach
@@ -26,13 +28,14 @@ from piggyback.suite.training.checkpoints import Environment, StopFlag
 from piggyback.suite.training.loop import Pair, Plan
 from piggyback.suite.training.run_folder import RunFolder
 
+R = TypeVar("R", bound=Recipe, covariant=True, default=Recipe)
 Part = Literal["trial", "final"]
 """Which training pictures: those that trials train on, or those of the training that counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train; pickle can carry it to another process.
+class Job(Generic[R]):
+    """What to train; pickle can carry it to another process.  Generic in the benchmark's recipe.
 
     Attributes:
         benchmark, task, method: names.
@@ -52,7 +55,7 @@ class Job:
     benchmark: str
     task: str
     method: str
-    recipe: Recipe
+    recipe: R
     data: Path
     backbone: Path
     out: Path
@@ -178,6 +181,14 @@ class OwnTask(Protocol):
 
     def save_network(self, path: Path, network: nn.Module, source: Mapping[str, Any]) -> None:
         """Write a network into a file of the backbone's kind; `source` says how it was made."""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers from a seed while the block runs; those of outside go on as if it were not there."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def open_bench(job: Job) -> Bench:

@@ -39,7 +39,8 @@ from piggyback.suite.ordering import sequence_of
 from piggyback.suite.recipe import SequenceRecipe, settings_of
 from piggyback.suite.results import FinishedRun, load_result
 from piggyback.suite.training.checkpoints import Checkpoints, Environment, StopFlag, stop_on_signal
-from piggyback.suite.training.loop import Batches, Plan, Record, TaskLearner, Training
+from piggyback.suite.training.learners import TaskLearner
+from piggyback.suite.training.loop import Batches, Plan, Record, Training
 from piggyback.suite.training.rate_trials import choose_rate, cut_batches
 from piggyback.suite.training.run_folder import RunFolder, Watch, code_version, conduct, open_run
 

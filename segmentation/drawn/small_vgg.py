@@ -5,9 +5,8 @@ other grounds, and no scene.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from piggyback.shell.console import notice, out, progress_bar
+from piggyback.suite.bench import seeded
 from piggyback.suite.training.checkpoints import Checkpoints, StopFlag, stop_on_signal
+from piggyback.suite.training.learners import NetworkLearner
 from piggyback.suite.training.loop import Pair, Plan, Training
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Backbone, Header
@@ -30,43 +31,17 @@ BATCH: Final = 32
 RATE: Final = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pupil:
-    """The small VGG under a classifier, as the loop trains them."""
+class Pupil(nn.Module):
+    """A small VGG under a linear layer that tells the things apart."""
 
-    network: FCN32s
-    classifier: nn.Linear
-    optimizer: torch.optim.Optimizer
-    update: str = "none"
-    parts: tuple[str, ...] = ("",)
+    def __init__(self, network: FCN32s, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.network, self.classifier = network, classifier
 
-    @property
-    def device(self) -> torch.device:
-        """The processor: the bits of the file are pinned there."""
-        return torch.device("cpu")
-
-    def begin(self) -> None:
-        """Training mode."""
-        self.network.train()
-
-    def loss(self, batch: Pair) -> tuple[int, Tensor]:
-        """Cross-entropy."""
-        inputs, targets = batch
-        return 0, cross_entropy(self.classify(inputs), targets)
-
-    def classify(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Logits ``(n, things)``."""
         seen: Tensor = self.classifier(self.network.hidden(self.network.features(inputs)).mean((2, 3)))
         return seen
-
-    def state(self) -> dict[str, Any]:
-        """Both modules'."""
-        return {"network": self.network.state_dict(), "classifier": self.classifier.state_dict()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
-        self.network.load_state_dict(state["network"])
-        self.classifier.load_state_dict(state["classifier"])
 
 
 def train_backbone(
@@ -89,11 +64,11 @@ def train_backbone(
         return
     normalise = CONVENTIONS["torchvision"]
     header = Header(channels=SMALL.channels, hidden=SMALL.hidden, normalise=normalise, source={"drawn": seed})
-    network, classifier = start(seed)
+    pupil = start(seed)
     fed = Backbone(header=header, weights={}, sha256="", path=path)
     inputs, targets = draw_things(pictures, seed=seed)
-    optimizer = torch.optim.Adam([*network.parameters(), *classifier.parameters()], lr=RATE)
-    pupil = Pupil(network=network, classifier=classifier, optimizer=optimizer)
+    optimizer = torch.optim.Adam(pupil.parameters(), lr=RATE)
+    learner = NetworkLearner(network=pupil, optimizer=optimizer, criterion=cross_entropy, precision="fp32")
     checkpoints = Checkpoints(path.with_name(f"{path.stem}-checkpoints"))
 
     def batches(epoch: int, first: int) -> Iterator[Pair]:
@@ -106,7 +81,7 @@ def train_backbone(
     with progress_bar() as bar:
         shown = bar.add_task("small VGG", total=plan.epochs * plan.steps)
         Training(
-            learner=pupil,
+            learner=learner,
             batches=batches,
             plan=plan,
             seed=seed,
@@ -115,22 +90,21 @@ def train_backbone(
             on_step=lambda step: bar.update(shown, completed=step),
         ).run()
     with torch.inference_mode():
-        right = pupil.classify(fed.feed(inputs)).argmax(1) == targets
+        right = pupil(fed.feed(inputs)).argmax(1) == targets
     notice(f"small VGG: {right.double().mean():.1%} of the things it was trained on are right")
-    write_backbone(path, network.state_dict(), header=header)
+    write_backbone(path, pupil.network.state_dict(), header=header)
     checkpoints.clear()
 
 
-def start(seed: int) -> tuple[FCN32s, nn.Linear]:
-    """A fresh small VGG by He's rule, without dropout, and a classifier on top."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+def start(seed: int) -> Pupil:
+    """A fresh one: by He's rule, without dropout."""
+    with seeded(seed):
         network, classifier = FCN32s(SMALL, margin="same", dropout=0.0), nn.Linear(SMALL.hidden, len(LABELS))
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
-    return network.to(memory_format=torch.channels_last).train(), classifier
+    return Pupil(network.to(memory_format=torch.channels_last), classifier)
 
 
 def draw_things(count: int, *, seed: int) -> tuple[Tensor, Tensor]:

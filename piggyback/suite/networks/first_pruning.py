@@ -16,7 +16,8 @@ from piggyback.suite.bench import Bench, OwnTask, make_optimizer, make_plan, met
 from piggyback.suite.networks.work import NETWORK_FILE, Making
 from piggyback.suite.recipe import SequenceRecipe
 from piggyback.suite.training.checkpoints import Checkpoints
-from piggyback.suite.training.loop import TaskLearner, Training
+from piggyback.suite.training.learners import TaskLearner
+from piggyback.suite.training.loop import Training
 
 DECAY_AFTER: Final = 0.5  # 5 of 10 epochs
 

@@ -14,9 +14,6 @@ from typing import Any, Final, Literal, Protocol
 import torch
 from torch import Tensor
 
-from piggyback.adapter import Adapter
-from piggyback.device import autocast
-from piggyback.optimizer import AdapterOptimizer
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, Diverged, Requeue
 from piggyback.suite.training.checkpoints import Checkpoints, Environment, StopFlag
@@ -119,52 +116,6 @@ class Learner(Protocol):
 
     def load(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave; the optimizer's state is loaded afterwards."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskLearner:
-    """The current task of an adapter.
-
-    Attributes:
-        adapter: showing the task.
-        optimizer: the task's.
-        criterion: the loss of outputs and targets, a mean over the batch.
-        precision: of the forward pass, as in `piggyback.device.autocast`.
-    """
-
-    adapter: Adapter
-    optimizer: AdapterOptimizer
-    criterion: Callable[[Tensor, Tensor], Tensor]
-    precision: str = "auto"
-    parts: tuple[str, ...] = ("",)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.adapter.network.parameters()).device
-
-    @property
-    def update(self) -> str:
-        """As the optimizer does it."""
-        return self.optimizer.update_form()
-
-    def begin(self) -> None:
-        """Training mode, but for fixed norm layers."""
-        self.adapter.train()
-
-    def loss(self, batch: Pair) -> tuple[int, Tensor]:
-        """The criterion of the network's outputs."""
-        inputs, targets = batch
-        with autocast(self.device, precision=self.precision):
-            return 0, self.criterion(self.adapter.network(inputs), targets)
-
-    def state(self) -> dict[str, Any]:
-        """The task's own tensors."""
-        return dict(self.adapter.training_state(self.optimizer.task_name))
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Put them back."""
-        self.adapter.load_training_state(self.optimizer.task_name, state)
 
 
 @dataclass(kw_only=True)

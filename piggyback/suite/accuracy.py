@@ -1,0 +1,52 @@
+"""Classification, measured: the class chosen for each picture, and the share of right ones."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leaderboard.result import Counts
+from piggyback.device import autocast
+from piggyback.shell.errors import Diverged
+from piggyback.suite.bench import Measured
+
+
+def choose_classes(
+    network: nn.Module, batches: Iterable[Tensor], *, device: torch.device, precision: str, what: str
+) -> NDArray[np.int64]:
+    """The most likely class of each picture, int64 (n).
+
+    Args:
+        network: gives logits (n, classes).
+        batches: its inputs, on the device; made while they are used.
+        device: where the network is.
+        precision: of the forward pass, as in `piggyback.device.autocast`.
+        what: the pictures are, for the message.
+
+    Raises:
+        Diverged: a logit is not finite.
+    """
+    network.eval()
+    found = []
+    with torch.inference_mode(), autocast(device, precision=precision):
+        for inputs in batches:
+            logits = network(inputs)
+            if not torch.isfinite(logits).all():
+                raise Diverged(f"logits for {what} are not finite: the training diverged")
+            found.append(logits.argmax(1).cpu())
+    return torch.cat(found).numpy()
+
+
+def measure_accuracy(right: NDArray[np.bool_], *, split: str, evidence: Path, official: bool) -> Measured:
+    """Accuracy and error with their counts, of which pictures are right; `Measured` has the rest."""
+    accuracy = int(right.sum()) / len(right)
+    return Measured(
+        split=split,
+        metrics={"accuracy": accuracy, "error": 1 - accuracy},
+        counts=Counts(n=len(right), correct=int(right.sum())),
+        evidence=evidence,
+        official=official,
+    )
