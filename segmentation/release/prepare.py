@@ -17,9 +17,16 @@ from numpy.typing import NDArray
 from piggyback.data.packed import fingerprint, read_pieces
 from piggyback.data.packing import Decode, Packing, PlannedFile, begin, load_sizes, partial_folder, save_sizes
 from piggyback.data.pictures import Size, decode_rgb, measure, open_picture
-from piggyback.data.preparation import Outcome, find_problems, keep_first, pack_unless_finished, show_outcomes
+from piggyback.data.preparation import (
+    Outcome,
+    find_problems,
+    keep_first,
+    pack_unless_finished,
+    packing_below,
+    show_outcomes,
+)
 from piggyback.shell.console import print_json, progress_bar
-from piggyback.shell.errors import BadInput, one_line, refusal
+from piggyback.shell.errors import BadInput, one_line
 from segmentation.release.label_files import read_label_map
 from segmentation.release.mat_files import read_mat
 from segmentation.release.official import find_remarks
@@ -141,11 +148,8 @@ def prepare(source: Path, out: Path, *, splits: Sequence[str]) -> PrepareReport:
         raise BadInput(
             f"{one_line(source)} has nothing of {names}: expected {needs}; `piggyback segmentation fetch` gets them"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with packing_below(out):
         return PrepareReport(splits=tuple(prepare_split(place, out, split) for split in asked))
-    except OSError as fault:
-        raise BadInput(f"cannot prepare {one_line(out)}: {refusal(fault)}") from None
 
 
 def prepare_split(source: Source, out: Path, split: Split) -> SplitReport:
