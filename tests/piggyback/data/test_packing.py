@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import piggyback.data.packing
-from piggyback.data.packing import Decode, Packing, PlannedFile, begin, load_sizes, partial_folder, save_sizes
+from piggyback.data.packing import Decode, Packing, PlannedFile, partial_folder
 from piggyback.shell.errors import BadInput
 
 STATE = {"pictures": "of a third benchmark"}
@@ -162,17 +162,3 @@ def test_a_full_disk_is_told_of_before_anything_is_decoded(tmp_path: Path, monke
         Packing(tmp_path, files=files, state=STATE),
     ):
         pass
-
-
-def test_sizes_are_measured_once(tmp_path: Path) -> None:
-    sizes = np.array([[3, 4], [5, 6]])
-    begin(tmp_path, state=STATE)
-    assert load_sizes(tmp_path, count=2) is None
-    save_sizes(tmp_path, sizes)
-    begin(tmp_path, state=STATE)
-    found = load_sizes(tmp_path, count=2)
-    assert found is not None
-    assert np.array_equal(found, sizes)
-    assert load_sizes(tmp_path, count=3) is None
-    begin(tmp_path, state="something else")
-    assert load_sizes(tmp_path, count=2) is None
