@@ -1,4 +1,4 @@
-"""Pictures for the demo, drawn from numbers: ten small problems in the form of the Decathlon's tasks.
+"""Pictures for the demo, drawn from random numbers: ten small problems in the form of the Decathlon's tasks.
 
 The backbone's problem is shapes, whatever their colour, place and background.  The other nine ask for what
 a network for that has little use for: colour, orientation, counting, strokes, motion.  A head on frozen
@@ -20,14 +20,15 @@ from piggyback.data.drawing import (
     Paper,
     any_colour,
     arrow,
+    as_bytes,
     bar,
-    busy_ground,
+    busy_background,
     capsule,
     colour_apart,
     disc,
     hue_colour,
     paint,
-    plain_ground,
+    plain_background,
     polygon,
 )
 
@@ -67,31 +68,30 @@ def draw_picture(task: str, place: int, *, number: int, seed: int = 0) -> NDArra
     """
     drawn = DRAWN[task]
     random = np.random.default_rng([seed, find_task(task).number, number])
-    rows, columns = np.mgrid[: drawn.height, : drawn.width].astype(np.float32)
-    paper = Paper(columns - (drawn.width - 1) / 2, rows - (drawn.height - 1) / 2, random)
+    paper = Paper.of_size(drawn.width, drawn.height, random)
     pixels = drawn.draw(paper, place)
     pixels = pixels + random.standard_normal(pixels.shape, dtype=np.float32) * np.float32(paper.between(0.01, 0.04))
-    return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return as_bytes(pixels)
 
 
 # -- the ten problems ---------------------------------------------------------------------------------------
 
 
 def wallpaper(paper: Paper, *, radius: float) -> tuple[Field, Field]:
-    """Coordinates that start anew in every cell of a turned grid, so that a window shows a whole shape."""
+    """Coordinates that begin again in every cell of a turned grid, so that a window shows a whole shape."""
     cell = paper.between(2.2, 2.6)
     u, v = paper.turned(angle=paper.between(0, 6.28), scale=radius, shift=6)
     return np.mod(u + cell / 2, cell) - cell / 2, np.mod(v + cell / 2, cell) - cell / 2
 
 
 def draw_shape(paper: Paper, place: int) -> NDArray[np.float32]:
-    """The backbone's problem: ten shapes, solid or in outline, on a busy ground."""
+    """The backbone's problem: ten shapes, solid or in outline, on a busy background."""
     radius = paper.between(9, 13)
-    ground = any_colour(paper)
+    background = any_colour(paper)
     distance = list(SHAPES.values())[place // 2](*wallpaper(paper, radius=radius))
     if place % 2:
         distance = np.float32(0.08) - np.abs(distance - np.float32(0.08))
-    return paint(busy_ground(paper, ground), colour_apart(paper, ground), distance * np.float32(radius))
+    return paint(busy_background(paper, background), colour_apart(paper, background), distance * np.float32(radius))
 
 
 def draw_aircraft(paper: Paper, place: int) -> NDArray[np.float32]:
@@ -109,24 +109,26 @@ def draw_aircraft(paper: Paper, place: int) -> NDArray[np.float32]:
     if extra:  # a second pair of wings
         second = np.minimum(0.09 - np.abs(v - fore - extra), (0.45 if extra < 0 else 1.0) - across)
         distance = np.maximum(distance, second)
-    ground = any_colour(paper)
-    return paint(busy_ground(paper, ground, strength=0.15), colour_apart(paper, ground), distance * np.float32(size))
+    background = any_colour(paper)
+    return paint(
+        busy_background(paper, background, strength=0.15), colour_apart(paper, background), distance * np.float32(size)
+    )
 
 
 def draw_coloured(paper: Paper, place: int) -> NDArray[np.float32]:
-    """Five colours of squares or discs: the backbone was shown that colour means nothing."""
+    """Five colours of squares or discs; to the backbone colour meant nothing."""
     hue, square = divmod(place, 2)
     radius = paper.between(9, 14)
     u, v = wallpaper(paper, radius=radius)
     distance = polygon(u, v, 4) if square else disc(u, v)
-    ground = np.full(3, paper.between(0.1, 0.9), dtype=np.float32)
-    return paint(busy_ground(paper, ground), hue_colour(paper, hue / 5), distance * np.float32(radius))
+    background = np.full(3, paper.between(0.1, 0.9), dtype=np.float32)
+    return paint(busy_background(paper, background), hue_colour(paper, hue / 5), distance * np.float32(radius))
 
 
 def draw_walker(paper: Paper, place: int) -> NDArray[np.float32]:
-    """Grey: somebody walking, or a lamp, a tree or posts that only look alike."""
-    ground = np.full(3, paper.between(0.1, 0.9), dtype=np.float32)
-    pixels = busy_ground(paper, ground, strength=0.2).mean(axis=2, keepdims=True).repeat(3, axis=2)
+    """Grey: somebody walking, or a lamp, a tree or posts that look alike."""
+    background = np.full(3, paper.between(0.1, 0.9), dtype=np.float32)
+    pixels = busy_background(paper, background, strength=0.2).mean(axis=2, keepdims=True).repeat(3, axis=2)
     size = paper.between(38, 50)
     u, v = paper.turned(angle=paper.between(-0.08, 0.08), scale=size, shift=6)
     if place:
@@ -146,8 +148,8 @@ def draw_walker(paper: Paper, place: int) -> NDArray[np.float32]:
         else:  # a sign
             parts.append(bar(u, v + 0.7, long=0.16, wide=paper.between(0.2, 0.4)))
     distance = np.maximum.reduce(parts)
-    shade = np.float32(paper.between(0.25, 0.4)) * (1 if ground[0] < 0.5 else -1)
-    return paint(pixels, ground + shade, distance * np.float32(size))
+    shade = np.float32(paper.between(0.25, 0.4)) * (1 if background[0] < 0.5 else -1)
+    return paint(pixels, background + shade, distance * np.float32(size))
 
 
 def draw_texture(paper: Paper, place: int) -> NDArray[np.float32]:
@@ -164,7 +166,7 @@ def draw_texture(paper: Paper, place: int) -> NDArray[np.float32]:
         7: lambda: np.sin(u + 2 * np.sin(v * np.float32(0.7))) * np.sin(v + 2 * np.sin(u * np.float32(0.6))),
     }
     one = any_colour(paper)
-    return paint(plain_ground(paper, one), colour_apart(paper, one), waves[place]() * np.float32(2))
+    return paint(plain_background(paper, one), colour_apart(paper, one), waves[place]() * np.float32(2))
 
 
 def draw_sign(paper: Paper, place: int) -> NDArray[np.float32]:
@@ -179,14 +181,14 @@ def draw_sign(paper: Paper, place: int) -> NDArray[np.float32]:
     else:
         turn = ((u, v), (v, u), (v, -u), (u, v))[place % 4]
         symbol = arrow(turn[0] / small, turn[1] / small) * small
-    pixels = paint(busy_ground(paper, any_colour(paper)), hue_colour(paper, hue), outline * np.float32(size))
+    pixels = paint(busy_background(paper, any_colour(paper)), hue_colour(paper, hue), outline * np.float32(size))
     light = np.full(3, paper.between(0.75, 1.0), dtype=np.float32)
     pixels = paint(pixels, light, (outline - np.float32(0.2)) * np.float32(size))
     return paint(pixels, np.full(3, 0.1, dtype=np.float32), symbol * np.float32(size))
 
 
 def draw_glyph(paper: Paper, place: int) -> NDArray[np.float32]:
-    """Characters of an alphabet that nobody knows: three strokes each, written a little differently each time."""
+    """Characters of an invented alphabet: three strokes each, written a little differently each time."""
     strokes = np.random.default_rng([1, place]).uniform(-0.85, 0.85, (3, 3, 2))
     strokes = strokes + paper.random.normal(0, 0.06, strokes.shape)
     size = paper.between(24, 31)
@@ -218,10 +220,10 @@ def digit(u: Field, v: Field, value: int) -> Field:
 
 def draw_number(paper: Paper, place: int) -> NDArray[np.float32]:
     """House numbers: the digit in the middle counts, those beside it do not."""
-    ground = any_colour(paper)
-    ink = colour_apart(paper, ground)
+    background = any_colour(paper)
+    ink = colour_apart(paper, background)
     u, v = paper.turned(angle=paper.between(-0.15, 0.15), scale=paper.between(6, 8), shift=3)
-    pixels = paint(busy_ground(paper, ground, strength=0.15), ink, digit(u, v, place) * 2)
+    pixels = paint(busy_background(paper, background, strength=0.15), ink, digit(u, v, place) * 2)
     for side in (-1, 1):
         if paper.between(0, 1) < 0.6:
             pixels = paint(pixels, ink, digit(u + side * paper.between(6, 7), v, int(paper.random.integers(10))) * 2)
@@ -243,7 +245,7 @@ def draw_motion(paper: Paper, place: int) -> NDArray[np.float32]:
     }
     across, down = tracks[place]
     left, top = paper.between(-8, 8), paper.between(-8, 8)
-    pixels = busy_ground(paper, np.full(3, 0.5, dtype=np.float32), strength=0.08)
+    pixels = busy_background(paper, np.full(3, 0.5, dtype=np.float32), strength=0.08)
     for number, (right, low) in enumerate(zip(across * reach * sign, down * reach, strict=True)):
         radius = size * (0.5 + 0.4 * number) if place == 3 else size
         strength = np.float32(0.06 * (number - 3) + (0.08 if number >= 3 else -0.08)) * np.float32(1.6)
@@ -262,9 +264,9 @@ def draw_flower(paper: Paper, place: int) -> NDArray[np.float32]:
         length = 1 - np.abs(np.sin(around)) * np.float32(0.75)
     else:
         length = np.float32(0.35) + np.float32(0.65) * np.abs(np.cos(around)) ** np.float32(0.6)
-    ground = any_colour(paper)
+    background = any_colour(paper)
     distance = (length - np.hypot(u, v)) * np.float32(size * 0.7)
-    pixels = paint(busy_ground(paper, ground), colour_apart(paper, ground), distance)
+    pixels = paint(busy_background(paper, background), colour_apart(paper, background), distance)
     return paint(pixels, hue_colour(paper, 0.15), (np.float32(0.2) - np.hypot(u, v)) * np.float32(size))
 
 

@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
 from decathlon.drawn.pictures import DRAWN, draw_picture
 from decathlon.options import DrawOptions
 from decathlon.release.annotations import annotation_file
 from decathlon.tasks import BACKBONE_TASK, SPLITS, Split, find_task
+from piggyback.data.drawn_release import encode_jpeg, was_drawn
 from piggyback.shell.console import out, progress_bar
-from piggyback.shell.errors import BadInput
 from piggyback.shell.files import atomic_file, write_json
-from piggyback.shell.strict_json import read_json
 
 VERSION: Final = 1  # of the drawings: another one does not continue a folder
-QUALITY: Final = 90  # of the JPEGs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +34,7 @@ class Amounts:
     task: tuple[int, int, int] = (320, 80, 160)
 
     def of(self, task: str) -> tuple[int, int, int]:
-        """Those of one task."""
+        """The numbers for one task."""
         return self.backbone if task == BACKBONE_TASK else self.task
 
 
@@ -46,7 +43,7 @@ class DrawnPicture:
     """What the annotations say of one picture, and what it takes to draw it.
 
     Attributes:
-        split: it belongs to.
+        split: that it belongs to.
         number: counts from 1 through train, val and test of the task.
         place: its class, from 0.
         file_name: as in the annotations, ``data/<task>/...``.
@@ -75,9 +72,7 @@ def write_release(
     amounts = amounts or Amounts()
     identity = {"version": VERSION, "seed": seed, "tasks": {task: list(amounts.of(task)) for task in tasks}}
     stamp = folder / "drawn.json"
-    if stamp.exists():
-        if read_json(stamp) != identity:
-            raise BadInput(f"{folder} holds other drawings than these: delete it, or take another folder")
+    if was_drawn(stamp, identity=identity):
         return
     with progress_bar() as bar:
         shown = bar.add_task("drawing", total=sum(sum(amounts.of(task)) for task in tasks))
@@ -92,8 +87,8 @@ def write_release(
 def plan_pictures(task: str, *, amounts: tuple[int, int, int], seed: int) -> list[DrawnPicture]:
     """Every picture of a task; a split has all classes equally often, give or take one, in no order.
 
-    Class folders are numbered in the alphabetical order of the classes' names, which is not that of the
-    categories: as in the official release, who takes folders for labels is wrong.
+    Class folders are numbered in the alphabetical order of the classes' names, which is not the order of the
+    categories: as in the official release, a folder's number is not the label.
     """
     names = DRAWN[task].classes
     folders = {place: rank for rank, place in enumerate(sorted(range(len(names)), key=names.__getitem__), start=1)}
@@ -109,7 +104,7 @@ def plan_pictures(task: str, *, amounts: tuple[int, int, int], seed: int) -> lis
 
 
 def write_annotations(folder: Path, task: str, pictures: Sequence[DrawnPicture]) -> None:
-    """The three annotation files, test without its labels, and the labels apart."""
+    """Write the three annotation files, test without its labels, and those labels apart."""
     for split in SPLITS:
         document = describe(task, [picture for picture in pictures if picture.split == split])
         if split == "test":
@@ -147,12 +142,10 @@ def write_pictures(path: Path, task: str, pictures: Sequence[DrawnPicture], *, s
     with atomic_file(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for picture in pictures:
             pixels = draw_picture(task, picture.place, number=picture.number, seed=seed)
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+            data = encode_jpeg(pixels)
             member = tarfile.TarInfo(picture.file_name.removeprefix("data/"))
-            member.size = buffer.tell()
-            buffer.seek(0)
-            tar.addfile(member, buffer)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
             yield picture
 
 

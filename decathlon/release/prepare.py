@@ -29,9 +29,16 @@ from piggyback.data.labelled import (
 from piggyback.data.packed import count_pixels, fingerprint
 from piggyback.data.packing import Decode, Packing, PlannedFile
 from piggyback.data.pictures import CONVERTED, decode_rgb, open_picture
-from piggyback.data.preparation import Outcome, find_problems, keep_first, pack_unless_finished, show_outcomes
+from piggyback.data.preparation import (
+    Outcome,
+    find_problems,
+    keep_first,
+    pack_unless_finished,
+    packing_below,
+    show_outcomes,
+)
 from piggyback.shell.console import print_json
-from piggyback.shell.errors import BadInput, one_line, refusal
+from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import sha256_of, write_bytes
 
 if TYPE_CHECKING:
@@ -111,8 +118,7 @@ def prepare(source: Path, out: Path, *, tasks: Sequence[str] | None = None) -> P
     place = Source(source)
     reports: list[TaskReport] = []
     absent: list[str] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with packing_below(out):
         for name in names:
             report = prepare_task(place, out, name)
             if report is not None:
@@ -122,8 +128,6 @@ def prepare(source: Path, out: Path, *, tasks: Sequence[str] | None = None) -> P
             else:
                 absent.append(name)
         copy_test_labels(source, out)
-    except OSError as fault:
-        raise BadInput(f"cannot prepare {one_line(out)}: {refusal(fault)}") from None
     if not reports and any(place.outer_archives(name) for name in names):
         raise BadInput(f"{one_line(source)} has pictures but no annotations: put {DEVKIT} there too")
     if not reports:

@@ -18,23 +18,24 @@ from typing import IO, Final
 
 from decathlon.release.annotations import annotation_file
 from decathlon.tasks import BACKBONE_TASK, SPLITS, TASKS, Split
+from piggyback.data.pictures import LARGEST_FILE
 from piggyback.data.tars import (
-    DAMAGED,
     Refuse,
-    find_member_fault,
+    check_source,
+    iterate_files,
     iterate_members,
     open_stream,
     read_content,
     read_plain_file,
+    read_wanted,
+    reading_archive,
 )
-from piggyback.shell.errors import BadInput
+from piggyback.shell.errors import BadInput, Fault, one_line
+from piggyback.shell.files import read_file
 
 DEVKIT: Final = "decathlon-1.0-devkit.tar.gz"
 DATA: Final = "decathlon-1.0-data.tar.gz"
 IMAGENET: Final = "decathlon-1.0-data-imagenet.tar"
-
-LARGEST_PICTURE: Final = 16 << 20
-"""Bytes of one compressed picture; the release's have some thousands."""
 
 LARGEST_ANNOTATIONS: Final = 1 << 30
 """Bytes of one annotation file; the largest of the release, imagenet12_train, has some 300 MB."""
@@ -63,10 +64,7 @@ class Source:
     _devkit: dict[str, RawAnnotations] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.folder.is_file():
-            raise BadInput(f"{self.folder} is a file: give the folder it lies in, {self.folder.absolute().parent}")
-        if not self.folder.is_dir():
-            raise BadInput(f"there is no folder {self.folder}: give the one with the archives or the unpacked data")
+        check_source(self.folder, expected="the archives or the unpacked data")
 
     def _bases(self) -> tuple[Path, ...]:
         return tuple(self.folder / part for part in ("", "decathlon-1.0", "decathlon-1.0-data"))
@@ -81,10 +79,7 @@ class Source:
         for base in self._bases():
             path = base / "annotations" / name
             if path.is_file():
-                try:
-                    return RawAnnotations(str(path), path.read_bytes())
-                except OSError as fault:
-                    raise BadInput(f"cannot read {path}: {fault.strerror}") from None
+                return RawAnnotations(one_line(path), read_file(path, limit=LARGEST_ANNOTATIONS))
         devkit = self.folder / DEVKIT
         if not self._devkit and devkit.is_file():
             self._devkit.update(_read_devkit(devkit))
@@ -116,7 +111,7 @@ class Source:
         Args:
             task: whose pictures.
             wanted: annotation file names, ``data/<task>/...``.
-            refuse: told about links, strange names, oversized members and damaged archives.
+            refuse: gets a line about each link, strange name, oversized member and damaged archive.
         """
         missing = dict.fromkeys(wanted)  # keeps the order of the annotations, unlike a set
         for folder in self.trees(task):
@@ -135,24 +130,22 @@ def _read_devkit(path: Path) -> dict[str, RawAnnotations]:
     """All annotation files of the devkit archive, by file name; read once, as it is compressed as a whole."""
     names = {annotation_file(task, split) for task in TASKS for split in SPLITS}
     found: dict[str, RawAnnotations] = {}
-    try:
-        with path.open("rb") as file, open_stream(file) as tar:
-            for member in iterate_members(tar):
-                place = PurePosixPath(member.name)
-                if place.name not in names or place.parent.name != "annotations" or not member.isreg():
-                    continue
-                if member.size > LARGEST_ANNOTATIONS:
-                    raise BadInput(f"{path}: {place.name} claims {member.size:,} bytes and cannot be what it says")
-                found[place.name] = RawAnnotations(f"{path}/{member.name}", read_content(tar, member))
-    except DAMAGED as fault:
-        raise BadInput(f"{path} is damaged ({fault}): fetch it again") from None
+    with reading_archive(path), path.open("rb") as file, open_stream(file) as tar:
+        for member in iterate_members(tar):
+            place = PurePosixPath(member.name)
+            if place.name not in names or place.parent.name != "annotations" or not member.isreg():
+                continue
+            if member.size > LARGEST_ANNOTATIONS:
+                claim = f"claims {member.size:,} bytes and cannot be what it says"
+                raise BadInput(f"{one_line(path)}: {place.name} {claim}")
+            found[place.name] = RawAnnotations(one_line(f"{path}/{member.name}"), read_content(tar, member))
     return found
 
 
 def _read_tree(folder: Path, *, task: str, wanted: Iterable[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
     for name in wanted:
         path = folder / name.removeprefix(f"data/{task}/")
-        data = read_plain_file(path, largest=LARGEST_PICTURE, refuse=refuse)
+        data = read_plain_file(path, largest=LARGEST_FILE, refuse=refuse)
         if data is not None:
             yield name, data
 
@@ -160,35 +153,28 @@ def _read_tree(folder: Path, *, task: str, wanted: Iterable[str], refuse: Refuse
 def _read_archive(path: Path, *, task: str, wanted: Collection[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
     """Wanted pictures of an inner tar, or of an outer one that holds it; damage ends the reading."""
     try:
-        with path.open("rb") as file:
-            yield from _read_tar(file, task=task, wanted=wanted, refuse=refuse, name=str(path), nested=True)
-    except DAMAGED as fault:
-        refuse(f"{path} is damaged ({fault}): fetch it again")
+        with reading_archive(path), path.open("rb") as file:
+            yield from _read_tar(file, task=task, wanted=wanted, refuse=refuse, name=one_line(path), nested=True)
+    except Fault as fault:
+        refuse(str(fault))
 
 
 def _read_tar(
     file: IO[bytes], *, task: str, wanted: Collection[str], refuse: Refuse, name: str, nested: bool
 ) -> Iterator[tuple[str, bytes]]:
     with open_stream(file) as tar:
-        for member in iterate_members(tar):
-            if member.isdir():
-                continue
-            fault = find_member_fault(member)
-            if fault is not None:
-                refuse(f"{name}: {member.name[:80]!r} {fault}")
-                continue
+        for member in iterate_files(tar, name=name, refuse=refuse):
             inner = tar.extractfile(member) if nested and PurePosixPath(member.name).name == f"{task}.tar" else None
             if inner is not None:  # the official archives hold one tar per task: read as a stream in the stream
-                place = f"{name}/{member.name}"
+                place = one_line(f"{name}/{member.name}")
                 yield from _read_tar(inner, task=task, wanted=wanted, refuse=refuse, name=place, nested=False)
                 return
             picture = _annotation_name(member.name, task=task)
             if picture is None or picture not in wanted:
                 continue
-            if member.size > LARGEST_PICTURE:
-                refuse(f"{name}: {member.name[:80]!r} has {member.size:,} bytes, too many for one picture")
-                continue
-            yield picture, read_content(tar, member)
+            data = read_wanted(tar, member, name=name, largest=LARGEST_FILE, refuse=refuse)
+            if data is not None:
+                yield picture, data
 
 
 def _annotation_name(name: str, *, task: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Colours, grounds and shapes for drawn pictures, as arrays of numbers."""
+"""Colours, backgrounds and shapes of drawn pictures, as arrays of numbers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +40,12 @@ class Paper:
         cosine, sine = np.float32(np.cos(angle) / scale), np.float32(np.sin(angle) / scale)
         return x * cosine + y * sine, y * cosine - x * sine
 
+    @classmethod
+    def of_size(cls, width: int, height: int, random: np.random.Generator) -> "Paper":
+        """A sheet of so many pixels."""
+        rows, columns = np.mgrid[:height, :width].astype(np.float32)
+        return cls(columns - (width - 1) / 2, rows - (height - 1) / 2, random)
+
     def cut(self, x: float, y: float, *, reach: float) -> tuple[Window, "Paper"]:
         """The part no farther than `reach` pixels from a point, with that point as its middle; perhaps nothing."""
         height, width = self.x.shape
@@ -55,7 +61,12 @@ def as_field(values: object) -> Field:
     return np.asarray(values, dtype=np.float32)
 
 
-# -- colours and grounds ------------------------------------------------------------------------------------
+def as_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels of about [0, 1] as they are stored, 0 to 255."""
+    return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+# -- colours and backgrounds ---------------------------------------------------------------------------------
 
 
 def any_colour(paper: Paper) -> Colour:
@@ -78,25 +89,25 @@ def hue_colour(paper: Paper, hue: float) -> Colour:
     return as_field(pure * paper.between(0.6, 1.0) + paper.between(0.0, 0.2))
 
 
-def paint(ground: NDArray[np.float32], colour: Colour, distance: Field) -> NDArray[np.float32]:
+def paint(pixels: NDArray[np.float32], colour: Colour, distance: Field) -> NDArray[np.float32]:
     """Colour where the distance into the shape, in pixels, is positive; its edge is one pixel soft."""
-    return as_field(ground + np.clip(distance + 0.5, 0, 1)[..., None] * (colour - ground))
+    return as_field(pixels + np.clip(distance + 0.5, 0, 1)[..., None] * (colour - pixels))
 
 
-def plain_ground(paper: Paper, colour: Colour) -> NDArray[np.float32]:
+def plain_background(paper: Paper, colour: Colour) -> NDArray[np.float32]:
     """One colour that changes slowly over the picture."""
     angle, strength = paper.between(0, 6.28), paper.between(0.0, 0.004)
     slope = (paper.x * np.cos(angle) + paper.y * np.sin(angle)) * np.float32(strength)
     return as_field(colour + slope[..., None])
 
 
-def busy_ground(paper: Paper, colour: Colour, *, strength: float = 0.25) -> NDArray[np.float32]:
+def busy_background(paper: Paper, colour: Colour, *, strength: float = 0.25) -> NDArray[np.float32]:
     """One colour with faint waves across in two directions."""
-    ground = plain_ground(paper, colour)
+    background = plain_background(paper, colour)
     for _ in range(2):
         u, _ = paper.turned(angle=paper.between(0, 6.28), scale=paper.between(1.5, 8.0))
-        ground += np.sin(u + paper.between(0, 6.28))[..., None] * ((any_colour(paper) - 0.5) * np.float32(strength))
-    return ground
+        background += np.sin(u + paper.between(0, 6.28))[..., None] * ((any_colour(paper) - 0.5) * np.float32(strength))
+    return background
 
 
 # -- shapes: how far a point lies inside, where the shape has about radius 1 ---------------------------------

@@ -215,24 +215,6 @@ def begin(folder: Path, *, state: object) -> None:
     write_json(path, state)
 
 
-def load_sizes(folder: Path, *, count: int) -> NDArray[np.int64] | None:
-    """Heights and widths that an earlier run has noted, int64 (n, 2); None where it did not come to that."""
-    try:
-        return read_array(_size_file(folder), form=Form(np.dtype(np.int64), (count, 2)))
-    except Fault:
-        return None
-
-
-def save_sizes(folder: Path, sizes: NDArray[np.int64]) -> None:
-    """Note heights and widths, int64 (n, 2), so that a killed run need not measure them again."""
-    with atomic_file(_size_file(folder)) as file:
-        np.save(file, sizes, allow_pickle=False)
-
-
-def _size_file(folder: Path) -> Path:
-    return partial_folder(folder) / "sizes.npy"
-
-
 def _open_sized(path: Path, *, size: int) -> int:
     """Open a file for reading and writing at its full size, sparse where nothing is written; its descriptor."""
     if path.is_symlink():  # never write through one

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from piggyback.shell.console import notice, out, table
-from piggyback.shell.errors import BadInput, one_line
+from piggyback.shell.errors import BadInput, one_line, refusal
 from piggyback.shell.lock import LOCK, hold
 
 NAMED: Final = 3
@@ -84,6 +84,22 @@ def pack_unless_finished(
 
 
 @contextmanager
+def packing_below(out: Path) -> Iterator[None]:
+    """Make the folder that packed folders go into; what the system refuses in the block is told in one line.
+
+    Raises:
+        BadInput: it is a file, or it cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{one_line(out)} is a file: give a folder to pack into, new or not")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as fault:
+        raise BadInput(f"cannot prepare {one_line(out)}: {refusal(fault)}") from None
+
+
+@contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Keep a folder to this process while the block packs into it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,23 +112,6 @@ def _held(folder: Path) -> Iterator[None]:
     finally:
         if {path.name for path in folder.iterdir()} <= {LOCK} and not folder.is_symlink():
             shutil.rmtree(folder)
-
-
-def check_source(folder: Path, *, expected: str) -> None:
-    """Refuse a source that is no folder.
-
-    Args:
-        folder: that the user gave.
-        expected: what it should hold, in words.
-
-    Raises:
-        BadInput: it is a file, or not there.
-    """
-    if folder.is_file():
-        parent = one_line(folder.absolute().parent)
-        raise BadInput(f"{one_line(folder)} is a file: give the folder it lies in, {parent}")
-    if not folder.is_dir():
-        raise BadInput(f"there is no folder {one_line(folder)}: give the one with {expected}")
 
 
 def find_problems(

@@ -1,32 +1,69 @@
-"""Reading archives, and the folders they unpack to, that nobody has vouched for.
+"""Archives, and the folders that they unpack to, from people who need not be trusted.
 
-Nothing is extracted.  An archive is read as a stream, its members are matched by name with what is wanted, and
-links, devices, names that leave the archive and files too large for what they should be are refused, each with
-one line for whoever wants to report it.
+Nothing is extracted.  An archive is read as a stream and its members are matched by name with what is wanted, so no
+name in it can reach the disk.  Links, devices, names that leave the archive and files too large for what they should
+be are refused, each with one line for a report.
 """
 
-import lzma
 import os
-import stat
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, Self
 
-from piggyback.shell.errors import one_line
+from piggyback.shell.errors import BadInput, Fault, one_line, reading, shown
+from piggyback.shell.files import read_file
 
-DAMAGED: Final = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
-"""What reading a damaged archive raises."""
-
+LARGEST_NAME: Final = 1 << 20
+"""Bytes of a header for long names.  tarfile reads it into memory whole, and a megabyte of gzip can hold a gigabyte."""
 
 Refuse = Callable[[str], object]
 """Takes one line about something that was left out."""
 
+_NAMES: Final = frozenset(
+    (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+)
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is looked at before what it announces is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _NAMES and found.size > LARGEST_NAME:
+            raise tarfile.ReadError(f"a name in it has {found.size:,} bytes")
+        return found
+
+
+@contextmanager
+def reading_archive(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged archive makes its readers raise into one `Fault`."""
+    with reading(path, what="tar archive", advice="fetch it again"):
+        yield
+
+
+def check_source(folder: Path, *, expected: str) -> None:
+    """Refuse a source that is no folder.
+
+    Args:
+        folder: that the user gave.
+        expected: what it should hold, in words.
+
+    Raises:
+        BadInput: it is a file, or not there.
+    """
+    if folder.is_file():
+        parent = one_line(folder.absolute().parent)
+        raise BadInput(f"{one_line(folder)} is a file: give the folder it lies in, {parent}")
+    if not folder.is_dir():
+        raise BadInput(f"there is no folder {one_line(folder)}: give the one with {expected}")
+
 
 def open_stream(file: IO[bytes]) -> tarfile.TarFile:
     """A tar to be read once from front to end, compressed or not, whatever its name says."""
-    return tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20)
+    return tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20, tarinfo=_Member)
 
 
 def iterate_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -34,6 +71,24 @@ def iterate_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         yield member
         tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves this public attribute out
+
+
+def iterate_files(tar: tarfile.TarFile, *, name: str, refuse: Refuse) -> Iterator[tarfile.TarInfo]:
+    """The members that are plain files; folders are passed over.
+
+    Args:
+        tar: open as a stream.
+        name: of the archive, for messages, on one line.
+        refuse: gets a line about each link, device and name that leaves the archive.
+    """
+    for member in iterate_members(tar):
+        if member.isdir():
+            continue
+        fault = find_member_fault(member)
+        if fault is None:
+            yield member
+        else:
+            refuse(f"{name}: {shown(member.name, longest=80)} {fault}")
 
 
 def check_end(tar: tarfile.TarFile) -> None:
@@ -59,8 +114,30 @@ def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return data
 
 
+def read_wanted(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, *, name: str, largest: int, refuse: Refuse
+) -> bytes | None:
+    """The bytes of a plain file in an archive, or None where there are too many.
+
+    Args:
+        tar: open as a stream, at that member.
+        member: the file.
+        name: of the archive, for messages, on one line.
+        largest: bytes that it may have.
+        refuse: gets a line about one that has more.
+
+    Raises:
+        EOFError: the archive ends before them.
+    """
+    if member.size > largest:
+        size = f"{member.size:,} bytes, too many for what it should be"
+        refuse(f"{name}: {shown(member.name, longest=80)} has {size}")
+        return None
+    return read_content(tar, member)
+
+
 def find_member_fault(member: tarfile.TarInfo) -> str | None:
-    """Why a member is refused, or None."""
+    """Why a member is no plain file in its archive, in words; None where it is."""
     if member.issym() or member.islnk():
         return "is a link"
     if not member.isreg():
@@ -72,23 +149,17 @@ def find_member_fault(member: tarfile.TarInfo) -> str | None:
 
 
 def read_plain_file(path: Path, *, largest: int, refuse: Refuse) -> bytes | None:
-    """The bytes of a file in a folder of unpacked data; None where there is none, or none that is wanted.
+    """The bytes of a file in a folder of unpacked data; None where it is missing or refused.
 
     Args:
         path: of the file.
         largest: bytes that it may have.
-        refuse: told about links, devices, files that are too large and files that cannot be read.
+        refuse: gets a line about a link, a device, a file that is too large or cannot be read.
     """
+    if not os.path.lexists(path):
+        return None
     try:
-        facts = os.lstat(path)
-        if not stat.S_ISREG(facts.st_mode):  # a pipe would block, a link may lead anywhere
-            refuse(f"{one_line(path)} is not a plain file")
-        elif facts.st_size > largest:
-            refuse(f"{one_line(path)} has {facts.st_size:,} bytes, too many for what it should be")
-        else:
-            return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as fault:
-        refuse(f"cannot read {one_line(path)}: {fault.strerror}")
+        return read_file(path, limit=largest, follow=False)
+    except Fault as fault:
+        refuse(str(fault))
     return None

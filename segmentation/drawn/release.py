@@ -17,22 +17,20 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.io import savemat
 
+from piggyback.data.drawn_release import encode_jpeg, was_drawn
 from piggyback.shell.console import progress_bar
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import write_bytes, write_json
-from piggyback.shell.strict_json import read_json
-from segmentation.drawn.scenes import Scene, draw_scene
+from segmentation.drawn.scenes import draw_scene
 from segmentation.release.label_files import write_label_map
 
 VERSION: Final = 1  # of the drawings: another one does not continue a folder
-QUALITY: Final = 90  # of the JPEGs
 SBD: Final = Path("benchmark_RELEASE", "dataset")
 VOC: Final = Path("VOCdevkit", "VOC2012")
 MAT_HEADER: Final = b"MATLAB 5.0 MAT-file, a drawn scene".ljust(116)
-"""In the place of scipy's, which has the time in it; 116 bytes of text, as the format says."""
+"""In place of scipy's, which has the time in it; 116 bytes of text, as the format says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +78,9 @@ def scene_id(number: int) -> str:
 
 
 def _claim(folder: Path, identity: dict[str, object]) -> None:
-    """Say in the folder what is drawn there, unless something else is."""
+    """Write into the folder what is drawn there, unless something else is there."""
     stamp = folder / "drawn.json"
-    if stamp.exists():
-        if read_json(stamp) != identity:
-            raise BadInput(f"{folder} holds other drawings than these: delete it, or take another folder")
+    if was_drawn(stamp, identity=identity):
         return
     for part in (SBD, VOC):
         if (folder / part).exists():
@@ -93,7 +89,7 @@ def _claim(folder: Path, identity: dict[str, object]) -> None:
 
 
 def _write_scene(folder: Path, number: int, *, seed: int, in_sbd: bool, in_voc: bool) -> None:
-    """The files of a scene that are not there yet; each is whole, as it takes its name last."""
+    """Write the files of a scene that are missing."""
     name = scene_id(number)
     mat, png = folder / SBD / "cls" / f"{name}.mat", folder / VOC / "SegmentationClass" / f"{name}.png"
     pictures = [folder / SBD / "img" / f"{name}.jpg"] * in_sbd + [folder / VOC / "JPEGImages" / f"{name}.jpg"] * in_voc
@@ -107,13 +103,7 @@ def _write_scene(folder: Path, number: int, *, seed: int, in_sbd: bool, in_voc: 
         elif path == png:
             write_label_map(path, scene.bordered)
         else:
-            write_bytes(path, _encode_jpeg(scene))
-
-
-def _encode_jpeg(scene: Scene) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(scene.pixels).save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
+            write_bytes(path, encode_jpeg(scene.pixels))
 
 
 def encode_mat(labels: NDArray[np.uint8]) -> bytes:

@@ -12,7 +12,7 @@ from segmentation.drawn.things import LIGHT, WOOD, any_hue, ellipse, mix, stripe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class Scenery:
     """A kind of background.
 
     Attributes:
@@ -149,9 +149,9 @@ def paint_room(paper: Paper) -> NDArray[np.float32]:
     return paint(pixels, LIGHT * np.float32(0.92), as_field(2.5 - np.abs(below)))
 
 
-GROUNDS: Final = (
-    Ground(home=("sheep", "bus"), painter=paint_meadow),
-    Ground(home=("boat", "bottle"), painter=paint_sea),
-    Ground(home=("tvmonitor", "pottedplant"), painter=paint_room),
+SCENERIES: Final = (
+    Scenery(home=("sheep", "bus"), painter=paint_meadow),
+    Scenery(home=("boat", "bottle"), painter=paint_sea),
+    Scenery(home=("tvmonitor", "pottedplant"), painter=paint_room),
 )
 """Every class of the sketches is at home on one of them."""

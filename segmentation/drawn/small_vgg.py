@@ -1,7 +1,7 @@
 """A small VGG for the demo and for tests, trained to tell single drawn things apart.
 
-It is to the drawn scenes what ImageNet's VGG-16 is to VOC's: it has seen things one by one, in other colours, on
-other grounds, and no scene.
+It is to the drawn scenes what ImageNet's VGG-16 is to VOC's: it has seen things one by one, in other colours, and
+no scene.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from piggyback.suite.training.loop import Pair, Plan, Training
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Backbone, Header
 from segmentation.drawn.release import write_release
-from segmentation.drawn.scenes import LABELS, draw_object
+from segmentation.drawn.scenes import LABELS, draw_thing
 from segmentation.fcn import FCN32s, Shape
 from segmentation.options import DrawOptions
 
@@ -109,7 +109,7 @@ def start(seed: int) -> Pupil:
 
 def draw_things(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """`count` pictures of each thing, uint8 (n, side, side, 3), and their places in `LABELS`, int64 (n)."""
-    drawn = [draw_object(label, number=number, side=SIDE, seed=seed) for number in range(count) for label in LABELS]
+    drawn = [draw_thing(label, number=number, side=SIDE, seed=seed) for number in range(count) for label in LABELS]
     return torch.from_numpy(np.stack(drawn)), torch.arange(len(LABELS)).repeat(count)
 
 

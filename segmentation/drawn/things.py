@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sketch:
+class Thing:
     """A thing that can be drawn.
 
     Attributes:
@@ -230,16 +230,16 @@ def tvmonitor(paper: Paper, u: Field, v: Field) -> list[Part]:
     ]
 
 
-SKETCHES: Final[Mapping[int, Sketch]] = MappingProxyType(
+THINGS: Final[Mapping[int, Thing]] = MappingProxyType(
     {
-        CLASSES.index(name): sketch
-        for name, sketch in (
-            ("boat", Sketch(parts=boat, width=0.98, height=0.97, sizes=(27, 38))),
-            ("bottle", Sketch(parts=bottle, width=0.42, height=1.0, sizes=(33, 42))),
-            ("bus", Sketch(parts=bus, width=1.0, height=0.66, sizes=(30, 40))),
-            ("pottedplant", Sketch(parts=pottedplant, width=0.95, height=1.0, sizes=(29, 38))),
-            ("sheep", Sketch(parts=sheep, width=0.95, height=0.78, sizes=(28, 38))),
-            ("tvmonitor", Sketch(parts=tvmonitor, width=1.0, height=0.82, sizes=(26, 36))),
+        CLASSES.index(name): thing
+        for name, thing in (
+            ("boat", Thing(parts=boat, width=0.98, height=0.97, sizes=(27, 38))),
+            ("bottle", Thing(parts=bottle, width=0.42, height=1.0, sizes=(33, 42))),
+            ("bus", Thing(parts=bus, width=1.0, height=0.66, sizes=(30, 40))),
+            ("pottedplant", Thing(parts=pottedplant, width=0.95, height=1.0, sizes=(29, 38))),
+            ("sheep", Thing(parts=sheep, width=0.95, height=0.78, sizes=(28, 38))),
+            ("tvmonitor", Thing(parts=tvmonitor, width=1.0, height=0.82, sizes=(26, 36))),
         )
     }
 )

@@ -26,7 +26,7 @@ LARGEST: Final = 1 << 26
 
 _HEADER: Final = 128
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15  # types of elements, table 1-1 of the format
-_WHOLE_NUMBERS: Final = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}
+_NUMBERS: Final = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _STRUCT: Final = 2  # classes of arrays, table 1-3
 _NUMERIC: Final = range(6, 16)
 
@@ -49,6 +49,8 @@ def read_mat(data: bytes, *, name: str) -> NDArray[np.uint8]:
         BadInput: it is damaged, has no ``GTcls.Segmentation``, or other values.
     """
     name = one_line(name)
+    if data.startswith(b"MATLAB 7.3"):  # its other marks are those of a file of level 5
+        raise BadInput(f"{name} is a MATLAB file of version 7.3, which is HDF5: save it with -v7, or take SBD's own")
     try:
         labels = _find_labels(data)
     except _Damaged as fault:
@@ -77,8 +79,7 @@ def _find_labels(data: bytes) -> NDArray[np.integer[Any]] | None:
     """GTcls.Segmentation, whole numbers (height, width), or None where the file has none."""
     mark = data[_HEADER - 2 : _HEADER]
     if mark not in (b"IM", b"MI"):
-        later = data[:_HEADER].startswith(b"MATLAB 7.3")
-        raise _Damaged("it is of version 7.3, which is HDF5" if later else "it does not begin as one")
+        raise _Damaged("it does not begin as one")
     order = "<" if mark == b"IM" else ">"
     for kind, body in _elements(memoryview(data)[_HEADER:], order=order):
         inner = _elements(_unpack(body), order=order) if kind == _COMPRESSED else iter([(kind, body)])
@@ -104,15 +105,20 @@ def _segmentation(array: _Array, *, order: str) -> NDArray[np.integer[Any]] | No
 
 
 def _matrix(array: _Array, *, order: str) -> NDArray[np.integer[Any]]:
-    """An array of whole numbers with two sides; they are stored column by column."""
+    """A matrix of whole numbers, of any type; they are stored column by column."""
     kind, body = next(array.parts, (0, memoryview(b"")))
-    if array.kind not in _NUMERIC or kind not in _WHOLE_NUMBERS or len(array.sides) != 2:
-        raise _Damaged("Segmentation is no matrix of whole numbers")
-    numbers = np.dtype(order + _WHOLE_NUMBERS[kind])
+    if array.kind not in _NUMERIC or kind not in _NUMBERS or len(array.sides) != 2:
+        raise _Damaged("Segmentation is no matrix of numbers")
+    numbers = np.dtype(order + _NUMBERS[kind])
     height, width = array.sides
     if min(height, width) < 1 or len(body) != height * width * numbers.itemsize:
         raise _Damaged(f"Segmentation claims {width} x {height} numbers in {len(body)} bytes")
-    return np.frombuffer(body, dtype=numbers).reshape((height, width), order="F")
+    found = np.frombuffer(body, dtype=numbers).reshape((height, width), order="F")
+    if numbers.kind == "f":  # as MATLAB saves labels that it has computed with
+        if not np.isin(found, np.arange(256)).all():
+            raise _Damaged("Segmentation has numbers that are no labels")
+        found = found.astype(np.int64)
+    return found
 
 
 def _array(elements: Iterator[tuple[int, memoryview]], *, order: str) -> _Array:

@@ -15,11 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piggyback.data.packed import fingerprint, read_pieces
-from piggyback.data.packing import Decode, Packing, PlannedFile, begin, load_sizes, partial_folder, save_sizes
-from piggyback.data.pictures import Size, decode_rgb, measure, open_picture
-from piggyback.data.preparation import Outcome, find_problems, keep_first, pack_unless_finished, show_outcomes
-from piggyback.shell.console import print_json, progress_bar
-from piggyback.shell.errors import BadInput, one_line, refusal
+from piggyback.data.packing import Decode, Packing, PlannedFile, begin, partial_folder
+from piggyback.data.picture_sizes import measure_all
+from piggyback.data.pictures import Size, decode_rgb, open_picture
+from piggyback.data.preparation import (
+    Outcome,
+    find_problems,
+    keep_first,
+    pack_unless_finished,
+    packing_below,
+    show_outcomes,
+)
+from piggyback.shell.console import print_json
+from piggyback.shell.errors import BadInput, one_line
 from segmentation.release.label_files import read_label_map
 from segmentation.release.mat_files import read_mat
 from segmentation.release.official import find_remarks
@@ -141,11 +149,8 @@ def prepare(source: Path, out: Path, *, splits: Sequence[str]) -> PrepareReport:
         raise BadInput(
             f"{one_line(source)} has nothing of {names}: expected {needs}; `piggyback segmentation fetch` gets them"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with packing_below(out):
         return PrepareReport(splits=tuple(prepare_split(place, out, split) for split in asked))
-    except OSError as fault:
-        raise BadInput(f"cannot prepare {one_line(out)}: {refusal(fault)}") from None
 
 
 def prepare_split(source: Source, out: Path, split: Split) -> SplitReport:
@@ -219,8 +224,9 @@ def _pack(source: Source, out: Path, *, split: Split, listed: IdList) -> SplitRe
     state = {"ids": list(ids), "labelled": split.labelled}
     begin(folder, state=state)
     refused: list[str] = []
-    faults: dict[Key, str] = {}
-    sizes = _sizes(source, folder, split=split, ids=ids, faults=faults, refused=refused)
+    pictures = _pictures(source, split=split, ids=ids, refused=refused)
+    sizes, unmeasured = measure_all(folder, pictures, ids=ids, title=f"{split.name}, sizes")
+    faults: dict[Key, str] = {("picture", one): text for one, text in unmeasured.items()}
     index = build_index(*np.array([sizes.get(one, (0, 0)) for one in ids], dtype=np.int64).T)
     files = {kind: _plan(kind, index) for kind in kinds(labelled=split.labelled)}
     with Packing(folder, files=files, state=state, writes=len(sizes) == len(ids)) as packing:
@@ -257,25 +263,13 @@ def _keys(packing: Packing[Kind], ids: tuple[str, ...]) -> list[Key]:
     return [(kind, ids[place]) for kind, place in packing.wanted()]
 
 
-def _sizes(
-    source: Source, folder: Path, *, split: Split, ids: tuple[str, ...], faults: dict[Key, str], refused: list[str]
-) -> dict[str, Size]:
-    """Height and width of every picture; one that is missing or damaged is left out."""
-    noted = load_sizes(folder, count=len(ids))
-    if noted is not None:
-        return dict(zip(ids, map(tuple, noted.tolist()), strict=True))
+def _pictures(
+    source: Source, *, split: Split, ids: tuple[str, ...], refused: list[str]
+) -> Iterator[tuple[str, bytes, str]]:
+    """Id, file and name of each picture that the source has."""
     wanted: list[Key] = [("picture", one) for one in ids]
-    sizes: dict[str, Size] = {}
-    with progress_bar() as bar:
-        pictures = source.files(split, wanted=wanted, refuse=refused.append)
-        for found in bar.track(pictures, total=len(ids), description=f"{split.name}, sizes"):
-            try:
-                sizes[found.key[1]] = measure(found.data, name=found.name)
-            except BadInput as fault:
-                faults[found.key] = str(fault)
-    if len(sizes) == len(ids):
-        save_sizes(folder, np.array([sizes[one] for one in ids], dtype=np.int64))
-    return sizes
+    for found in source.files(split, wanted=wanted, refuse=refused.append):
+        yield found.key[1], found.data, found.name
 
 
 def _read(

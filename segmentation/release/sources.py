@@ -13,26 +13,28 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
+from piggyback.data.pictures import LARGEST_FILE
 from piggyback.data.tars import (
-    DAMAGED,
     Refuse,
     check_end,
+    check_source,
     find_member_fault,
+    iterate_files,
     iterate_members,
     open_stream,
     read_content,
     read_plain_file,
+    read_wanted,
+    reading_archive,
 )
-from piggyback.shell.errors import BadInput, one_line
+from piggyback.shell.errors import BadInput, Fault, one_line
+from piggyback.shell.files import read_file
 from segmentation.release.archives import ARCHIVES
 from segmentation.release.splits import Origin, Split, leave_out, origin_of, parse_ids, published_ids, shipped_name
 
 Kind = Literal["picture", "labels"]
 Key = tuple[Kind, str]
 """A file of an id: its picture, or its label map."""
-
-LARGEST: Final = 16 << 20
-"""Bytes of one file; those of the releases have at most some hundred thousand."""
 
 _TREES: Final[dict[tuple[Origin, int], tuple[str, ...]]] = {
     ("voc", 2012): ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012"),
@@ -90,11 +92,7 @@ class Source:
     _lists: dict[Path, dict[str, bytes]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.folder.is_file():
-            parent = one_line(self.folder.absolute().parent)
-            raise BadInput(f"{one_line(self.folder)} is a file: give the folder it lies in, {parent}")
-        if not self.folder.is_dir():
-            raise BadInput(f"there is no folder {one_line(self.folder)}: give the one with VOCdevkit, or the archives")
+        check_source(self.folder, expected="VOCdevkit, or the archives")
 
     def places(self, split: Split) -> tuple[Place, ...]:
         """Every place to look for a split's files, in the order of looking; of VOC one year only."""
@@ -130,7 +128,7 @@ class Source:
         Args:
             split: whose.
             wanted: the files.
-            refuse: told about links, oversized files and damaged archives, as far as they are wanted.
+            refuse: gets a line about each link, strange name, oversized file and damaged archive.
         """
         missing = dict.fromkeys(wanted)  # keeps the order
         for place in self.places(split):
@@ -157,10 +155,7 @@ class Source:
                 self._lists[place.path] = _read_lists(place)
             return self._lists[place.path].get(file), one_line(f"{place.path}/{file}")
         path = place.path.joinpath(*_LISTS["voc"], file) if place.origin == "voc" else place.path / file
-        try:
-            return path.read_bytes() if path.is_file() else None, one_line(path)
-        except OSError as fault:
-            raise BadInput(f"cannot read {one_line(path)}: {fault.strerror}") from None
+        return read_file(path, limit=LARGEST_FILE) if path.is_file() else None, one_line(path)
 
 
 def file_name(split: Split, key: Key) -> str:
@@ -187,7 +182,7 @@ def _read_tree(place: Place, *, wanted: Collection[Key], refuse: Refuse) -> Iter
     for kind, one in wanted:
         folder, suffix = _FOLDERS[place.origin][kind]
         path = place.path / folder / f"{one}{suffix}"
-        data = read_plain_file(path, largest=LARGEST, refuse=refuse)
+        data = read_plain_file(path, largest=LARGEST_FILE, refuse=refuse)
         if data is not None:
             yield Found((kind, one), suffix, data, one_line(path))
 
@@ -197,22 +192,20 @@ def _read_archive(place: Place, *, wanted: Collection[Key], refuse: Refuse) -> I
     left = set(wanted)
     kinds = {folder: (kind, suffix) for kind, (folder, suffix) in _FOLDERS[place.origin].items()}
     try:
-        with place.path.open("rb") as file, open_stream(file) as tar:
-            for member in iterate_members(tar):
+        with reading_archive(place.path), place.path.open("rb") as file, open_stream(file) as tar:
+            name = one_line(place.path)
+            for member in iterate_files(tar, name=name, refuse=refuse):
                 path = PurePosixPath(member.name)
                 kind, suffix = kinds.get(path.parent.name, (None, ""))
                 if kind is None or path.suffix != suffix or (kind, path.stem) not in left:
                     continue
-                name = one_line(f"{place.path}/{member.name}")
-                fault = find_member_fault(member)
-                if fault is not None or member.size > LARGEST:
-                    refuse(f"{name} {fault or f'has {member.size:,} bytes, too many for what it should be'}")
-                    continue
-                left.remove((kind, path.stem))
-                yield Found((kind, path.stem), suffix, read_content(tar, member), name)
+                data = read_wanted(tar, member, name=name, largest=LARGEST_FILE, refuse=refuse)
+                if data is not None:
+                    left.remove((kind, path.stem))
+                    yield Found((kind, path.stem), suffix, data, one_line(f"{place.path}/{member.name}"))
             check_end(tar)
-    except DAMAGED as fault:
-        refuse(f"{one_line(place.path)} is damaged ({one_line(fault)}): fetch it again")
+    except Fault as fault:
+        refuse(str(fault))
 
 
 def _read_lists(place: Place) -> dict[str, bytes]:
@@ -222,11 +215,11 @@ def _read_lists(place: Place) -> dict[str, bytes]:
     """
     folder = _LISTS[place.origin]
     found: dict[str, bytes] = {}
-    with suppress(*DAMAGED), place.path.open("rb") as file, open_stream(file) as tar:
+    with suppress(Fault), reading_archive(place.path), place.path.open("rb") as file, open_stream(file) as tar:
         for member in iterate_members(tar):
             path = PurePosixPath(member.name)
             if path.suffix != ".txt" or path.parent.parts[-len(folder) :] != folder or path.name in found:
                 continue
-            if find_member_fault(member) is None and member.size <= LARGEST:
+            if find_member_fault(member) is None and member.size <= LARGEST_FILE:
                 found[path.name] = read_content(tar, member)
     return found

@@ -8,7 +8,7 @@ from scipy.io import loadmat
 
 from piggyback.shell.errors import BadInput
 from segmentation.drawn.release import Amounts, encode_mat, scene_id, write_release
-from segmentation.drawn.scenes import LABELS, MOST, SIZES, draw_ground, draw_object, draw_scene
+from segmentation.drawn.scenes import LABELS, MOST, SIZES, draw_scene, draw_scenery, draw_thing
 from segmentation.release.splits import SPLITS, published_ids
 from segmentation.voc import PALETTE, VOID
 
@@ -62,19 +62,19 @@ def test_void_is_where_two_things_touch(number: int) -> None:
 @pytest.mark.parametrize("number", range(8))
 def test_labels_are_where_something_was_drawn(number: int) -> None:
     scene = draw_scene(number)
-    change = np.abs(scene.pixels.astype(int) - draw_ground(number)).max(axis=2)
+    change = np.abs(scene.pixels.astype(int) - draw_scenery(number)).max(axis=2)
     inside = scene.labels > 0
     assert (change[inside] > 12).mean() > 0.9
     outside = (scene.bordered == 0) & (change > 0)  # only shadows, below things
     assert outside.mean() < 0.08
-    assert (scene.pixels[outside].astype(int).mean(axis=1) <= draw_ground(number)[outside].mean(axis=1)).all()
+    assert (scene.pixels[outside].astype(int).mean(axis=1) <= draw_scenery(number)[outside].mean(axis=1)).all()
 
 
 def test_objects_tell_classes_apart_in_any_colours() -> None:
-    pictures = [draw_object(label, number=2, side=48) for label in LABELS]
+    pictures = [draw_thing(label, number=2, side=48) for label in LABELS]
     assert all(picture.shape == (48, 48, 3) and picture.dtype == np.uint8 for picture in pictures)
-    np.testing.assert_array_equal(pictures[1], draw_object(LABELS[1], number=2, side=48))
-    for one, other in itertools.combinations([*pictures, draw_object(LABELS[0], number=3, side=48)], 2):
+    np.testing.assert_array_equal(pictures[1], draw_thing(LABELS[1], number=2, side=48))
+    for one, other in itertools.combinations([*pictures, draw_thing(LABELS[0], number=3, side=48)], 2):
         assert (np.abs(one.astype(int) - other).max(axis=2) > 20).mean() > 0.2
 
 

@@ -1,0 +1,61 @@
+"""The sizes of pictures that no list states: measured by their headers before anything is packed, and noted."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from piggyback.data.packing import partial_folder
+from piggyback.data.pictures import Size, measure
+from piggyback.shell.arrays import Form, read_array
+from piggyback.shell.console import progress_bar
+from piggyback.shell.errors import BadInput, Fault
+from piggyback.shell.files import atomic_file
+
+
+def measure_all(
+    folder: Path, pictures: Iterable[tuple[str, bytes, str]], *, ids: Sequence[str], title: str
+) -> tuple[dict[str, Size], dict[str, str]]:
+    """Height and width of each picture, and the faults of those without; by id.
+
+    What a run has measured, it notes; the next one need not read the pictures for it.
+
+    Args:
+        folder: that is packed into, and begun.
+        pictures: id, file and name for messages of those that are there, read where sizes are not noted yet.
+        ids: of all pictures that there should be.
+        title: of the progress bar.
+    """
+    noted = load_sizes(folder, count=len(ids))
+    if noted is not None:
+        return dict(zip(ids, zip(*noted.T.tolist(), strict=True), strict=True)), {}
+    sizes: dict[str, Size] = {}
+    faults: dict[str, str] = {}
+    with progress_bar() as bar:
+        for one, data, name in bar.track(pictures, total=len(ids), description=title):
+            try:
+                sizes[one] = measure(data, name=name)
+            except BadInput as fault:
+                faults[one] = str(fault)
+    if len(sizes) == len(ids):
+        save_sizes(folder, np.array([sizes[one] for one in ids], dtype=np.int64))
+    return sizes, faults
+
+
+def load_sizes(folder: Path, *, count: int) -> NDArray[np.int64] | None:
+    """Heights and widths that an earlier run has noted, int64 (n, 2); None where there are none for n pictures."""
+    try:
+        return read_array(_size_file(folder), form=Form(np.dtype(np.int64), (count, 2)))
+    except Fault:
+        return None
+
+
+def save_sizes(folder: Path, sizes: NDArray[np.int64]) -> None:
+    """Note heights and widths, int64 (n, 2)."""
+    with atomic_file(_size_file(folder)) as file:
+        np.save(file, sizes, allow_pickle=False)
+
+
+def _size_file(folder: Path) -> Path:
+    return partial_folder(folder) / "sizes.npy"
