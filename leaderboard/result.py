@@ -30,7 +30,9 @@ Word = Annotated[str, Field(min_length=1)]
 Natural = Annotated[int, Field(ge=0)]
 
 _CONFIG: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-_FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+"""Endings of the names of metrics that are fractions."""
+
 _EVIDENCE: Final = (
     *("recipe", "seed", "counts", "selected_on", "trained_on", "official_data"),
     *("code", "versions", "device", "wall_s", "fingerprints"),
@@ -47,7 +49,7 @@ class ResultError(ValueError):
     """A result file is missing, damaged, or says what cannot be; the message is one line.
 
     Attributes:
-        kind: a word for the kind of fault, as in `leaderboard.store.store.Finding`.
+        kind: a word for the kind of fault, as in `leaderboard.store.reading.Finding`.
     """
 
     for_user = True  # the console command prints the message, without a traceback
@@ -156,7 +158,7 @@ class Result(BaseModel):
     @classmethod
     def _fractions(cls, metrics: dict[str, float]) -> dict[str, float]:
         for name, value in metrics.items():
-            if name.endswith(_FRACTIONS) and not 0.0 <= value <= 1.0:
+            if name.endswith(FRACTIONS) and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}; it must be a fraction in [0, 1], not a percentage")
         return metrics
 

@@ -12,12 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
-from leaderboard.boards.tasks import VOC_CLASSES
 from leaderboard.faults import Fault
 from leaderboard.files import read_file
 from leaderboard.store.candidates import LIMITS
-from leaderboard.store.rescoring import read_confusion
-from leaderboard.store.store import StoredResult
+from leaderboard.store.confusion import read_confusion
+from leaderboard.store.reading import StoredResult
 
 TITLES: Final = {
     "result.json": "the record itself",
@@ -139,12 +138,12 @@ def read_layers(folder: Path) -> tuple[Layer, ...]:
 
 def read_class_scores(folder: Path) -> tuple[ClassScore, ...]:
     """Intersection over union per class of ``confusion.json``: hits over truth and prediction; raises `Fault`."""
-    matrix = read_confusion(_read(folder, "confusion.json"))
-    predicted = [sum(column) for column in zip(*matrix, strict=True)]
+    matrix = read_confusion(_read(folder, "confusion.json"), classes=None)  # the store's check knows the classes
+    predicted = [sum(column) for column in zip(*matrix.rows, strict=True)]
     scores = []
-    for place, name in enumerate(VOC_CLASSES):
-        union = sum(matrix[place]) + predicted[place] - matrix[place][place]
-        scores.append(ClassScore(name, matrix[place][place] / union if union else None))
+    for place, (name, row) in enumerate(zip(matrix.classes, matrix.rows, strict=True)):
+        union = sum(row) + predicted[place] - row[place]
+        scores.append(ClassScore(name, row[place] / union if union else None))
     return tuple(scores)
 
 

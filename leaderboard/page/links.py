@@ -1,4 +1,4 @@
-"""Where a number of the page leads: to a run, to an entry's list of runs, or to the source of a published row."""
+"""The targets of links: a number leads to a run, to an entry's list of runs, or to the source of a published row."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from leaderboard.result import ResultError
 from leaderboard.statistics.entries import Entry
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
 
 METHOD: Final = "method"
@@ -18,7 +18,7 @@ NUMBER: Final = "number"  # its hint is the task or metric
 THEIRS: Final = "published"
 """Columns of the view ``reproduced``: which number a row is about, and the published one."""
 
-NUMBERS: Final[tuple[Kind, ...]] = ("percent", "points", "ratio")
+NUMBERS: Final[tuple[Kind, ...]] = ("percent", "number", "points", "ratio")
 
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

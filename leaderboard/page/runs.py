@@ -5,10 +5,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from markupsafe import Markup
 
+from leaderboard.boards.board import Metric
 from leaderboard.faults import Fault
 from leaderboard.page.curves import bar, layer_figure, layer_rows, training_curves
 from leaderboard.page.evidence import (
@@ -23,13 +24,14 @@ from leaderboard.page.evidence import (
     read_sides,
 )
 from leaderboard.page.links import Links, anchor, safe_link
-from leaderboard.page.tables import write_value
+from leaderboard.page.tables import style_of, write_value
 from leaderboard.page.templating import render
 from leaderboard.result import Result
 from leaderboard.statistics.entries import Entry, Value
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
+from leaderboard.tables.view_builders import KINDS
+from leaderboard.tables.views import Kind
 
-MAIN_METRICS: Final = {"decathlon": "accuracy", "segmentation": "mean_iou"}
 LONGEST_VALUE: Final = 600  # characters of a recipe's value
 
 _FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5", "zeros")
@@ -51,11 +53,14 @@ class _Drawn:
     faults: list[str] = field(default_factory=list)
 
 
-def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tuple[str, str]], site: Path) -> None:
+def write_run_page(
+    stored: StoredResult, *, main: Metric, links: Links, entries: Sequence[tuple[str, str]], site: Path
+) -> None:
     """Write the page of one result, with its evidence files beside it.
 
     Args:
         stored: the result.
+        main: the metric that its benchmark ranks by.
         links: where the pages lie.
         entries: label and address of the entries that it is part of.
         site: folder of the site.
@@ -73,7 +78,7 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
         heading=heading,
         lead=_lead(result),
         entries=entries,
-        headline=_headline(result),
+        headline=_headline(result, main),
         curves=training_curves(drawn.epochs),
         layer_rows=layer_rows(drawn.layers),
         layer_figure=layer_figure(drawn.layers) if drawn.layers else None,
@@ -126,12 +131,11 @@ def _lead(result: Result) -> str:
     return ", ".join(filter(None, [result.benchmark, f"split {result.split}", data, trained, chosen]))
 
 
-def _headline(result: Result) -> Pairs:
+def _headline(result: Result, main: Metric) -> Pairs:
     """The few numbers that a reader looks for first."""
     pairs = []
-    name = MAIN_METRICS.get(result.benchmark, "")
-    if name in result.metrics:
-        pairs.append((_words(name), _metric(name, result.metrics[name])))
+    if main.name in result.metrics:
+        pairs.append((_words(main.name), _metric(main.name, result.metrics[main.name])))
     if result.counts is not None:
         pairs.append(("judged rightly", f"{result.counts.correct:,} of {result.counts.n:,}"))
     if "zeros" in result.metrics:
@@ -189,11 +193,12 @@ def write_entry_page(entry: Entry, *, name: str, links: Links, site: Path) -> No
         links: where the pages lie.
         site: folder of the site.
     """
-    metric = MAIN_METRICS.get(entry.benchmark, "")
+    main = entry.board.main
+    kind, kinds = KINDS[main.unit], {metric.name: KINDS[metric.unit] for metric in entry.board.metrics}
     rows, seen = [], set[str]()
     for one in sorted(entry.stored, key=lambda one: (one.result.task, one.result.seed or 0, one.place)):
         if one.place in links.runs:
-            rows.append(_run_row(one, metric=metric, links=links, first=one.result.task not in seen))
+            rows.append(_run_row(one, main=main, links=links, first=one.result.task not in seen))
             seen.add(one.result.task)
     page = render(
         "entry.html",
@@ -203,24 +208,26 @@ def write_entry_page(entry: Entry, *, name: str, links: Links, site: Path) -> No
         benchmark=entry.benchmark,
         protocol=entry.protocol.label,
         summary=[(what, text) for what, text in _entry_facts(entry) if text],
-        numbers=[(_words(what), write_summary(value)) for what, value in entry.values.items()],
-        metric=_words(metric),
+        numbers=[(_words(name), write_summary(one, kind=kinds.get(name, kind))) for name, one in entry.values.items()],
+        metric=_words(main.name),
+        unit=", %" if kind == "percent" else "",
+        style=style_of(kind),
         runs=rows,
     )
     (site / "entries" / f"{name}.html").write_bytes(page)
 
 
-def _run_row(stored: StoredResult, *, metric: str, links: Links, first: bool) -> dict[str, object]:
+def _run_row(stored: StoredResult, *, main: Metric, links: Links, first: bool) -> dict[str, object]:
     """A row of an entry's page; a task's first one can be linked to."""
     result = stored.result
-    value = result.metrics.get(metric)
+    value = result.metrics.get(main.name)
     return {
         "task": result.task,
         "anchor": anchor(result.task) if first else "",
         "name": stored.place.rsplit("/", 1)[-1],
         "link": links.runs[stored.place],
         "seed": _UNKNOWN if result.seed is None else result.seed,
-        "value": _UNKNOWN if value is None else write_value(value, kind="percent"),
+        "value": _UNKNOWN if value is None else write_value(value, kind=KINDS[main.unit]),
         "split": result.split,
         "code": write_code(result, short=True),
         "device": result.device or _UNKNOWN,
@@ -228,11 +235,15 @@ def _run_row(stored: StoredResult, *, metric: str, links: Links, first: bool) ->
 
 
 def _entry_facts(entry: Entry) -> Pairs:
-    total = "" if entry.total is None else write_summary(entry.total, kind="points" if entry.points else "percent")
+    main = entry.board.main
+    if entry.board.total is not None:
+        totals = [("score", write_summary(entry.total, kind="points"))]
+    else:
+        totals = [(_words(main.name), write_summary(entry.total, kind=KINDS[main.unit]))] if entry.task else []
     return [
         ("method", entry.method),
-        ("score" if entry.points else "mean IoU", total),
-        ("mean accuracy", write_summary(entry.mean)),
+        *totals,
+        (f"mean {_words(main.name)}", write_summary(entry.mean, kind=KINDS[main.unit])),
         ("parameters over one network's", "" if entry.parameter_ratio is None else f"{entry.parameter_ratio:.3g}"),
         ("missing", ", ".join(entry.missing)),
         ("rank", "" if entry.rank is None else f"{entry.rank}{' (shared)' if entry.tied else ''}"),
@@ -240,7 +251,7 @@ def _entry_facts(entry: Entry) -> Pairs:
     ]
 
 
-def write_summary(value: Value | None, *, kind: Literal["percent", "points"] = "percent") -> str:
+def write_summary(value: Value | None, *, kind: Kind = "percent") -> str:
     """A number over seeds, in words; empty for none."""
     if value is None:
         return ""

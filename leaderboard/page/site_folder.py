@@ -13,8 +13,8 @@ from typing import Final
 
 from leaderboard.files import sync_folder, write_file
 from leaderboard.result import ResultError
+from leaderboard.store.staging import SITE_MARKER
 
-MARKER: Final = "piggyback-site.txt"
 MARK: Final = "piggyback-bench leaderboard, format 1\nMade by a program; built anew as a whole.\n"
 LEFT_OVER_S: Final = 3600.0
 """A build takes seconds to minutes: what is older beside a site was left by one that was killed."""
@@ -38,7 +38,7 @@ def check_target(out: Path, *, store: Path) -> None:
         if not out.is_dir():
             raise ResultError(f"{out} is not a folder; choose another --out")
         if any(out.iterdir()) and not _is_ours(out):
-            raise ResultError(f"{out} holds files and is not a site of ours (no {MARKER}); choose another --out")
+            raise ResultError(f"{out} holds files and is not a site of ours (no {SITE_MARKER}); choose another --out")
     inner, outer = out.resolve(), store.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise ResultError(f"{out} and the store {store} lie in each other; choose another --out")
@@ -59,7 +59,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             made.mkdir(parents=True)
         except OSError as fault:
             raise ResultError(f"cannot make a folder beside {out}: {fault.strerror}") from None
-        write_file(made / MARKER, MARK.encode())
+        write_file(made / SITE_MARKER, MARK.encode())
         yield made
         if not _is_ours(made):  # a part may be there again, of what was written since
             raise ResultError(f"{made} was taken away while the site was made in it; build it again")
@@ -102,7 +102,7 @@ def _put(made: Path, out: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    marker = folder / MARKER
+    marker = folder / SITE_MARKER
     try:
         return marker.is_file() and not marker.is_symlink() and marker.read_bytes().startswith(b"piggyback-bench")
     except OSError:

@@ -9,13 +9,15 @@ from typing import Final
 
 from leaderboard.faults import Fault, shown
 from leaderboard.files import read_file, sync_folder
-from leaderboard.page.site_folder import MARKER
 from leaderboard.result import ResultError
 from leaderboard.store.candidates import EVIDENCE, LIMITS, RECORD
 from leaderboard.store.folders import STAGED
 
 TEST_RECORD: Final = "test-result.json"
 LOG: Final = "log.txt"
+SITE_MARKER: Final = "piggyback-site.txt"
+"""The file by which a folder is known as a page of ours, which holds copies of results."""
+
 DEPTH: Final = 5
 """How many levels below a folder runs are looked for."""
 
@@ -48,7 +50,7 @@ def find_runs(folder: Path, *, without: Path | None = None) -> list[Path]:
                 entries = sorted(listed, key=lambda entry: entry.name, reverse=True)
         except OSError as fault:
             raise ResultError(f"cannot read {shown(place)}: {fault.strerror}") from None
-        if any(entry.name == MARKER for entry in entries):  # a page, with copies of what is to be found
+        if any(entry.name == SITE_MARKER for entry in entries):
             continue
         if any(entry.name == RECORD for entry in entries):
             found.append(place)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_board import HOSTILE, Board, make_board
+from drawn_board import HOSTILE, DrawnStore, make_board
 
 from leaderboard.page import evidence, page
 from leaderboard.page.evidence import TITLES
 from leaderboard.page.links import safe_link
 from leaderboard.page.page import Built, build_page
-from leaderboard.page.site_folder import MARKER
 from leaderboard.page.templating import POLICY, visible
 from leaderboard.result import ResultError
+from leaderboard.store.staging import SITE_MARKER
 from leaderboard.verbs.building import run_build
 from leaderboard.verbs.options import BuildOptions
 
@@ -55,9 +55,15 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def build(board: Board, out: Path) -> Built:
+def build(board: DrawnStore, out: Path) -> Built:
     return build_page(
-        out, store=board.store, views=board.views, results=board.results, findings=board.findings, left_out=2
+        out,
+        store=board.store,
+        boards=board.boards,
+        views=board.views,
+        results=board.results,
+        findings=board.findings,
+        left_out=2,
     )
 
 
@@ -66,12 +72,12 @@ def read_pages(site: Path) -> list[Page]:
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+def board(tmp_path_factory: pytest.TempPathFactory) -> DrawnStore:
     return make_board(tmp_path_factory.mktemp("plain") / "store")
 
 
 @pytest.fixture(scope="module")
-def site(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(board: DrawnStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(board, tmp_path_factory.mktemp("plain") / "site").path.parent
 
 
@@ -188,7 +194,7 @@ def test_pages_can_be_read_without_seeing(site: Path) -> None:
         assert len(ids) == len(set(ids))
 
 
-def test_every_number_leads_to_its_evidence(site: Path, board: Board) -> None:
+def test_every_number_leads_to_its_evidence(site: Path, board: DrawnStore) -> None:
     text = (site / "index.html").read_text(encoding="utf-8")
     cells = re.findall(r'<td class="(?:percent|points|ratio)[^"]*" data-value="[^"]+"[^>]*>(.*?)</td>', text)
     assert len(cells) > 300
@@ -209,7 +215,7 @@ def test_what_was_left_out_is_counted(site: Path) -> None:
     assert re.search(r"not-json 2", index)
 
 
-def test_a_run_has_its_evidence_beside_it(site: Path, board: Board) -> None:
+def test_a_run_has_its_evidence_beside_it(site: Path, board: DrawnStore) -> None:
     folder = site / "runs/segmentation/pascal-voc/piggyback/seed1-0123456789ab-01234567"
     names = {path.name for path in folder.iterdir()}
     assert names == {"index.html", *TITLES} - {"predictions.npz"}
@@ -250,7 +256,7 @@ def test_where_files_cannot_be_linked_small_ones_are_copied(tmp_path: Path, monk
     assert "too large to come along" in (there / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_same_store_gives_the_same_bytes(board: Board, site: Path, tmp_path: Path) -> None:
+def test_the_same_store_gives_the_same_bytes(board: DrawnStore, site: Path, tmp_path: Path) -> None:
     again = build(board, tmp_path / "again").path.parent
     files = sorted(path.relative_to(site) for path in site.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
@@ -258,11 +264,11 @@ def test_the_same_store_gives_the_same_bytes(board: Board, site: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_only_a_site_of_ours_is_replaced(board: Board, tmp_path: Path) -> None:
+def test_only_a_site_of_ours_is_replaced(board: DrawnStore, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
-    with pytest.raises(ResultError, match=f"no {MARKER}"):
+    with pytest.raises(ResultError, match=f"no {SITE_MARKER}"):
         build(board, foreign)
     assert (foreign / "thesis.tex").read_text() == "years of work"
     link = tmp_path / "link"
@@ -282,7 +288,7 @@ def test_only_a_site_of_ours_is_replaced(board: Board, tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_leaves_the_older_site(
-    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    board: DrawnStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = build(board, tmp_path / "site").path
     before = site.read_bytes()
