@@ -163,7 +163,7 @@ class Board:
     """What a leaderboard must know of a benchmark.
 
     Attributes:
-        name: as results name the benchmark; also the name of its table.
+        name: as results name the benchmark.
         title: heading of its section.
         caption: above its table.
         metrics: in the order of their columns; by the first, the main one, entries are ranked.
@@ -181,6 +181,7 @@ class Board:
         notes: what to know before comparing its rows.
         ratio_note: what its results' parameter ratios count.
         position: of its table among those of other benchmarks, lowest first.
+        view: name of its table; empty: the board's own name.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Board:
     notes: tuple[str, ...] = ()
     ratio_note: str = ""
     position: int = 100
+    view: str = ""
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -223,8 +225,9 @@ class Board:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The names of its tables."""
-        return (self.name,) if self.total is None else (self.name, self.total.view)
+        """The names of its tables: its own, and that of the points where there is a total."""
+        own = self.view or self.name
+        return (own,) if self.total is None else (own, self.total.view)
 
     def has_task(self, task: str) -> bool:
         """Whether a result may be of this task."""

@@ -35,30 +35,46 @@ class Installed:
 @cache
 def find_boards() -> Installed:
     """All boards that installed packages offer; a process loads them once."""
+    points: dict[str, EntryPoint] = {}
     loaded: list[Board] = []
-    broken: list[str] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    faults: list[tuple[EntryPoint, Exception]] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         try:
-            loaded.append(_load(point, taken={REPRODUCED, *(view for board in loaded for view in board.views)}))
+            if points.setdefault(point.name, point).value != point.value:
+                raise _Unusable(f"{points[point.name].value} is there for the same benchmark")
+            loaded.append(_load(point))
         except Exception as fault:  # whatever another package's module raises, the other boards still count
-            package = "" if point.dist is None else f" of the package {point.dist.name}"
-            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-            broken.append(
-                f"the board {point.name}{package} cannot be used ({type(fault).__name__}: {reason}); results of "
-                f"{point.name} are shown in a plain table, and checked only as far as that needs no board"
-            )
-    ordered = sorted(loaded, key=lambda board: (board.position, board.name))
-    return Installed(boards=MappingProxyType({board.name: board for board in ordered}), broken=tuple(broken))
+            faults.append((point, fault))
+    boards: dict[str, Board] = {}
+    taken = {REPRODUCED}
+    for board in sorted(loaded, key=lambda board: (board.position, board.name)):
+        clashing = [view for view in board.views if view in taken | points.keys() - {board.name}]
+        if clashing:
+            taken_name = _Unusable(f"the name of its table {clashing[0]} is taken; choose another")
+            faults.append((points[board.name], taken_name))
+            continue
+        boards[board.name] = board
+        taken.update(board.views)
+    return Installed(boards=MappingProxyType(boards), broken=tuple(_describe(*one) for one in faults))
 
 
-def _load(point: EntryPoint, *, taken: set[str]) -> Board:
+def _load(point: EntryPoint) -> Board:
     board = point.load()
     if not isinstance(board, Board):
         raise _Unusable(f"{point.value} is a {type(board).__name__}, and must be a Board")
     if board.name != point.name:
         raise _Unusable(f"its entry point is called {point.name}, its benchmark {board.name}; they must be the same")
-    both = sorted(taken.intersection(board.views))
-    if both or len(set(board.views)) < len(board.views):
-        raise _Unusable(f"its tables are called {', '.join(board.views)}, but {', '.join(both) or 'one'} is taken")
     read_rows(board)
     return board
+
+
+def _describe(point: EntryPoint, fault: Exception) -> str:
+    package = "" if point.dist is None else f" of the package {point.dist.name}"
+    said = str(fault).splitlines()
+    reason = said[0] if said else type(fault).__name__
+    if said and not isinstance(fault, _Unusable):
+        reason = f"{type(fault).__name__}: {reason}"
+    return (
+        f"the board {point.name}{package} cannot be used ({reason}); results of {point.name} are shown in a plain "
+        "table, and checked only as far as that needs no board"
+    )

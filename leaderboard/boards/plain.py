@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from leaderboard.boards.board import Better, Board, Metric, Unit
-from leaderboard.boards.installed import find_boards
+from leaderboard.boards.installed import REPRODUCED, find_boards
 from leaderboard.result import FRACTIONS, Result
 
 HOUSEKEEPING: Final = frozenset({"train_loss", "zeros", "classes", "seconds", "epoch"})
@@ -24,15 +24,19 @@ def boards_for(results: Iterable[Result]) -> dict[str, Board]:
     for result in results:
         if result.benchmark not in boards:
             unknown.setdefault(result.benchmark, []).append(result.metrics)
-    return boards | {name: plain_board(name, metrics=unknown[name]) for name in sorted(unknown)}
+    taken = {REPRODUCED, *(view for board in boards.values() for view in board.views)}
+    for name in sorted(unknown):
+        boards[name] = plain_board(name, metrics=unknown[name], view=f"{name}-results" if name in taken else name)
+    return boards
 
 
-def plain_board(name: str, *, metrics: Sequence[Mapping[str, float]]) -> Board:
+def plain_board(name: str, *, metrics: Sequence[Mapping[str, float]], view: str = "") -> Board:
     """A board of a benchmark of which nothing is known but its results.
 
     Args:
         name: of the benchmark.
         metrics: of its results; the main one is the first that all of them have, housekeeping left aside.
+        view: name of its table; the benchmark's where empty.
     """
     names = list(dict.fromkeys(key for one in metrics for key in one))
     shown = [key for key in names if key not in HOUSEKEEPING] or names
@@ -40,6 +44,7 @@ def plain_board(name: str, *, metrics: Sequence[Mapping[str, float]]) -> Board:
     ordered = [*shared[:1], *(key for key in shown if key not in shared[:1])]
     return Board(
         name=name,
+        view=view,
         title=name,
         caption=f"{name}: a benchmark without a board, its metrics as its results name them",
         metrics=tuple(_metric(key) for key in ordered),

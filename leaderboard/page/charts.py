@@ -124,7 +124,7 @@ def score_chart(board: Board, entries: Sequence[Entry]) -> Chart | None:
 
     return Chart(
         name="score-by-parameters",
-        under=anchor_of(board.name),
+        under=anchor_of(board.views[0]),
         width=600,
         height=420,
         alt=f"Scatter of {rule.name} against parameter ratio, {len(drawn)} methods. On the Pareto front: {best}.",
@@ -155,7 +155,7 @@ def class_chart(board: Board, scores: Sequence[tuple[str, Sequence[ClassScore]]]
     rest = f" The first {MOST_BARS} of {len(scores)} rows." if len(scores) > MOST_BARS else ""
     return Chart(
         name="class-scores",
-        under=anchor_of(board.name),
+        under=anchor_of(board.views[0]),
         width=size[0],
         height=size[1],
         alt=f"Bars of intersection over union for {len(names)} classes. {said}.",

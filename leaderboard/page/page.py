@@ -136,7 +136,7 @@ def _headings(boards: Mapping[str, Board]) -> dict[str, tuple[str, str]]:
     """Heading and first sentence of each table's section, by the table's anchor."""
     headings = {REPRODUCED: (HEADING, INTRO)}
     for board in boards.values():
-        headings[anchor_of(board.name)] = board.title, board.intro
+        headings[anchor_of(board.views[0])] = board.title, board.intro
         if board.total is not None:
             headings[anchor_of(board.total.view)] = board.total.title, board.total.intro
     return headings
@@ -174,7 +174,7 @@ def _write_charts(site: Path, *, boards: Mapping[str, Board], views: Sequence[Vi
     rows = {view.name: [row.entry for row in view.rows] for view in views}
     charts: list[Chart] = []
     for board in boards.values():
-        entries = rows.get(board.name, [])
+        entries = rows.get(board.views[0], [])
         for chart in (score_chart(board, entries), class_chart(board, _class_scores(board, entries))):
             if chart is not None:
                 taken = chart.name in {one.name for one in charts}

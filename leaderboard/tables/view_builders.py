@@ -79,7 +79,7 @@ def board_view(board: Board, entries: Sequence[Entry], *, shown: Shown = every, 
         return told | {"mean": value_cell(entry.mean), "task": Cell(value=entry.task or None)}
 
     columns = (*_place_columns(board), _RANK, _METHOD, *separate, _RATIO, *numbers.values(), *totals.values(), *_ENDS)
-    view = _view(board, board.name, board.caption, columns, chosen, cells, shown=shown, left_out=left_out)
+    view = _view(board, board.views[0], board.caption, columns, chosen, cells, shown=shown, left_out=left_out)
     measured = any(row.entry.evidence == "measured" for row in view.rows)
     if isinstance(board.evidence, Confusion) and measured:
         view = replace(view, notes=(*view.notes, PIXELS_NOTE))

@@ -7,7 +7,6 @@ from leaderboard.boards.board import Board
 from leaderboard.boards.plain import boards_for
 from leaderboard.faults import shown
 from leaderboard.reports import print_json, say, table
-from leaderboard.result import ResultError
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.comparison import Comparison, Difference, Line, compare, find_pairs
 from leaderboard.store.reading import read_store
@@ -18,6 +17,7 @@ from leaderboard.tables.views import Kind
 from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import CompareOptions
 from leaderboard.verbs.showing import count_left_out
+from piggyback.shell.errors import UnknownName
 
 _NUMBERS: Final = 8  # columns before the reasons
 
@@ -27,8 +27,7 @@ def run_compare(options: CompareOptions) -> int:
     results, findings = read_store(options.store)
     boards = boards_for(one.result for one in results)
     if options.benchmark is not None and options.benchmark not in boards:
-        known = ", ".join(boards) or "none"
-        raise ResultError(f"no benchmark is called {shown(options.benchmark)}; benchmarks: {known}")
+        raise UnknownName(shown(options.benchmark), known=boards, kind="benchmark")
     entries = [
         entry for entry in make_entries(results, published=False) if options.benchmark in (None, entry.benchmark)
     ]

@@ -19,6 +19,7 @@ from leaderboard.tables.view_builders import board_view, points_view
 from leaderboard.tables.views import View
 from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import ShowOptions
+from piggyback.shell.errors import UnknownName
 
 _DEPTH: Final = 4  # folders from the store down to a result
 
@@ -46,13 +47,13 @@ def find_view(name: str | None, boards: Mapping[str, Board]) -> str:
     """The name of the table that was asked for; the first board's where none was.
 
     Raises:
-        ResultError: there is no such table.
+        UnknownName: there is no such table.
     """
     known = [*(view for board in boards.values() for view in board.views), REPRODUCED]
     if name is None:
         return known[0]
     if name not in known:
-        raise ResultError(f"no table is called {shown(name)}; tables: {', '.join(known)}")
+        raise UnknownName(shown(name), known=known, kind="table")
     return name
 
 
@@ -68,7 +69,7 @@ def build(
         held = held_backbones(options.same_backbone)
         return reproduced_view(entries, shown=chosen, left_out=left_out, held=held)
     board = next(board for board in boards.values() if name in board.views)
-    make = board_view if name == board.name else points_view
+    make = board_view if name == board.views[0] else points_view
     return make(board, entries, shown=chosen, left_out=left_out)
 
 

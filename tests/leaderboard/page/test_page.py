@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from drawn_board import HOSTILE, DrawnStore, make_board
+from third_results import make_digits
 
 from leaderboard.page import evidence, page
 from leaderboard.page.evidence import TITLES
@@ -87,6 +88,17 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(make_board(folder / "store", hostile=True), folder / "site").path.parent
 
 
+@pytest.fixture(scope="module")
+def unknown_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of benchmarks without a board, two of them with names that the page itself uses."""
+    folder = tmp_path_factory.mktemp("unknown")
+    for name in ("compare", "points", "tones"):
+        make_digits(folder / "runs" / name, benchmark=name, official=False)
+    options = BuildOptions(store=folder / "store", runs=(folder / "runs",), out=folder / "site")
+    assert run_build(options) == 0
+    return folder / "site"
+
+
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The large pictures take most of a small build's time."""
@@ -147,7 +159,7 @@ def test_strange_texts_are_shown(hostile_site: Path) -> None:
     assert len(logs) == len(list(hostile_site.rglob("runs/**/index.html")))
 
 
-@pytest.mark.parametrize("kind", ["site", "hostile_site"])
+@pytest.mark.parametrize("kind", ["site", "hostile_site", "unknown_site"])
 def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(kind: str, request: pytest.FixtureRequest) -> None:
     """Pictures, scripts and styles lie in the site; other hosts are only cited; no link is dead."""
     where: Path = request.getfixturevalue(kind)
@@ -181,9 +193,10 @@ def test_the_policy_comes_first_and_is_strict(site: Path) -> None:
     assert "http:" not in POLICY
 
 
-def test_pages_can_be_read_without_seeing(site: Path) -> None:
+@pytest.mark.parametrize("kind", ["site", "unknown_site"])
+def test_pages_can_be_read_without_seeing(kind: str, request: pytest.FixtureRequest) -> None:
     """Language, landmarks, captions, scopes, texts for pictures, ids that stand once."""
-    for one in read_pages(site):
+    for one in read_pages(request.getfixturevalue(kind)):
         assert one.all("html") == [{"lang": "en"}]
         assert len(one.all("main")) == len(one.all("h1")) == len(one.all("header")) == 1
         assert one.all("a")[0] == {"class": "skip", "href": "#content"}
