@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from leaderboard.boards.board import Board
 from leaderboard.boards.installed import find_boards
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -16,6 +19,18 @@ def test_our_boards_are_found_in_order() -> None:
     found = find_boards()
     assert list(found.boards)[:2] == ["decathlon", "segmentation"]
     assert found.broken == ()
+
+
+def test_the_documents_board_is_one() -> None:
+    text = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(block, made)
+    board = made["BOARD"]
+    assert isinstance(board, Board)
+    assert board.views == ("digits",)
+    given = {field.name for field in fields(Board)} - {"name", "view"}
+    assert [name for name in sorted(given) if f"`{name}`" not in text] == []
 
 
 def test_no_benchmark_is_named_in_the_leaderboard() -> None:
