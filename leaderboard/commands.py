@@ -1,4 +1,4 @@
-"""The leaderboard's verbs for the console command; texts only, as mappings: this package stands without the core."""
+"""The leaderboard's verbs for the console command: texts only, as mappings."""
 
 from typing import Any, Final
 

@@ -1,6 +1,6 @@
 """The result record: one measured or published number with its evidence, as a JSON file.
 
-``docs/result.schema.json`` is `schema_text`; a test says how to write it anew.
+``docs/result.schema.json`` is `schema_text`; a test says how to write it again.
 """
 
 import json
@@ -46,7 +46,7 @@ _LINK: Final = re.compile(r"""https?://[A-Za-z0-9][^\s<>"'`\\{}|^]{0,500}""")
 
 
 class ResultError(ValueError):
-    """A result file is missing, damaged, or says what cannot be; the message is one line.
+    """A result file is missing, damaged or impossible; the message is one line.
 
     Attributes:
         kind: a word for the kind of fault, as in `leaderboard.store.reading.Finding`.
@@ -146,11 +146,11 @@ class Result(BaseModel):
 
     @field_validator("recipe", mode="before")
     @classmethod
-    def _plain_json(cls, value: object, told: ValidationInfo) -> object:
+    def _plain_json(cls, value: object, info: ValidationInfo) -> object:
         # A recipe is a dataclass as a dict: its tuples become lists here, so that reading gives back an equal result.
         try:
             text = json.dumps(value, allow_nan=False)
-            return value if told.mode == "json" else json.loads(text)
+            return value if info.mode == "json" else json.loads(text)
         except (TypeError, ValueError, RecursionError) as fault:
             raise ValueError(f"cannot be written as JSON ({fault})") from None
 
@@ -226,7 +226,7 @@ def read_result(path: Path) -> Result:
 
 
 def parse_result(data: bytes, *, name: str) -> Result:
-    """The result that some JSON text holds.
+    """Read the result that some JSON text holds.
 
     Args:
         data: UTF-8 text.
@@ -258,7 +258,7 @@ def parse_result(data: bytes, *, name: str) -> Result:
 
 
 def _upgraded(document: dict[str, object], *, name: str) -> bytes:
-    """A document of version 1 as one of version 2, which has three texts more, all of them optional."""
+    """Make a document of version 1 one of version 2, which has three more texts, all of them optional."""
     early = [key for key in _NEW_IN_2 if key in document]
     if early:
         raise ResultError(f"{name} has {', '.join(early)}, which schema_version 1 does not know")

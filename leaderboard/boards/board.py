@@ -1,4 +1,4 @@
-"""The board of a benchmark: everything that a leaderboard must know of it, as data and one formula.
+"""The board of a benchmark: everything that a leaderboard needs to know about it, as data and one formula.
 
 A package offers its board by an entry point of the group ``piggyback.boards``, named as its results name the benchmark.
 The module that holds it must be light: no torch.  Results of a benchmark without a board are shown in a plain table
@@ -99,7 +99,7 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneTask:
-    """The task that the frozen network was trained for, where the network's own result can stand for a method's.
+    """The task that the frozen network was trained for, where the network's own result can serve for a method's.
 
     Attributes:
         name: of the task.
@@ -160,7 +160,7 @@ class Placing:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Board:
-    """What a leaderboard must know of a benchmark.
+    """The facts about a benchmark that a leaderboard needs.
 
     Attributes:
         name: as results name the benchmark.
@@ -230,11 +230,11 @@ class Board:
         return (own,) if self.total is None else (own, self.total.view)
 
     def has_task(self, task: str) -> bool:
-        """Whether a result may be of this task."""
+        """Whether the benchmark has this task."""
         return not self.tasks or task in self.tasks
 
     def has_split(self, split: str) -> bool:
-        """Whether a result may be of this split."""
+        """Whether the benchmark has this split."""
         return not self.splits or split in self.splits
 
     def count_official(self, task: str, split: str) -> int | None:

@@ -21,7 +21,7 @@ class _Unusable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What entry points gave.
+    """The boards that entry points offer.
 
     Attributes:
         boards: by benchmark, in the order of their tables.

@@ -1,4 +1,4 @@
-"""Boards for benchmarks that have none: a plain table, made from what their results say."""
+"""Plain boards, for benchmarks that have none: made from what their results say."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -18,7 +18,7 @@ _DIRECTIONS: Final[Mapping[str, Better]] = {
 
 
 def boards_for(results: Iterable[Result]) -> dict[str, Board]:
-    """The boards of all installed benchmarks, in order, then plain ones for the other benchmarks of some results."""
+    """The boards of all installed benchmarks, in order, then a plain one for every other benchmark in the results."""
     boards = dict(find_boards().boards)
     unknown: dict[str, list[Mapping[str, float]]] = {}
     for result in results:
@@ -31,7 +31,7 @@ def boards_for(results: Iterable[Result]) -> dict[str, Board]:
 
 
 def plain_board(name: str, *, metrics: Sequence[Mapping[str, float]], view: str = "") -> Board:
-    """A board of a benchmark of which nothing is known but its results.
+    """Make a board for a benchmark of which only results are known.
 
     Args:
         name: of the benchmark.

@@ -20,7 +20,8 @@ class PublishedRow:
 
     Attributes:
         benchmark: as results name it.
-        evidence: ``published``, read in the source that `table` names; or ``unverified``, which nobody of us has read.
+        evidence: ``published``, read in the source that `table` names; or ``unverified``, read by nobody of this
+            project.
         method: our name of it.
         label: its name in the table.
         citation: the work whose numbers these are: authors, title, venue, year.

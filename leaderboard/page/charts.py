@@ -77,7 +77,7 @@ class Chart:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points no other beats: none has at most their cost and a higher score, or less cost and their score.
+    """Find the points that no other beats: by a higher score at no more cost, or by less cost for the same score.
 
     Args:
         points: cost, score.
@@ -251,7 +251,7 @@ def _write_labels(
     every: Sequence[tuple[float, float]],
     front: Sequence[tuple[float, float]],
 ) -> None:
-    """Names beside the points, where there is room; the first ones have the choice."""
+    """Write names beside the points where there is room; the first ones choose first."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
@@ -306,7 +306,7 @@ def _label(entry: Entry) -> str:
 
 
 def _short(text: str, *, longest: int = LONGEST_LABEL) -> str:
-    """A text for a picture: of characters that the measuring font has, cut where it is long."""
+    """Shorten a text for a picture, and replace characters that the measuring font does not have."""
     known = _characters()
     text = "".join(one if ord(one) in known and one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     return text if len(text) <= longest else f"{text[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"

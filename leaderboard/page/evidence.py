@@ -46,7 +46,7 @@ class EvidenceFile:
         name: one of `TITLES`.
         title: what it is.
         size: in bytes.
-        here: whether it lies beside the page.
+        here: whether it is beside the page.
     """
 
     name: str
@@ -56,7 +56,7 @@ class EvidenceFile:
 
 
 class Layer(NamedTuple):
-    """How much of a layer a mask switches off: a fraction of its weights."""
+    """A layer, with the fraction of its weights that a mask switches off."""
 
     name: str
     zeros: float
@@ -115,7 +115,7 @@ def _place(source: str, target: str, *, size: int) -> bool:
 def read_epochs(folder: Path) -> list[dict[str, float]]:
     """The epochs of ``metrics.jsonl``; raises `Fault`.
 
-    The store's check has passed the file, bit by bit; reading it as slowly again would take half of a page's time.
+    The store's check has read the file strictly; doing so again would take half of a page's time.
     """
     data = _read(folder, "metrics.jsonl")
     rows = _load(b"[" + b",".join(data.splitlines()) + b"]", "metrics.jsonl")
@@ -163,7 +163,7 @@ def read_sides(folder: Path) -> tuple[int, int]:
 
 
 def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore, ...]:
-    """Per class the mean over the runs that have it."""
+    """The mean of each class over the runs that have it."""
     scores = []
     for column in zip(*runs, strict=True):
         known = [one.iou for one in column if one.iou is not None]
@@ -179,7 +179,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _load(data: bytes, name: str) -> list[dict[str, Any]]:
-    """Objects of some JSON that the check has passed; an object alone becomes a list."""
+    """Read the objects of JSON that passed the check; a single object becomes a list."""
     try:
         found = from_json(data)  # a fifth of json.loads' time
     except ValueError:

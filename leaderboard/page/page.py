@@ -77,7 +77,7 @@ def build_page(
 
     Args:
         out: folder of the site.
-        store: whose results these are; `out` may not lie in it.
+        store: whose results these are; `out` may not be in it.
         boards: of all benchmarks in `views` and `results`.
         views: the tables, in order.
         results: that passed every check; each gets a page, with its evidence files.
@@ -94,8 +94,8 @@ def build_page(
         _write_assets(site)
         _write_results(site, results=results, boards=boards, links=links)
         charts = _write_charts(site, boards=boards, views=views)
-        told = _index(views, boards=boards, links=links, charts=charts)
-        page = render("index.html", **told, faults=sorted(faults.items(), key=_most_first), left_out=left_out)
+        values = _index(views, boards=boards, links=links, charts=charts)
+        page = render("index.html", **values, faults=sorted(faults.items(), key=_most_first), left_out=left_out)
         (site / "index.html").write_bytes(page)
     return Built(
         path=out / "index.html",
@@ -116,7 +116,7 @@ def _index(
     tables = [show_view(view, links=links) for view in views]
     entries = {entry_name(row.entry): row.entry for view in views for row in view.rows}
     kinds = Counter(entry.evidence for entry in entries.values())
-    told = [f"{kinds[kind]} {kind}" for kind in ("measured", "published", "unverified") if kinds[kind]]
+    counted = [f"{kinds[kind]} {kind}" for kind in ("measured", "published", "unverified") if kinds[kind]]
     return {
         "title": "Leaderboard \N{MIDDLE DOT} piggyback-bench",
         "root": "",
@@ -128,7 +128,7 @@ def _index(
         "methods": sorted({row.method for table in tables for row in table.rows}),
         "protocols": list(dict.fromkeys(row.protocol for table in tables for row in table.rows)),
         "evidences": [kind for kind in ("measured", "published", "unverified") if kinds[kind]],
-        "counts": f"Rows: {', '.join(told) or 'none'}. Results with a page: {len(links.runs):,}.",
+        "counts": f"Rows: {', '.join(counted) or 'none'}. Results with a page: {len(links.runs):,}.",
     }
 
 
@@ -143,7 +143,7 @@ def _headings(boards: Mapping[str, Board]) -> dict[str, tuple[str, str]]:
 
 
 def _comparisons(boards: Mapping[str, Board]) -> list[str]:
-    """What to know before comparing rows: of all tables, and of each board's."""
+    """Sentences to read before comparing rows: of all tables, and of each board's."""
     notes = [note for board in boards.values() for note in board.notes]
     ratios = [board.ratio_note for board in boards.values() if board.ratio_note]
     return [RANKED_NOTE, PUBLISHED_NOTE, *notes, SEEDS_NOTE, *ratios, UNVERIFIED_NOTE]

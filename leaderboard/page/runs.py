@@ -1,4 +1,4 @@
-"""Pages of single results, and of entries that have several: what a number was made from."""
+"""Pages of single results, and of entries over several: what each number was made from."""
 
 import json
 import os
@@ -43,7 +43,7 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(kw_only=True)
 class _Drawn:
-    """What the evidence files of a result gave, and what was wrong with them."""
+    """The contents of a result's evidence files, and what was wrong with them."""
 
     epochs: Sequence[Mapping[str, float]] = ()
     layers: Sequence[Layer] = ()
@@ -61,7 +61,7 @@ def write_run_page(
     Args:
         stored: the result.
         main: the metric that its benchmark ranks by.
-        links: where the pages lie.
+        links: addresses of the pages.
         entries: label and address of the entries that it is part of.
         site: folder of the site.
     """
@@ -96,7 +96,7 @@ def write_run_page(
 
 
 def _draw(stored: StoredResult, files: Iterable[EvidenceFile]) -> _Drawn:
-    """Read what is drawn; the store's check has passed these files, so a fault here is a file changed since."""
+    """Read the files that are drawn; they passed the store's check, so a fault is a file that changed since."""
     drawn, folder = _Drawn(), stored.folder
     readers: dict[str, tuple[str, Callable[[Path], object]]] = {
         "metrics.jsonl": ("epochs", read_epochs),
@@ -148,7 +148,7 @@ def _headline(result: Result, main: Metric) -> Pairs:
 
 
 def _sections(result: Result) -> list[tuple[str, Pairs]]:
-    """Titles and facts of what the record says, without those that are empty."""
+    """The record's facts under titles, without empty ones."""
     prints, code = result.fingerprints, result.code
     sections: list[tuple[str, Pairs]] = [
         ("Measured", [(_words(name), _metric(name, value)) for name, value in result.metrics.items()]),
@@ -172,8 +172,8 @@ def _sections(result: Result) -> list[tuple[str, Pairs]]:
             [(name, getattr(prints, name) or "") for name in ("data", "backbone", "predictions")] if prints else [],
         ),
     ]
-    told = [(title, [pair for pair in pairs if pair[1]]) for title, pairs in sections]
-    return [(title, pairs) for title, pairs in told if pairs]
+    filled = [(title, [pair for pair in pairs if pair[1]]) for title, pairs in sections]
+    return [(title, pairs) for title, pairs in filled if pairs]
 
 
 def write_code(result: Result, *, short: bool = False) -> str:
@@ -190,7 +190,7 @@ def write_entry_page(entry: Entry, *, name: str, links: Links, site: Path) -> No
     Args:
         entry: with more than one result.
         name: of its page.
-        links: where the pages lie.
+        links: addresses of the pages.
         site: folder of the site.
     """
     main = entry.board.main
@@ -270,7 +270,7 @@ def _metric(name: str, value: float) -> str:
 
 
 def _plain(value: object) -> str:
-    """A recipe's value: texts as they are, the rest as JSON; cut where it is long."""
+    """Write a recipe's value: texts as they are, the rest as JSON; long ones are cut."""
     text = value if isinstance(value, str) else repr(value) if type(value) is int else _ENCODER.encode(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 

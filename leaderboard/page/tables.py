@@ -1,4 +1,4 @@
-"""Tables as the page shows them: numbers written out, each with what it is sorted by and where it leads."""
+"""Tables as the page shows them: each number written out, with its sorting value and its link."""
 
 import re
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class ShownCell:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownRow:
-    """A row, with what it is filtered by.
+    """A row, with the properties that filters go by.
 
     Attributes:
         method, protocol, official, evidence: of its entry.
@@ -100,9 +100,9 @@ class ShownTable:
 
 
 def show_view(view: View, *, links: Links) -> ShownTable:
-    """A view as it is written into the page.
+    """The view as the page shows it.
 
-    There a row tells its evidence and protocol in words and leads to its source, so columns and notes for these go.
+    On the page a row has its evidence and protocol in words and links to its source, so columns and notes for these go.
     """
     columns = [column for column in view.columns if column.key not in CONDITIONS]
     conditions = len(columns) < len(view.columns)
@@ -216,7 +216,7 @@ def _heat(column: Column, row: Row, *, view: View) -> str:
 
 
 def _verdict(cell: Cell, kind: Kind) -> str:
-    """A class for a verdict, of its words."""
+    """The class of a verdict, made of its words."""
     if kind != "verdict" or not isinstance(cell.value, str):
         return ""
     words = cell.value.lower().replace(" ", "-")

@@ -51,7 +51,7 @@ def make_entries(stored: Iterable[StoredResult], *, published: bool = True, unve
 
 
 def is_shown(one: StoredResult, boards: Mapping[str, Board]) -> bool:
-    """Whether a table has a place for a result: for its task, if each has a column, and for the metrics it must have.
+    """Whether a table can show a result: its task, where each has a column, and the metrics that every result needs.
 
     Args:
         one: the result.
@@ -117,7 +117,7 @@ def _group(one: StoredResult, board: Board, worlds: Mapping[tuple[str, str, str]
 
 
 def _worlds(results: Iterable[StoredResult], boards: Mapping[str, Board]) -> dict[tuple[str, str, str], str]:
-    """Names for sets of tasks' data that are not official, by benchmark, task and fingerprint.
+    """Name sets of tasks' data that are not official, by benchmark, task and fingerprint.
 
     Nothing says which tasks' data were made together: the most used data of each task of a benchmark count as one set,
     the second most used as another, and so on.
@@ -168,7 +168,7 @@ _Runs = dict[int, StoredResult]
 
 
 def _by_seed(members: Iterable[StoredResult]) -> _Runs:
-    """One result per seed: the first by its place, which does not depend on the numbers."""
+    """Keep one result per seed: the first by its place, which does not depend on the numbers."""
     found: _Runs = {}
     for one in members:
         found.setdefault(one.result.seed or 0, one)

@@ -26,7 +26,7 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Judge:
-    """Reads truth and predictions of one store, each truth once.
+    """A reader of one store's labels and predictions, which reads each file of labels once.
 
     Attributes:
         root: the store.
@@ -107,7 +107,7 @@ def sample_of(judge: Judge, runs: Sequence[StoredResult], *, board: Board) -> Sa
     A single run is known by its counts alone; of several it matters which pictures they have right together.
 
     Raises:
-        Fault: that cannot be told.
+        Fault: nobody knows which pictures they have right.
     """
     if len(runs) == 1 and (counts := runs[0].result.counts) is not None:
         if counts.n > LARGEST:

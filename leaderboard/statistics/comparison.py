@@ -51,7 +51,8 @@ class Line:
     Attributes:
         name: of it.
         first, second: means over seeds, fractions in [0, 1].
-        tests: per pair of seeds; empty where pictures cannot be told, or where both have the very same results.
+        tests: per pair of seeds; empty where nobody knows which pictures are right, or where both have the very same
+            results.
         p: the largest of them; None without tests.
         p_holm: the same, adjusted for testing several tasks.
         why_no_test: the reason, in words.
@@ -73,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """First minus second of a number over all common tasks; `interval` at 95 % by paired bootstrap, where known."""
+    """The difference, first minus second, of a number over all common tasks; 95 % `interval` by paired bootstrap."""
 
     value: float
     interval: Interval | None = None
@@ -180,7 +181,7 @@ def why_no_pictures(board: Board) -> str:
 
 
 def _read_answers(first: Entry, second: Entry, names: Sequence[str]) -> tuple[dict[str, "_Answers"], dict[str, str]]:
-    """What both entries answered, by number, and why there is none where there is none."""
+    """Read the answers of both entries, by number; and the reasons where they cannot be had."""
     judge = Judge(first.stored[0].root)
     answers: dict[str, _Answers] = {}
     reasons: dict[str, str] = {}
@@ -202,17 +203,17 @@ def _line(first: Entry, second: Entry, name: str, *, why_no_test: str = "") -> L
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    """Of both entries' runs of one task: the seeds, and bool [pictures, runs], whether each is right."""
+    """The seeds of both entries' runs of one number, and bool [pictures, runs], whether each answer is right."""
 
     seeds: tuple[tuple[int, ...], tuple[int, ...]]
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def _answers(ours: Sequence[StoredResult], theirs: Sequence[StoredResult], *, board: Board, judge: Judge) -> _Answers:
-    """Read what both answered.
+    """Read the answers of both.
 
     Raises:
-        Fault: pictures cannot be told.
+        Fault: nobody knows which pictures a run has right.
     """
     first, second = (
         (tuple(one.result.seed or 0 for one in side), np.stack([judge.right(one, board=board) for one in side], axis=1))
@@ -245,7 +246,7 @@ def _adjusted(lines: Sequence[Line]) -> list[Line]:
 def _totals(
     first: Entry, second: Entry, lines: Sequence[Line], answers: Mapping[str, _Answers]
 ) -> tuple[Difference | None, Difference | None]:
-    """Differences of mean and score, with intervals where every task's pictures can be told."""
+    """Differences of mean and score, with intervals where the pictures of every task are known."""
     if not lines:
         return None, None
     mean = Difference(value=fmean(line.difference for line in lines))

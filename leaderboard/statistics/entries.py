@@ -49,7 +49,7 @@ class Value:
         mean: over the seeds; fractions stay fractions.
         spread: sample standard deviation; None for a single seed, and for published numbers without one.
         n: how many seeds.
-        interval: lower and upper end at 95 % by bootstrap over pictures; None where these cannot be told.
+        interval: lower and upper end at 95 % by bootstrap over pictures; None where nobody knows which are right.
         results: places in the store (`StoredResult.place`) of what it was made from; empty for published numbers.
     """
 
@@ -67,7 +67,7 @@ class Entry:
     Attributes:
         board: of its benchmark.
         method: our name.
-        label: for people; equal methods with different recipes are told apart in it.
+        label: for people; it tells apart recipes of one method.
         evidence: whether the numbers were measured here, or are published and read from their source, or not.
         protocol: conditions.
         task: that the numbers are of, where columns are metrics; empty for entries over several tasks.

@@ -19,14 +19,14 @@ def given(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def labelled(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries of one method with different recipes get what differs into their labels."""
+    """The entries, with the settings in their labels by which recipes of one method differ."""
     siblings: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         siblings[entry.benchmark, entry.method].append(entry)
     return [
-        replace(entry, label=entry.method + told)
+        replace(entry, label=entry.method + settings)
         for family in siblings.values()
-        for entry, told in zip(family, tell_apart([given_recipe(entry) for entry in family]), strict=True)
+        for entry, settings in zip(family, tell_apart([given_recipe(entry) for entry in family]), strict=True)
     ]
 
 
@@ -39,30 +39,30 @@ def given_recipe(entry: Entry) -> dict[str, str]:
 
 
 def tell_apart(recipes: Sequence[Mapping[str, str]], *, settings: int = 3, longest: int = 24) -> list[str]:
-    """For each recipe, the settings in which the recipes differ, such as " (lr=0.1)"; empty for equal recipes.
+    """Describe the settings in which recipes differ, for each such as " (lr=0.1)"; empty for equal recipes.
 
     Args:
         recipes: JSON by setting.
-        settings: how many are named; a digest of the whole recipe stands for the rest.
+        settings: how many are named; a digest of the whole recipe replaces the rest.
         longest: characters of a setting's text.
     """
     keys = sorted({key for recipe in recipes for key in recipe})
     differing = [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]
     if not differing:
         return [""] * len(recipes)
-    told = []
+    labels = []
     for recipe in recipes:
         words = [(key, _without_brackets(recipe.get(key, "none"))) for key in differing[:settings]]
         parts = [f"{_cut(key, longest)}={_cut(text, longest)}" for key, text in words]
         cut = any(max(len(key), len(text)) > longest for key, text in words)
         if len(differing) > settings or cut:
             parts.append(hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:6])
-        told.append(f" ({', '.join(parts)})")
-    return told
+        labels.append(f" ({', '.join(parts)})")
+    return labels
 
 
 def _without_brackets(text: str) -> str:
-    """Several names as options take them, with spaces between; all else as it is."""
+    """Write several names as options take them, with spaces between; all else stays."""
     names = json.loads(text) if text.startswith('["') else []
     return " ".join(names) if names and all(isinstance(name, str) for name in names) else text
 

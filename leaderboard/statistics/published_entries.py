@@ -47,7 +47,7 @@ def published_entry(row: PublishedRow, board: Board) -> Entry:
 
 
 def cited_entry(one: StoredResult, board: Board) -> Entry:
-    """A published number that somebody put into a store: unverified, since nobody of us has read its source."""
+    """A published number that somebody put into a store: unverified, since we have not read its source."""
     result, main = one.result, board.main.name
     over_tasks = board.across == "tasks"
     numbers = {result.task: result.metrics[main]} if over_tasks else result.metrics

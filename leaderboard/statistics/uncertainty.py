@@ -45,18 +45,18 @@ class Sample:
 
     @classmethod
     def of(cls, right: NDArray[np.bool_]) -> "Sample":
-        """From bool [pictures, runs]."""
+        """Make a sample from bool [pictures, runs]."""
         kinds, counts = np.unique(right, axis=0, return_counts=True)
         return cls(kinds=kinds, counts=counts.astype(np.int64))
 
     @classmethod
     def of_counts(cls, n: int, correct: int) -> "Sample":
-        """From the counts of a single run, which tell all that matters of it."""
+        """Make a sample from the counts of a single run, which are all that matters of it."""
         return cls(kinds=np.array([[True], [False]]), counts=np.array([correct, n - correct], dtype=np.int64))
 
     @property
     def accuracies(self) -> Numbers:
-        """Of each run, fractions in [0, 1], float64 [runs]."""
+        """The accuracy of each run, float64 [runs]."""
         return np.asarray(self.counts @ self.kinds / self.counts.sum(), dtype=np.float64)
 
     def resampled(self, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> Numbers:
@@ -96,7 +96,7 @@ def resample(samples: Mapping[str, Sample], *, resamples: int = RESAMPLES, seed:
     """Resample the pictures of every task; the same samples and seed give the same numbers.
 
     Args:
-        samples: by task; all with as many runs, or with one run that stands for all.
+        samples: by task; all with as many runs, or with one run that serves for all.
         resamples: how often.
         seed: of the generator.
     """
@@ -123,7 +123,7 @@ def percentile_interval(drawn: Numbers, *, confidence: float = CONFIDENCE) -> In
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Probability, without a difference, of pictures so unevenly divided or more: exact, two-sided.
+    """The probability, if there were no difference, of an at least as uneven division: exact, two-sided.
 
     Args:
         only_first: pictures that only the first method has right.

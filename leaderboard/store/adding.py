@@ -39,7 +39,7 @@ def add_run(store: Path, run_folder: Path, *, log: Path | None = None) -> list[S
 
 
 def put_run(store: Path, run_folder: Path, *, log: Path | None = None) -> list[tuple[StoredResult, bool]]:
-    """As `add_run`; says of each result whether it is new."""
+    """As `add_run`; says for each result whether it is new."""
     boards = find_boards().boards
     truths = read_truths(store, boards=boards.values())
     staged: list[Path] = []
@@ -65,7 +65,7 @@ def read_truths(store: Path, *, boards: Iterable[Board]) -> Truths:
 
 
 def look(folder: Path, *, boards: Mapping[str, Board], truths: Truths, name: str) -> Candidate:
-    """Check one result's folder as `read_store` does, except for where it lies.
+    """Check one result's folder as `read_store` does, except for its place.
 
     Args:
         folder: of the result.
@@ -95,7 +95,7 @@ def look(folder: Path, *, boards: Mapping[str, Board], truths: Truths, name: str
 
 
 def refuse_strangers(results: list[Result], run_folder: Path) -> None:
-    """A run's second record must be of the same run, on the test part.
+    """Refuse a second record that is not of the same run, on the test part.
 
     Raises:
         ResultError: it is not.

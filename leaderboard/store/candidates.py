@@ -52,7 +52,7 @@ def attempt_key(data: bytes) -> str:
 
 
 def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
-    """Where a result belongs, below the store.
+    """The place of a result, below the store.
 
     Args:
         result: the record.
@@ -73,11 +73,11 @@ def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """A result that could be read, with what lies beside it.
+    """A result that could be read, with the files beside it.
 
     Attributes:
-        folder: where it lies now.
-        place: below the store, where it lies or is to lie.
+        folder: where it is now.
+        place: below the store, where it is or will be.
         data: bytes of ``result.json``.
         result: what they say.
         files: names of the files in the folder that are known, ``result.json`` left out.

@@ -25,7 +25,7 @@ _FORMULAS: Final = tuple(f'"{mark}'.encode() for mark in _FORMULA)
 
 
 def check_place(candidate: Candidate) -> Iterator[Fault]:
-    """It lies where its record says."""
+    """The folder is where the record belongs."""
     expected = find_place(candidate.result, candidate.data, run=candidate.run)
     if candidate.place != expected:
         yield Fault("wrong-place", f"belongs in {expected}, by what it says")
@@ -58,7 +58,7 @@ def check_values(candidate: Candidate) -> Iterator[Fault]:
 
 
 def find_reason(text: str) -> str:
-    """Why a text of a stranger is not kept; empty where it is."""
+    """The reason why a text of a stranger is not kept; empty where it is."""
     if len(text) > LONGEST:
         return f"is longer than {LONGEST} characters"
     if not text.isprintable():

@@ -62,9 +62,9 @@ def read_metrics(data: bytes) -> list[dict[str, float]]:
 
 def check_metrics(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     """The epochs are lines of numbers, and the last one's loss is the record's."""
-    last, told = read_metrics(data)[-1], candidate.result.metrics.get("train_loss")
-    if told is not None and "loss" in last and last["loss"] != told:
-        yield Fault("sums", f"ends with the loss {last['loss']}; the record says train_loss {told}")
+    last, stated = read_metrics(data)[-1], candidate.result.metrics.get("train_loss")
+    if stated is not None and "loss" in last and last["loss"] != stated:
+        yield Fault("sums", f"ends with the loss {last['loss']}; the record says train_loss {stated}")
 
 
 def read_sparsity(data: bytes) -> list[tuple[str, float, int]]:
@@ -101,9 +101,9 @@ def check_sparsity(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     """The layers add up to the record's share of zeros, and its masks are no larger than they can be."""
     layers, result = read_sparsity(data), candidate.result
     weights = sum(count for _, _, count in layers)
-    total, told = sum(zeros * count for _, zeros, count in layers) / weights, result.metrics.get("zeros")
-    if told is not None and abs(total - told) > 1e-6:
-        yield Fault("sums", f"has {total:.6f} zeros over all layers; the record says {told:.6f}")
+    total, stated = sum(zeros * count for _, zeros, count in layers) / weights, result.metrics.get("zeros")
+    if stated is not None and abs(total - stated) > 1e-6:
+        yield Fault("sums", f"has {total:.6f} zeros over all layers; the record says {stated:.6f}")
     streams, masks = _STREAMS.get(result.method), result.bits.get("mask")
     if streams is not None and masks is not None:
         most = 8 * streams * sum(-(-count // 8) for _, _, count in layers)
@@ -140,9 +140,9 @@ def check_recipe(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     if not isinstance(document, dict) or not isinstance(document.get("recipe"), dict):
         yield Fault("bad-recipe", "must be an object with the run's recipe")
         return
-    told: Mapping[str, object] = result.recipe or {}
+    stated: Mapping[str, object] = result.recipe or {}
     for key, value in document["recipe"].items():
-        if key not in told or told[key] != value:
+        if key not in stated or stated[key] != value:
             yield Fault("recipe-differs", f"has another {shown(key, longest=40)} than the record")
             return
     for key in ("task", "method"):

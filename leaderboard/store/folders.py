@@ -1,4 +1,4 @@
-"""The folders of a store: which are there, and what in them must not be."""
+"""The folders of a store: which there are, and what must not be in them."""
 
 import os
 import time
@@ -70,7 +70,7 @@ def survey(root: Path, *, boards: Sequence[Board]) -> Survey:
 
 
 def look_below(found: Survey, place: str, *, depth: int) -> None:
-    """Note what is in a folder of benchmarks, tasks, methods or results."""
+    """Note the contents of a folder of benchmarks, tasks, methods or results."""
     for entry in found.entries(place):
         below, folder = join(place, entry.name), entry.is_dir(follow_symlinks=False)
         if not depth and folder and entry.name == STAGED:
@@ -102,7 +102,7 @@ def look_at_result(found: Survey, place: str) -> None:
 
 
 def look_at_staged(found: Survey) -> None:
-    """Note what was left by a process that was killed while it added a run; what is new may be under way."""
+    """Note folders that killed processes left while they added runs; new ones may be under way."""
     for entry in found.entries(STAGED):
         try:
             age = time.time() - entry.stat(follow_symlinks=False).st_mtime

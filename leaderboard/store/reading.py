@@ -32,7 +32,7 @@ class StoredResult:
         place: folder of the result below the root, with ``/``; letters, digits, dot, dash and underscore only.
         run: key of the run; the same for every attempt at it.
         result: the record.
-        files: names of the evidence files that lie beside it, of those that are known.
+        files: names of the known evidence files beside it.
     """
 
     root: Path
@@ -96,8 +96,8 @@ def read_store(root: Path, *, labels: Truths | None = None) -> tuple[list[Stored
             results.append(stored)
     agreed, disputes = settle(results)
     findings.extend(disputes)
-    told = [describe(place, fault) for place, fault in findings]
-    return agreed, sorted(told, key=lambda one: (one.place, one.kind, one.message))
+    described = [describe(place, fault) for place, fault in findings]
+    return agreed, sorted(described, key=lambda one: (one.place, one.kind, one.message))
 
 
 def judge_result(
@@ -154,7 +154,7 @@ def settle(results: list[StoredResult]) -> tuple[list[StoredResult], list[tuple[
 
 
 def numbers(result: Result) -> tuple[object, ...]:
-    """What two attempts at a run must agree in: all that is shown, not where, when and how long."""
+    """The properties in which two attempts at a run must agree: all that is shown, but not where, when and how long."""
     return (
         *(result.metrics, result.counts, result.bits, result.parameter_ratio, result.official_data, result.origin),
         *(result.fingerprints, result.citation, result.table, result.label, result.link, result.note),

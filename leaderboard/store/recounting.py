@@ -20,9 +20,9 @@ _ROUNDING: Final = 1e-9
 def check_fingerprint(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     """The record has the digest of the file that it was counted from."""
     prints = candidate.result.fingerprints
-    told, found = (prints.predictions if prints is not None else None), hashlib.sha256(data).hexdigest()
-    if told != found:
-        yield Fault("fingerprint", f"has the sha256 {found[:12]}..., the record says {shown(told, longest=12)}...")
+    stated, found = (prints.predictions if prints is not None else None), hashlib.sha256(data).hexdigest()
+    if stated != found:
+        yield Fault("fingerprint", f"has the sha256 {found[:12]}..., the record says {shown(stated, longest=12)}...")
 
 
 def check_predictions(candidate: Candidate, data: bytes) -> Iterator[Fault]:
@@ -131,8 +131,8 @@ def check_score(answered: Answered, predictions: Predictions) -> Iterator[Fault]
         return
     right = count_right(predictions, truth)
     if (right, len(truth.ids)) != (result.counts.correct, result.counts.n):
-        told = f"the record says {result.counts.correct} of {result.counts.n}"
-        yield Fault("rescored", f"has {right} of {len(truth.ids)} right when counted again; {told}")
+        record = f"the record says {result.counts.correct} of {result.counts.n}"
+        yield Fault("rescored", f"has {right} of {len(truth.ids)} right when counted again; {record}")
 
 
 def check_confusion(candidate: Candidate, data: bytes) -> Iterator[Fault]:
@@ -146,8 +146,8 @@ def check_confusion(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     classes = evidence.classes if isinstance(evidence, Confusion) else None
     scores = score_confusion(read_confusion(data, classes=classes).rows)
     if result.counts is not None and (scores.n, scores.correct) != (result.counts.n, result.counts.correct):
-        told = f"the record says {result.counts.correct} of {result.counts.n}"
-        yield Fault("rescored", f"has {scores.correct} of {scores.n} pixels right when counted again; {told}")
+        record = f"the record says {result.counts.correct} of {result.counts.n}"
+        yield Fault("rescored", f"has {scores.correct} of {scores.n} pixels right when counted again; {record}")
     for name, value in scores.metrics.items():
         stated = result.metrics.get(name, value)
         if abs(stated - value) > _ROUNDING:

@@ -108,7 +108,7 @@ def make_truth(ids: object, labels: object, *, board: Board, task: str, split: s
 
 
 def _are(pictures: Ids, official: range) -> bool:
-    """Whether sorted, different ids within a task's range are those of the release; their ends and number say so."""
+    """Whether sorted ids, each once, are those of the release: their number and both ends say so."""
     return len(pictures) == len(official) and (int(pictures[0]), int(pictures[-1])) == (official[0], official[-1])
 
 

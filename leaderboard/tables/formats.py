@@ -149,8 +149,8 @@ def to_csv(view: View) -> str:
     about = [_about(row.entry) for row in view.rows]
     for key in (key for key in _about_keys() if key not in heads):
         heads.append(key)
-        for row, told in zip(rows, about, strict=True):
-            row.append(csv_field(told[key]))
+        for row, texts in zip(rows, about, strict=True):
+            row.append(csv_field(texts[key]))
     text = io.StringIO()
     # Texts in quotes, always: where a semicolon divides fields, one inside a text must not begin another field.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")

@@ -36,7 +36,7 @@ KINDS: Final[Mapping[Unit, Kind]] = {"fraction": "percent", "number": "number"}
 
 
 def every(entry: Entry) -> bool:
-    """Whether to show an entry: always."""
+    """The choice of all entries."""
     return True
 
 
@@ -75,8 +75,8 @@ def board_view(board: Board, entries: Sequence[Entry], *, shown: Shown = every, 
     separate = [_TASK] if board.across == "metrics" and len(board.tasks) != 1 else []
 
     def cells(entry: Entry) -> dict[str, Cell]:
-        told = {column.key: value_cell(entry.values[name]) for name, column in numbers.items() if name in entry.values}
-        return told | {"mean": value_cell(entry.mean), "task": Cell(value=entry.task or None)}
+        found = {column.key: value_cell(entry.values[name]) for name, column in numbers.items() if name in entry.values}
+        return found | {"mean": value_cell(entry.mean), "task": Cell(value=entry.task or None)}
 
     columns = (*_place_columns(board), _RANK, _METHOD, *separate, _RATIO, *numbers.values(), *totals.values(), *_ENDS)
     view = _view(board, board.views[0], board.caption, columns, chosen, cells, shown=shown, left_out=left_out)
@@ -178,7 +178,7 @@ def _view(
     rows = []
     for entry in entries:
         place, shared = places.get(id(entry), (None, False))
-        told = {
+        every_cell = {
             "place": Cell(value=place, hint="tie" if shared else ""),
             "rank": Cell(value=entry.rank, hint="tie" if entry.tied else ""),
             "method": Cell(value=entry.label, hint=entry.note),
@@ -189,7 +189,7 @@ def _view(
             "protocol": Cell(value=letters[entry.protocol.label], hint=entry.protocol.label),
         } | cells(entry)
         keys = {column.key for column in columns}
-        rows.append(Row(entry=entry, cells={key: cell for key, cell in told.items() if key in keys}))
+        rows.append(Row(entry=entry, cells={key: cell for key, cell in every_cell.items() if key in keys}))
     notes = (
         *_notes(board, entries, placed=any(id(entry) in places for entry in entries)),
         *protocol_notes(letters),
@@ -203,7 +203,7 @@ def _seeds(entry: Entry) -> float | str | None:
     """The number of seeds; a range where an entry's numbers have different ones; None of published numbers."""
     if entry.evidence != "measured":
         return None
-    # The backbone's own accuracy stands for every seed, whatever its count.
+    # The backbone's own accuracy serves for every seed, whatever its count.
     own = {value.n for value in entry.values.values() if _is_own(entry, value)} or {1}
     return min(own) if len(own) == 1 else f"{min(own)}-{max(own)}"
 
@@ -230,7 +230,7 @@ def _notes(board: Board, entries: Sequence[Entry], *, placed: bool) -> list[str]
     ranked = rule is not None or board.main.better is not None
     incomplete = sum(entry.evidence != "unverified" and not can_be_ranked(entry) for entry in entries) if ranked else 0
     values = [value for entry in entries for value in (entry.total, entry.mean) if value]
-    told: list[tuple[object, str]] = [
+    notes: list[tuple[object, str]] = [
         (any(entry.rank for entry in entries), RANK_NOTE),
         (not ranked, f"There are no ranks: nobody says whether a higher or a lower {board.main.title} is better."),
         (placed, "" if placing is None else placing.note),
@@ -244,4 +244,4 @@ def _notes(board: Board, entries: Sequence[Entry], *, placed: bool) -> list[str]
         ),
         (unverified, f"{unverified} entries are unverified: nobody of this project has read their source."),
     ]
-    return [note for wanted, note in told if wanted and note]
+    return [note for wanted, note in notes if wanted and note]

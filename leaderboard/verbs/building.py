@@ -18,7 +18,7 @@ from leaderboard.verbs.storing import Added, add_runs, show_added
 
 
 def run_build(options: BuildOptions) -> int:
-    """``piggyback leaderboard build``; findings are told and counted, and do not stop the page.
+    """``piggyback leaderboard build``; findings are counted, and do not stop the page.
 
     Returns:
         1 where one of `options.runs` was refused; the page is there all the same.
@@ -32,8 +32,8 @@ def run_build(options: BuildOptions) -> int:
     built = build_from_store(options)
     warn_of_broken_boards()
     if options.json:
-        told = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
-        print_json({"site": str(built.path.parent), "index": str(built.path), **told, "left_out": built.left_out})
+        counts = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
+        print_json({"site": str(built.path.parent), "index": str(built.path), **counts, "left_out": built.left_out})
         return 1 if done.refused else 0
     if options.runs:
         show_added(options.store, done)

@@ -95,7 +95,7 @@ def _texts(line: Line, board: Board) -> tuple[str, ...]:
 def _difference(one: Difference, *, kind: Kind) -> str:
     text = number_text(one.value, kind=kind)
     if one.interval is None:
-        return f"{text}, without an interval: not all pictures can be told"
+        return f"{text}, without an interval: not every picture's answer is known"
     low, high = (number_text(end, kind=kind) for end in one.interval)
     said = (
         "the interval is on one side of zero"

@@ -103,7 +103,7 @@ class BuildOptions:
     Attributes:
         store: the folder that keeps results.
         runs: folders whose finished runs are put into the store first, as `leaderboard add` does.
-        out: folder of the page, made anew as a whole; only a page of ours is replaced.
+        out: folder of the page, which is replaced as a whole; only a page of ours is.
         unverified: whether to show published rows that nobody of this project has read in their source.
         same_backbone: DIGITS=NETWORK, such as 4fe2b0=WRN-28-4, for a backbone that you hold for a published network:
             the first digits of its fingerprint, at least 4, and the beginning of the name.

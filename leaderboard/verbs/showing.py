@@ -74,10 +74,10 @@ def build(
 
 
 def held_backbones(words: Sequence[str]) -> list[HeldBackbone]:
-    """What ``--same-backbone`` says.
+    """Read the words of ``--same-backbone``.
 
     Raises:
-        ResultError: a word has not the form DIGITS=NETWORK.
+        ResultError: a word is not of the form DIGITS=NETWORK.
     """
     parts = (word.partition("=") for word in words)
     return [HeldBackbone(digits=digits, network=network) for digits, _, network in parts]

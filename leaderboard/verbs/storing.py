@@ -18,7 +18,7 @@ from leaderboard.verbs.options import AddOptions, CheckOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """What came of adding runs: places in the store, and why runs were refused, by their folder."""
+    """The outcome of adding runs: places in the store, and why runs were refused, by their folder."""
 
     added: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ def add_runs(store: Path, runs: Sequence[Path]) -> Added:
 
 
 def show_added(store: Path, done: Added) -> None:
-    """Tell what came of it."""
+    """Report the outcome of adding runs."""
     for message in done.refused.values():
         say(message)
     counts = f"{len(done.added)} results added, {len(done.there)} were there, {len(done.refused)} runs refused"
@@ -76,8 +76,8 @@ def run_check(options: CheckOptions) -> int:
     results, findings = read_store(options.store, labels=labels)
     warn_of_broken_boards()
     if options.json:
-        told = [{"place": one.place, "kind": one.kind, "message": one.message} for one in findings]
-        print_json({"store": str(options.store), "results": len(results), "findings": told})
+        faults = [{"place": one.place, "kind": one.kind, "message": one.message} for one in findings]
+        print_json({"store": str(options.store), "results": len(results), "findings": faults})
     else:
         for one in findings:
             say(f"{one.place}: {one.kind}: {one.message}")
