@@ -1,4 +1,4 @@
-"""The leaderboard's verbs for the console command; texts only, as mappings: this package stands without the core."""
+"""The leaderboard's verbs for the console command: texts only, as mappings."""
 
 from typing import Any, Final
 
@@ -9,8 +9,7 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
         "options": "leaderboard.verbs.options:AddOptions",
         "target": "leaderboard.verbs.storing:run_add",
         "examples": (
-            "  piggyback leaderboard add sweeps/smoke --store board\n"
-            "  piggyback leaderboard add runs/decathlon runs/segmentation --store board"
+            "  piggyback leaderboard add sweeps/smoke --store board\n  piggyback leaderboard add runs --store board"
         ),
     },
     {
@@ -24,7 +23,7 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     },
     {
         "name": "leaderboard show",
-        "summary": "tables of results beside published ones: decathlon, points, segmentation, reproduced",
+        "summary": "a table of results beside published ones",
         "options": "leaderboard.verbs.options:ShowOptions",
         "target": "leaderboard.verbs.showing:run_show",
         "examples": (
@@ -47,7 +46,7 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
         "target": "leaderboard.verbs.building:run_build",
         "examples": (
             "  piggyback leaderboard build board --out site\n"
-            "  piggyback leaderboard build board --runs runs/decathlon runs/segmentation --out site\n"
+            "  piggyback leaderboard build board --runs runs --out site\n"
             "  piggyback leaderboard build board --out site --unverified"
         ),
     },

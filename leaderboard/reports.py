@@ -29,6 +29,11 @@ def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """One line on standard error, beside whatever the verb reports."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
 def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]], numeric: Collection[int] = ()) -> None:
     """Print a table; texts are shown as they are, and nothing is cut off in a file.
 

@@ -1,6 +1,6 @@
 """The result record: one measured or published number with its evidence, as a JSON file.
 
-``docs/result.schema.json`` is `schema_text`; a test says how to write it anew.
+``docs/result.schema.json`` is `schema_text`; a test says how to write it again.
 """
 
 import json
@@ -30,7 +30,9 @@ Word = Annotated[str, Field(min_length=1)]
 Natural = Annotated[int, Field(ge=0)]
 
 _CONFIG: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-_FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+"""Endings of the names of metrics that are fractions."""
+
 _EVIDENCE: Final = (
     *("recipe", "seed", "counts", "selected_on", "trained_on", "official_data"),
     *("code", "versions", "device", "wall_s", "fingerprints"),
@@ -44,10 +46,10 @@ _LINK: Final = re.compile(r"""https?://[A-Za-z0-9][^\s<>"'`\\{}|^]{0,500}""")
 
 
 class ResultError(ValueError):
-    """A result file is missing, damaged, or says what cannot be; the message is one line.
+    """A result file is missing, damaged or impossible; the message is one line.
 
     Attributes:
-        kind: a word for the kind of fault, as in `leaderboard.store.store.Finding`.
+        kind: a word for the kind of fault, as in `leaderboard.store.reading.Finding`.
     """
 
     for_user = True  # the console command prints the message, without a traceback
@@ -144,11 +146,11 @@ class Result(BaseModel):
 
     @field_validator("recipe", mode="before")
     @classmethod
-    def _plain_json(cls, value: object, told: ValidationInfo) -> object:
+    def _plain_json(cls, value: object, info: ValidationInfo) -> object:
         # A recipe is a dataclass as a dict: its tuples become lists here, so that reading gives back an equal result.
         try:
             text = json.dumps(value, allow_nan=False)
-            return value if told.mode == "json" else json.loads(text)
+            return value if info.mode == "json" else json.loads(text)
         except (TypeError, ValueError, RecursionError) as fault:
             raise ValueError(f"cannot be written as JSON ({fault})") from None
 
@@ -156,7 +158,7 @@ class Result(BaseModel):
     @classmethod
     def _fractions(cls, metrics: dict[str, float]) -> dict[str, float]:
         for name, value in metrics.items():
-            if name.endswith(_FRACTIONS) and not 0.0 <= value <= 1.0:
+            if name.endswith(FRACTIONS) and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}; it must be a fraction in [0, 1], not a percentage")
         return metrics
 
@@ -224,7 +226,7 @@ def read_result(path: Path) -> Result:
 
 
 def parse_result(data: bytes, *, name: str) -> Result:
-    """The result that some JSON text holds.
+    """Read the result that some JSON text holds.
 
     Args:
         data: UTF-8 text.
@@ -256,7 +258,7 @@ def parse_result(data: bytes, *, name: str) -> Result:
 
 
 def _upgraded(document: dict[str, object], *, name: str) -> bytes:
-    """A document of version 1 as one of version 2, which has three texts more, all of them optional."""
+    """Make a document of version 1 one of version 2, which has three more texts, all of them optional."""
     early = [key for key in _NEW_IN_2 if key in document]
     if early:
         raise ResultError(f"{name} has {', '.join(early)}, which schema_version 1 does not know")

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from decathlon.challenge.points import decathlon_score
 from decathlon.release.labels import MAX_BYTES, MAX_VALUES, Labels, read_labels, read_member, task_of, zip_members
 from decathlon.tasks import TASKS
-from leaderboard.boards.score import decathlon_score
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import read_file

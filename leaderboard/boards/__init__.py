@@ -1,1 +1,1 @@
-"""What is known of each benchmark: its tasks, its score, and what others published."""
+"""Boards: what a leaderboard must know of a benchmark, found by entry points."""

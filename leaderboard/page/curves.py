@@ -32,7 +32,7 @@ class Figure:
     Attributes:
         title: above it.
         svg: markup, safe to write as it is.
-        summary: what it shows, for who does not see it.
+        summary: its content in words, for readers who do not see it.
     """
 
     title: str
@@ -94,7 +94,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float]
     Args:
         points: epoch and value, finite, at least one.
         write: how a value is written at the axis.
-        label: what the picture shows, for who does not see it.
+        label: the picture's content in words, for readers who do not see it.
     """
     if len(points) > MOST_POINTS:
         stride = math.ceil(len(points) / MOST_POINTS)
@@ -120,7 +120,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float]
 
 
 def layer_figure(layers: Sequence[Layer]) -> Figure:
-    """Which share of each layer's weights a mask switches off, in network order, as in figure 3 of the paper."""
+    """The share of each layer's weights that a mask switches off, in network order, as in figure 3 of the paper."""
     total = sum(layer.weights for layer in layers)
     least, most = min(layers, key=lambda one: one.zeros), max(layers, key=lambda one: one.zeros)
     summary = f"From {_percent(least.zeros)} in {least.name} to {_percent(most.zeros)} in {most.name}"
@@ -148,7 +148,7 @@ def layer_figure(layers: Sequence[Layer]) -> Figure:
 
 
 def layer_rows(layers: Sequence[Layer]) -> Markup:
-    """The same as rows of a table: name, percent, weights."""
+    """The layers as rows of a table: name, percent, weights."""
     names = escape_all([layer.name for layer in layers])
     rows = [
         f'<tr><th scope="row" class="head">{name}</th><td class="count">{100 * layer.zeros:.2f}</td>'

@@ -12,12 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
-from leaderboard.boards.tasks import VOC_CLASSES
 from leaderboard.faults import Fault
 from leaderboard.files import read_file
 from leaderboard.store.candidates import LIMITS
-from leaderboard.store.rescoring import read_confusion
-from leaderboard.store.store import StoredResult
+from leaderboard.store.confusion import read_confusion
+from leaderboard.store.reading import StoredResult
 
 TITLES: Final = {
     "result.json": "the record itself",
@@ -47,7 +46,7 @@ class EvidenceFile:
         name: one of `TITLES`.
         title: what it is.
         size: in bytes.
-        here: whether it lies beside the page.
+        here: whether it is beside the page.
     """
 
     name: str
@@ -57,7 +56,7 @@ class EvidenceFile:
 
 
 class Layer(NamedTuple):
-    """How much of a layer a mask switches off: a fraction of its weights."""
+    """A layer, with the fraction of its weights that a mask switches off."""
 
     name: str
     zeros: float
@@ -116,7 +115,7 @@ def _place(source: str, target: str, *, size: int) -> bool:
 def read_epochs(folder: Path) -> list[dict[str, float]]:
     """The epochs of ``metrics.jsonl``; raises `Fault`.
 
-    The store's check has passed the file, bit by bit; reading it as slowly again would take half of a page's time.
+    The store's check has read the file strictly; doing so again would take half of a page's time.
     """
     data = _read(folder, "metrics.jsonl")
     rows = _load(b"[" + b",".join(data.splitlines()) + b"]", "metrics.jsonl")
@@ -139,12 +138,12 @@ def read_layers(folder: Path) -> tuple[Layer, ...]:
 
 def read_class_scores(folder: Path) -> tuple[ClassScore, ...]:
     """Intersection over union per class of ``confusion.json``: hits over truth and prediction; raises `Fault`."""
-    matrix = read_confusion(_read(folder, "confusion.json"))
-    predicted = [sum(column) for column in zip(*matrix, strict=True)]
+    matrix = read_confusion(_read(folder, "confusion.json"), classes=None)  # the store's check knows the classes
+    predicted = [sum(column) for column in zip(*matrix.rows, strict=True)]
     scores = []
-    for place, name in enumerate(VOC_CLASSES):
-        union = sum(matrix[place]) + predicted[place] - matrix[place][place]
-        scores.append(ClassScore(name, matrix[place][place] / union if union else None))
+    for place, (name, row) in enumerate(zip(matrix.classes, matrix.rows, strict=True)):
+        union = sum(row) + predicted[place] - row[place]
+        scores.append(ClassScore(name, row[place] / union if union else None))
     return tuple(scores)
 
 
@@ -164,7 +163,7 @@ def read_sides(folder: Path) -> tuple[int, int]:
 
 
 def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore, ...]:
-    """Per class the mean over the runs that have it."""
+    """The mean of each class over the runs that have it."""
     scores = []
     for column in zip(*runs, strict=True):
         known = [one.iou for one in column if one.iou is not None]
@@ -180,7 +179,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _load(data: bytes, name: str) -> list[dict[str, Any]]:
-    """Objects of some JSON that the check has passed; an object alone becomes a list."""
+    """Read the objects of JSON that passed the check; a single object becomes a list."""
     try:
         found = from_json(data)  # a fifth of json.loads' time
     except ValueError:

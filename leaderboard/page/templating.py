@@ -23,7 +23,7 @@ _PLAIN: Final = b"\n" + bytes(range(32, 127))
 
 
 def visible(text: str) -> str:
-    """A text without characters that hide, or that no file can hold; tabs and line feeds stay."""
+    """The text without characters that hide, or that no file can hold; tabs and line feeds stay."""
     return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -49,7 +49,7 @@ def make_templates() -> Environment:
 
 
 def render(name: str, **values: object) -> bytes:
-    """A page as it is written.
+    """Render a page.
 
     Args:
         name: of the template.
@@ -60,14 +60,14 @@ def render(name: str, **values: object) -> bytes:
 
 
 def write_facts(pairs: Iterable[tuple[str, str]]) -> Markup:
-    """Names and values as a list; written here since a page has some sixty, and a site ten thousand pages."""
+    """Write names and values as a list; a template is slower, and a site has ten thousand pages with sixty each."""
     texts = iter(escape_all([text for pair in pairs for text in pair]))
     rows = [f"<div><dt>{name}</dt><dd>{value}</dd></div>\n" for name, value in zip(texts, texts, strict=True)]
     return Markup(f'<dl class="facts">{"".join(rows)}</dl>')
 
 
 def escape_all(texts: Sequence[str]) -> list[str]:
-    """Texts as they may stand in HTML, in elements or attributes; all in one go where none of them holds a NUL."""
+    """Escape texts for HTML, in elements or attributes; all at once where none of them holds a NUL."""
     escaped = escape("\0".join(texts)).split("\0")
     return escaped if len(escaped) == len(texts) else [escape(text) for text in texts]
 

@@ -1,4 +1,4 @@
-"""Candidates: results of a store before anybody knows whether they can be trusted."""
+"""Candidates: results of a store that no check has passed yet."""
 
 import hashlib
 import json
@@ -9,18 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from leaderboard.boards.board import Board
 from leaderboard.faults import Fault, shown
 from leaderboard.files import read_file
 from leaderboard.result import Result
 from leaderboard.store.truth import Truths
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a component of a path may be called."""
+"""The names that folders may have."""
 
 RECORD: Final = "result.json"
 LIMITS: Final[Mapping[str, int]] = {
     RECORD: 1 << 20,
-    "predictions.npz": 4 << 20,  # imagenet12's val and test take 1.6 MB
+    "predictions.npz": 4 << 20,  # the largest that we know, of 97,000 pictures, takes 1.6 MB
     "confusion.json": 1 << 20,
     "metrics.jsonl": 4 << 20,
     "sparsity.json": 1 << 20,
@@ -28,7 +29,7 @@ LIMITS: Final[Mapping[str, int]] = {
     "sheet.png": 8 << 20,
     "recipe.json": 1 << 20,
 }
-"""The files of a result's folder, and how many bytes each may have."""
+"""The files of a result's folder, with the bytes that each may have."""
 
 EVIDENCE: Final = tuple(name for name in LIMITS if name != RECORD)
 
@@ -51,7 +52,7 @@ def attempt_key(data: bytes) -> str:
 
 
 def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
-    """Where a result belongs, below the store.
+    """The place of a result, below the store.
 
     Args:
         result: the record.
@@ -72,14 +73,15 @@ def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """A result that parses, with what lies beside it.
+    """A result that could be read, with the files beside it.
 
     Attributes:
-        folder: where it lies now.
-        place: below the store, where it lies or is to lie.
+        folder: where it is now.
+        place: below the store, where it is or will be.
         data: bytes of ``result.json``.
         result: what they say.
         files: names of the files in the folder that are known, ``result.json`` left out.
+        board: what is known of its benchmark; None where nothing is.
         truths: labels to count right pictures with.
     """
 
@@ -88,6 +90,7 @@ class Candidate:
     data: bytes
     result: Result
     files: tuple[str, ...]
+    board: Board | None
     truths: Truths = field(default_factory=dict)
 
     @cached_property

@@ -24,7 +24,7 @@ _work: Callable[[int], Any]
 
 
 def spread(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """What `work` makes of each item, in order.
+    """The results of `work` for each item, in order.
 
     The processes are forks: they see `work` and `items` without a copy, and only what is made comes back, pickled.
     They share nothing else, so `work` may write files and must not change values.
@@ -56,7 +56,7 @@ def _begin(work: Callable[[int], Any], parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: killed without warning it tells nobody, and its forks would wait on."""
+    """End this process when its parent is gone: a parent killed without warning would leave its forks waiting."""
     while os.getppid() == parent:
         time.sleep(LOOK_EVERY_S)
     os._exit(1)

@@ -12,9 +12,7 @@ from leaderboard.statistics.entries import Entry
 from leaderboard.tables.escaping import csv_field, latex, markdown, visible
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
 
-NUMERIC: Final[frozenset[Kind]] = frozenset({"percent", "points", "ratio", "count"})
-WITH_INTERVAL: Final = frozenset({"mean", "score", "mean_iou"})
-"""Columns whose interval stands in the cell; of the others it is in CSV and JSON."""
+NUMERIC: Final[frozenset[Kind]] = frozenset({"percent", "number", "points", "ratio", "count"})
 ONE_SEED: Final = "*"
 TIE: Final = "="
 _PLUS_MINUS: Final = "\N{PLUS-MINUS SIGN}"
@@ -40,8 +38,14 @@ def number_text(value: float, *, kind: Kind) -> str:
             return f"{scaled:g}"
 
 
-def cell_text(cell: Cell, column: Column) -> str:
-    """A cell in one line, not yet escaped: the number, its spread, its interval, marks of ties and single seeds."""
+def cell_text(cell: Cell, column: Column, *, bounded: bool = False) -> str:
+    """A cell in one line, not yet escaped: the number, its spread, its interval, marks of ties and single seeds.
+
+    Args:
+        cell: to show.
+        column: that it is in.
+        bounded: whether the interval is shown too.
+    """
     if cell.value is None:
         return ""
     if isinstance(cell.value, str):
@@ -54,14 +58,14 @@ def cell_text(cell: Cell, column: Column) -> str:
         return f"{text}{ONE_SEED}" if cell.value == 1 else text
     if cell.spread is not None:
         text += f" {_PLUS_MINUS} {number_text(cell.spread, kind=kind)}"
-    if cell.interval is not None and column.key in WITH_INTERVAL:
+    if cell.interval is not None and bounded:
         low, high = (number_text(end, kind=kind) for end in cell.interval)
         text += f" [{low}, {high}]"
     return text
 
 
 def used_columns(view: View) -> list[Column]:
-    """The columns that have something in some row."""
+    """The columns that are not empty in every row."""
     return [
         column
         for column in view.columns
@@ -71,7 +75,10 @@ def used_columns(view: View) -> list[Column]:
 
 def _lines(view: View, columns: Sequence[Column], escape: Escape, *, empty: str = "") -> Iterator[tuple[str, ...]]:
     for row in view.rows:
-        texts = (cell_text(row.cells.get(column.key, Cell(value=None)), column) for column in columns)
+        texts = (
+            cell_text(row.cells.get(column.key, Cell(value=None)), column, bounded=column.key in view.bounded)
+            for column in columns
+        )
         yield tuple(escape(text) if text else empty for text in texts)
 
 
@@ -142,8 +149,8 @@ def to_csv(view: View) -> str:
     about = [_about(row.entry) for row in view.rows]
     for key in (key for key in _about_keys() if key not in heads):
         heads.append(key)
-        for row, told in zip(rows, about, strict=True):
-            row.append(csv_field(told[key]))
+        for row, texts in zip(rows, about, strict=True):
+            row.append(csv_field(texts[key]))
     text = io.StringIO()
     # Texts in quotes, always: where a semicolon divides fields, one inside a text must not begin another field.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -166,7 +173,7 @@ def _about_keys() -> tuple[str, ...]:
 
 
 def _about(entry: Entry) -> dict[str, str]:
-    """Where an entry's numbers are from, as texts."""
+    """The source of an entry's numbers, as texts."""
     protocol = entry.protocol
     official = {True: "yes", False: "no", None: ""}[protocol.official]
     texts = (entry.evidence, protocol.split, official, protocol.trained_on or "", protocol.backbone, protocol.data)
@@ -174,7 +181,7 @@ def _about(entry: Entry) -> dict[str, str]:
 
 
 def to_json(view: View) -> dict[str, Any]:
-    """The view as plain values; texts are as they were given, so whoever shows them must escape them."""
+    """The view as plain values; texts are as they were given, so a program that shows them must escape them."""
     return {
         "view": view.name,
         "title": view.title,

@@ -1,4 +1,4 @@
-"""Views: tables of entries, ready for every format; numbers stay numbers until they are shown."""
+"""Views: tables of entries for every format; numbers stay numbers until they are shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Literal
 
 from leaderboard.statistics.entries import Entry
 
-Kind = Literal["text", "percent", "points", "ratio", "count", "verdict"]
+Kind = Literal["text", "percent", "number", "points", "ratio", "count", "verdict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,14 @@ class View:
     """A table with its notes.
 
     Attributes:
-        name: ``decathlon``, ``points``, ``segmentation`` or ``reproduced``.
+        name: of a board, of its total's table, or ``reproduced``.
         title: for people.
         columns: in order.
         rows: ranked ones first, in order; then the incomplete, then the unverified.
         notes: sentences under the table.
+        bounded: keys of the columns whose intervals are shown in their cells; those of others are in CSV and JSON.
+        heated: keys of the columns whose cells are coloured by their numbers.
+        most: the number of the full colour.
     """
 
     name: str
@@ -79,3 +82,6 @@ class View:
     columns: Sequence[Column]
     rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=tuple)
+    bounded: frozenset[str] = frozenset()
+    heated: frozenset[str] = frozenset()
+    most: float = 0.0

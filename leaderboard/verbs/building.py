@@ -1,22 +1,24 @@
 """``piggyback leaderboard build``: a store's results and published ones as a static page."""
 
+from leaderboard.boards.plain import boards_for
 from leaderboard.faults import shown
 from leaderboard.page.page import Built, build_page
 from leaderboard.page.site_folder import check_target
 from leaderboard.reports import print_json, say
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.answers import with_intervals
-from leaderboard.statistics.reproduction import reproduced_view
+from leaderboard.store.reading import read_store
 from leaderboard.store.staging import find_runs
-from leaderboard.store.store import read_store
-from leaderboard.tables.view_builders import decathlon_view, points_view, segmentation_view
+from leaderboard.tables.reproduction import reproduced_view
+from leaderboard.tables.view_builders import board_views
+from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import BuildOptions
 from leaderboard.verbs.showing import count_left_out, held_backbones
 from leaderboard.verbs.storing import Added, add_runs, show_added
 
 
 def run_build(options: BuildOptions) -> int:
-    """``piggyback leaderboard build``; findings are told and counted, and do not stop the page.
+    """``piggyback leaderboard build``; findings are counted, and do not stop the page.
 
     Returns:
         1 where one of `options.runs` was refused; the page is there all the same.
@@ -28,9 +30,10 @@ def run_build(options: BuildOptions) -> int:
         found = [run for folder in options.runs for run in find_runs(folder, without=options.store)]
         done = add_runs(options.store, list(dict.fromkeys(found)))
     built = build_from_store(options)
+    warn_of_broken_boards()
     if options.json:
-        told = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
-        print_json({"site": str(built.path.parent), "index": str(built.path), **told, "left_out": built.left_out})
+        counts = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
+        print_json({"site": str(built.path.parent), "index": str(built.path), **counts, "left_out": built.left_out})
         return 1 if done.refused else 0
     if options.runs:
         show_added(options.store, done)
@@ -50,17 +53,14 @@ def build_from_store(options: BuildOptions) -> Built:
     held = held_backbones(options.same_backbone)
     results, findings = read_store(options.store)
     entries = with_intervals(make_entries(results, unverified=options.unverified))
-    views = (
-        decathlon_view(entries),
-        points_view(entries),
-        segmentation_view(entries),
-        reproduced_view(entries, held=held),
-    )
+    boards = boards_for(one.result for one in results)
+    views = (*board_views(boards, entries), reproduced_view(entries, held=held))
     return build_page(
         options.out,
         store=options.store,
+        boards=boards,
         views=views,
         results=results,
         findings=findings,
-        left_out=count_left_out(results, findings),
+        left_out=count_left_out(results, findings, boards),
     )

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leaderboard.boards.installed import find_boards
 from leaderboard.faults import shown
 from leaderboard.reports import print_json, say
 from leaderboard.result import ResultError
+from leaderboard.store.adding import put_run
+from leaderboard.store.reading import read_store
 from leaderboard.store.staging import find_log, find_runs
-from leaderboard.store.store import put_run, read_store
 from leaderboard.store.truth import read_labels
+from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import AddOptions, CheckOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """What came of adding runs: places in the store, and why runs were refused, by their folder."""
+    """The outcome of adding runs: places in the store, and why runs were refused, by their folder."""
 
     added: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
@@ -40,7 +43,7 @@ def add_runs(store: Path, runs: Sequence[Path]) -> Added:
 
 
 def show_added(store: Path, done: Added) -> None:
-    """Tell what came of it."""
+    """Report the outcome of adding runs."""
     for message in done.refused.values():
         say(message)
     counts = f"{len(done.added)} results added, {len(done.there)} were there, {len(done.refused)} runs refused"
@@ -58,6 +61,7 @@ def run_add(options: AddOptions) -> int:
             raise ResultError(f"{shown(folder)} holds no finished run: there is no result.json, five levels deep")
         runs += [one for one in found if one not in runs]
     done = add_runs(options.store, runs)
+    warn_of_broken_boards()
     if options.json:
         print_json({"store": str(options.store), **vars(done)})
     else:
@@ -67,11 +71,13 @@ def run_add(options: AddOptions) -> int:
 
 def run_check(options: CheckOptions) -> int:
     """``piggyback leaderboard check``; 1 where there are findings."""
-    labels = read_labels(options.labels) if options.labels is not None else None
+    boards = find_boards().boards.values()
+    labels = read_labels(options.labels, boards=boards) if options.labels is not None else None
     results, findings = read_store(options.store, labels=labels)
+    warn_of_broken_boards()
     if options.json:
-        told = [{"place": one.place, "kind": one.kind, "message": one.message} for one in findings]
-        print_json({"store": str(options.store), "results": len(results), "findings": told})
+        faults = [{"place": one.place, "kind": one.kind, "message": one.message} for one in findings]
+        print_json({"store": str(options.store), "results": len(results), "findings": faults})
     else:
         for one in findings:
             say(f"{one.place}: {one.kind}: {one.message}")

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from decathlon.challenge.points import BASELINE_ERRORS
 from decathlon.challenge.scoring import NOT_OFFICIAL, run, score_file
 from decathlon.challenge.submission import write_submission
 from decathlon.release import labels as labels_module
 from decathlon.release.labels import Labels, parse_labels, read_labels
 from decathlon.tasks import TASKS
-from leaderboard.boards.score import BASELINE_ERRORS
 from piggyback.shell.errors import BadInput, PiggybackError, UnknownName
 
 PICTURES = 8

@@ -47,7 +47,12 @@ def browser(chromium: str) -> Iterator[Browser]:
 def build_site(folder: Path, *, hostile: bool) -> Path:
     board = make_board(folder / "store", hostile=hostile)
     return build_page(
-        folder / "site", store=board.store, views=board.views, results=board.results, findings=board.findings
+        folder / "site",
+        store=board.store,
+        boards=board.boards,
+        views=board.views,
+        results=board.results,
+        findings=board.findings,
     ).path.parent
 
 

@@ -13,7 +13,7 @@ import leaderboard.verbs.comparing
 import leaderboard.verbs.showing
 from leaderboard.commands import COMMANDS
 from leaderboard.result import ResultError
-from leaderboard.store.store import Finding, StoredResult
+from leaderboard.store.reading import Finding, StoredResult
 from piggyback.shell.cli import Command, load, parse
 
 Maker = Callable[..., StoredResult]

@@ -6,10 +6,9 @@ from typing import Final
 
 from leaderboard.faults import shown as plain
 from leaderboard.result import ResultError
-from leaderboard.statistics.aggregation import METRICS
 from leaderboard.statistics.entries import Entry, Protocol, Value
 from leaderboard.statistics.ranking import can_be_ranked
-from leaderboard.tables.view_builders import METRIC_TITLES, TASKS, Shown, every, left_out_notes, sources, value_cell
+from leaderboard.tables.view_builders import KINDS, SCORE, Shown, every, left_out_notes, sources, value_cell
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
 
 POINT: Final = 0.01
@@ -46,7 +45,7 @@ class HeldBackbone:
             )
 
     def is_published(self, measured: Protocol, published: Protocol) -> bool:
-        """Whether a measured protocol's backbone is this one, and a published protocol's network the one it is for."""
+        """Whether this is a measured protocol's backbone, and it is held for a published protocol's network."""
         digits = measured.backbone.removeprefix("backbone ")
         return self.digits[: len(digits)] == digits[: len(self.digits)] and published.backbone.lower().startswith(
             self.network.lower()
@@ -54,13 +53,13 @@ class HeldBackbone:
 
 
 def verdict(measured: Value, published: float, *, points: bool = False) -> str:
-    """How a measured number stands to a published one of the same protocol: the one rule, `VERDICT_NOTE` in code.
+    """Judge a measured number beside a published one of the same protocol: the one rule, `VERDICT_NOTE` in code.
 
     Args:
         measured: fractions in [0, 1], or a score.
         published: in the same unit.
-        points: whether they are a score, for which one percentage point has no meaning: it is worth between 10 and
-            202 points, depending on the task.
+        points: whether they are a score, for which one percentage point has no meaning: its worth in points depends
+            on the task.
 
     Returns:
         ``within spread``, ``within 1 point``, ``above`` or ``below``.
@@ -74,7 +73,7 @@ def verdict(measured: Value, published: float, *, points: bool = False) -> str:
 
 
 def why_not_comparable(measured: Protocol, published: Protocol, *, held: Sequence[HeldBackbone] = ()) -> str:
-    """In what two protocols differ, as far as is known; empty when numbers under them may be compared.
+    """The known differences of two protocols, in words; empty when numbers under them may be compared.
 
     Args:
         measured: of an entry of a store.
@@ -143,16 +142,20 @@ def reproduced_view(
 
 def _numbers(entry: Entry) -> Iterator[tuple[str, str, Value, Kind]]:
     """Name, title, value and kind of all numbers of an entry."""
-    if entry.benchmark == "segmentation":
-        yield from (
-            (name, METRIC_TITLES[name], entry.values[name], "percent") for name in METRICS if name in entry.values
-        )
+    board = entry.board
+    if board.across == "metrics":
+        for metric in board.metrics:
+            if metric.name in entry.values:
+                yield metric.name, metric.title, entry.values[metric.name], KINDS[metric.unit]
         return
-    yield from ((task, title, entry.values[task], "percent") for task, title in TASKS.items() if task in entry.values)
+    kind = KINDS[board.main.unit]
+    for name, task in board.tasks.items():
+        if name in entry.values:
+            yield name, task.title, entry.values[name], kind
     if entry.mean is not None:
-        yield "mean", "mean", entry.mean, "percent"
-    if entry.total is not None:
-        yield "score", "score", entry.total, "points"
+        yield "mean", "mean", entry.mean, kind
+    if board.total is not None and entry.total is not None:
+        yield SCORE, "score", entry.total, "points"
 
 
 def _rows(entry: Entry, other: Entry, *, held: Sequence[HeldBackbone]) -> Iterator[Row]:
@@ -161,7 +164,7 @@ def _rows(entry: Entry, other: Entry, *, held: Sequence[HeldBackbone]) -> Iterat
     for name, title, value, kind in _numbers(entry):
         if name not in theirs:
             continue
-        said = "not comparable" if reason else verdict(value, theirs[name].mean, points=kind == "points")
+        said = "not comparable" if reason else verdict(value, theirs[name].mean, points=kind != "percent")
         yield Row(
             entry=entry,
             beside=other,

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 BASELINE_ERRORS: Final[Mapping[str, float]] = MappingProxyType(
     {
         "aircraft": 0.3966,
@@ -62,6 +65,11 @@ def points(error: float, *, worst: float) -> float:
     if not 0.0 < worst < math.inf:
         raise ValueError(f"the error that earns no points must be positive and finite, not {worst}")
     return 1000.0 * max(0.0, 1.0 - error / worst) ** 2
+
+
+def points_of(task: str, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The points of one of the ten tasks for many errors at once, by the same formula, without its checks."""
+    return np.asarray(1000.0 * np.maximum(0.0, 1.0 - errors / (2.0 * BASELINE_ERRORS[task])) ** 2, dtype=np.float64)
 
 
 def decathlon_score(errors: Mapping[str, float]) -> Score:
