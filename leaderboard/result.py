@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from leaderboard.faults import Fault
-from leaderboard.files import write_file
-from leaderboard.strict_json import parse
+from piggyback.shell.errors import Fault, ResultError
+from piggyback.shell.files import read_file, write_bytes
+from piggyback.shell.strict_json import parse_json
 
 SCHEMA_VERSION: Final = 2
 MAX_BYTES: Final = 16 << 20
@@ -43,20 +43,6 @@ BACKBONE_METHOD: Final = "backbone"
 _TOLERANCE: Final = 1e-6  # between a stored fraction and the same one from counts
 _NEW_IN_2: Final = ("label", "link", "note")
 _LINK: Final = re.compile(r"""https?://[A-Za-z0-9][^\s<>"'`\\{}|^]{0,500}""")
-
-
-class ResultError(ValueError):
-    """A result file is missing, damaged or impossible; the message is one line.
-
-    Attributes:
-        kind: a word for the kind of fault, as in `leaderboard.store.reading.Finding`.
-    """
-
-    for_user = True  # the console command prints the message, without a traceback
-
-    def __init__(self, message: str, *, kind: str = "schema") -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Counts(BaseModel):
@@ -205,8 +191,7 @@ def write_result(path: Path, result: Result) -> None:
     except ValueError as fault:
         raise ResultError(f"cannot write {path}: {fault}") from None
     parse_result(text.encode(), name=str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text.encode())
+    write_bytes(path, text.encode())
 
 
 def read_result(path: Path) -> Result:
@@ -216,12 +201,9 @@ def read_result(path: Path) -> Result:
         ResultError: with one line that names the file, the field and the fault.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as fault:
-        raise ResultError(f"cannot read {path}: {fault.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ResultError(f"{path} is larger than {MAX_BYTES >> 20} MiB and so is no result")
+        data = read_file(path, limit=MAX_BYTES)
+    except Fault as fault:
+        raise ResultError(str(fault)) from None
     return parse_result(data, name=str(path))
 
 
@@ -236,9 +218,9 @@ def parse_result(data: bytes, *, name: str) -> Result:
         ResultError: as `read_result`; its `kind` says which kind of fault.
     """
     try:
-        document = parse(data)
+        document = parse_json(data, name=name)
     except Fault as fault:
-        raise ResultError(f"{name} {fault}", kind=fault.kind) from None
+        raise ResultError(str(fault), kind=fault.kind) from None
     if not isinstance(document, dict):
         raise ResultError(f"{name} holds no JSON object, so it is no result")
     version = document.get("schema_version")

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
-from leaderboard.faults import Fault
-from leaderboard.files import read_file
 from leaderboard.store.candidates import LIMITS
 from leaderboard.store.confusion import read_confusion
 from leaderboard.store.reading import StoredResult
+from piggyback.shell.errors import Fault
+from piggyback.shell.files import read_file
 
 TITLES: Final = {
     "result.json": "the record itself",
@@ -172,10 +172,7 @@ def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore,
 
 
 def _read(folder: Path, name: str) -> bytes:
-    try:
-        return read_file(f"{folder}/{name}", limit=LIMITS[name])
-    except Fault as fault:
-        raise Fault(fault.kind, fault.message, file=name) from None
+    return read_file(f"{folder}/{name}", limit=LIMITS[name], follow=False, name=name)
 
 
 def _load(data: bytes, name: str) -> list[dict[str, Any]]:

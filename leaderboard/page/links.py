@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from leaderboard.result import ResultError
 from leaderboard.statistics.entries import Entry
 from leaderboard.store.reading import StoredResult
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
+from piggyback.shell.errors import ResultError
 
 METHOD: Final = "method"
 NUMBER: Final = "number"  # its hint is the task or metric

@@ -9,7 +9,6 @@ from typing import Final
 
 from leaderboard.boards.board import Board, Confusion
 from leaderboard.boards.installed import REPRODUCED
-from leaderboard.faults import Fault
 from leaderboard.page.charts import Chart, class_chart, score_chart
 from leaderboard.page.evidence import ClassScore, mean_class_scores, read_class_scores
 from leaderboard.page.links import Links, entry_name, make_links
@@ -21,6 +20,7 @@ from leaderboard.statistics.entries import Entry
 from leaderboard.store.reading import Finding, StoredResult
 from leaderboard.store.spreading import spread
 from leaderboard.tables.views import View
+from piggyback.shell.errors import Fault
 
 ASSETS: Final = ("page.css", "page.js", "icon.svg")
 HEADING: Final = "Reproduced?"

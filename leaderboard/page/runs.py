@@ -10,7 +10,6 @@ from typing import Final
 from markupsafe import Markup
 
 from leaderboard.boards.board import Metric
-from leaderboard.faults import Fault
 from leaderboard.page.curves import bar, layer_figure, layer_rows, training_curves
 from leaderboard.page.evidence import (
     ClassScore,
@@ -31,6 +30,7 @@ from leaderboard.statistics.entries import Entry, Value
 from leaderboard.store.reading import StoredResult
 from leaderboard.tables.view_builders import KINDS
 from leaderboard.tables.views import Kind
+from piggyback.shell.errors import Fault
 
 LONGEST_VALUE: Final = 600  # characters of a recipe's value
 

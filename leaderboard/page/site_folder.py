@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from leaderboard.files import sync_folder, write_file
-from leaderboard.result import ResultError
 from leaderboard.store.staging import SITE_MARKER
+from piggyback.shell.errors import ResultError
+from piggyback.shell.files import sync_folder, write_bytes
 
 MARK: Final = "piggyback-bench leaderboard, format 1\nMade by a program; built anew as a whole.\n"
 LEFT_OVER_S: Final = 3600.0
@@ -59,7 +59,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             made.mkdir(parents=True)
         except OSError as fault:
             raise ResultError(f"cannot make a folder beside {out}: {fault.strerror}") from None
-        write_file(made / SITE_MARKER, MARK.encode())
+        write_bytes(made / SITE_MARKER, MARK.encode())
         yield made
         if not _is_ours(made):  # some of it may be there again, from files written since
             raise ResultError(f"{made} was taken away while the site was made in it; build it again")

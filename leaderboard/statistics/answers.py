@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboard.boards.board import Answers, Board, Numbers
-from leaderboard.faults import Fault
-from leaderboard.files import read_file
 from leaderboard.statistics.entries import Entry, Value
 from leaderboard.statistics.uncertainty import Sample, percentile_interval, resample
 from leaderboard.store.folders import TRUTH
 from leaderboard.store.predictions import MAX_UNPACKED, read_predictions
 from leaderboard.store.reading import StoredResult
 from leaderboard.store.truth import Truth, TruthKey, read_truth, truth_name
-from leaderboard.strict_json import LARGEST
+from piggyback.shell.errors import Fault
+from piggyback.shell.files import read_file
+from piggyback.shell.strict_json import LARGEST
 
 PREDICTIONS: Final = Answers.file
 Right = NDArray[np.bool_]
@@ -72,7 +72,7 @@ class Judge:
             raise Fault("no-predictions", f"is of {result.split}, and predictions are of {answered.split} alone")
         truth = self.truth(board, task=result.task, split=result.split)
         try:
-            data = read_file(one.folder / PREDICTIONS, limit=MAX_UNPACKED)
+            data = read_file(one.folder / PREDICTIONS, limit=MAX_UNPACKED, follow=False)
             if result.fingerprints is None or hashlib.sha256(data).hexdigest() != result.fingerprints.predictions:
                 raise Fault("changed-predictions", "is not the file that the record names by its digest")
             predictions = read_predictions(data)

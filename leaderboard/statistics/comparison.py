@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboard.boards.board import Board, Confusion, Numbers
-from leaderboard.faults import Fault, shown
-from leaderboard.result import ResultError
 from leaderboard.statistics.answers import Judge, has_answers, runs_of
 from leaderboard.statistics.entries import Entry
 from leaderboard.statistics.labels import given_recipe
@@ -23,6 +21,7 @@ from leaderboard.statistics.uncertainty import (
     resample,
 )
 from leaderboard.store.reading import StoredResult
+from piggyback.shell.errors import Fault, ResultError, shown
 
 SAME: Final = "the very same results"
 LONGEST: Final = 300  # characters of a text in a message
@@ -193,7 +192,7 @@ def _read_answers(first: Entry, second: Entry, names: Sequence[str]) -> tuple[di
         try:
             answers[name] = _answers(ours, theirs, board=first.board, judge=judge)
         except Fault as fault:
-            reasons[name] = f"{fault.file} {fault}".strip()
+            reasons[name] = str(fault)
     return answers, reasons
 
 

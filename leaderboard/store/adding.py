@@ -7,14 +7,14 @@ from typing import Final
 
 from leaderboard.boards.board import Board
 from leaderboard.boards.installed import find_boards
-from leaderboard.faults import Fault, shown
-from leaderboard.result import Result, ResultError
+from leaderboard.result import Result
 from leaderboard.store.candidates import RECORD, Candidate, find_place
 from leaderboard.store.checks import check_candidate
 from leaderboard.store.folders import TRUTH, Survey, look_at_result, look_at_truth
 from leaderboard.store.reading import StoredResult, take
 from leaderboard.store.staging import TEST_RECORD, find_records, move_into_place, remove, stage
 from leaderboard.store.truth import Truths
+from piggyback.shell.errors import Fault, ResultError, shown
 
 SAME_IN_BOTH: Final = ("benchmark", "task", "task_version", "method", "recipe", "seed", "trained_on", "fingerprints")
 """Fields that are the same in a run's two records, of val and of test."""
@@ -78,7 +78,7 @@ def look(folder: Path, *, boards: Mapping[str, Board], truths: Truths, name: str
     """
     seen = Survey(root=folder.parent)
     look_at_result(seen, folder.name)
-    faults = [Fault(fault.kind, f"{place} {fault}") for place, fault in seen.faults]
+    faults = [Fault(fault.kind, f"{place} {fault.message}") for place, fault in seen.faults]
     try:
         if not faults:
             _, files = seen.results[0]

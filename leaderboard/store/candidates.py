@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from leaderboard.boards.board import Board
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file
 from leaderboard.result import Result
 from leaderboard.store.truth import Truths
+from piggyback.shell.errors import Fault, shown
+from piggyback.shell.files import read_file
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """The names that folders may have."""
@@ -104,7 +104,4 @@ class Candidate:
         Raises:
             Fault: it cannot be read, or is too large.
         """
-        try:
-            return read_file(f"{self.folder}/{name}", limit=LIMITS[name])
-        except Fault as fault:
-            raise Fault(fault.kind, fault.message, file=name) from None
+        return read_file(f"{self.folder}/{name}", limit=LIMITS[name], follow=False, name=name)

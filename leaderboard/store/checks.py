@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from leaderboard.boards.board import Confusion
-from leaderboard.faults import Fault, shown
 from leaderboard.store.candidates import Candidate, find_place
 from leaderboard.store.evidence import check_files
+from piggyback.shell.errors import Fault, shown
 
 LONGEST: Final = 1_000  # characters of a text
 _METRIC: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from leaderboard.faults import Fault, shown
-from leaderboard.strict_json import is_count, parse
+from piggyback.shell.errors import Fault, shown
+from piggyback.shell.strict_json import is_count, parse_json
 
 LONGEST_CLASS: Final = 100  # characters of a class's name
 
@@ -36,7 +36,7 @@ def read_confusion(data: bytes, *, classes: Sequence[str] | None) -> Matrix:
     Raises:
         Fault: of the JSON, or ``bad-confusion``.
     """
-    document = parse(data)
+    document = parse_json(data)
     if not isinstance(document, dict) or document.keys() != {"classes", "rows", "columns", "matrix"}:
         raise Fault("bad-confusion", "must be an object of exactly classes, rows, columns and matrix")
     named = document["classes"]

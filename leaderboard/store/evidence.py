@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, cast
 
-from leaderboard.faults import Fault, shown
 from leaderboard.store.candidates import Candidate
 from leaderboard.store.recounting import check_confusion, check_predictions
-from leaderboard.strict_json import is_count, is_number, parse
+from piggyback.shell.errors import Fault, shown
+from piggyback.shell.strict_json import is_count, is_number, parse_json
 
 MAX_EPOCHS: Final = 10_000
 MAX_LAYERS: Final = 10_000
@@ -37,7 +37,7 @@ def read_metrics(data: bytes) -> list[dict[str, float]]:
         raise Fault("bad-metrics", f"has {len(lines):,} lines; there must be one per epoch, at most {MAX_EPOCHS:,}")
     # One call for all lines is three times as fast as one for each.  Each line is an object of its own: it has braces
     # at its ends, there are as many objects as lines, and no object is inside another.
-    rows = parse(b"[" + b",".join(lines) + b"]")
+    rows = parse_json(b"[" + b",".join(lines) + b"]")
     whole = all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
     if not isinstance(rows, list) or len(rows) != len(lines) or not whole:
         raise Fault("bad-metrics", "must have one JSON object on each line, and nothing else")
@@ -76,7 +76,7 @@ def read_sparsity(data: bytes) -> list[tuple[str, float, int]]:
     Raises:
         Fault: of the JSON, or ``bad-sparsity``.
     """
-    document = parse(data)
+    document = parse_json(data)
     layers = document.get("layers") if isinstance(document, dict) and len(document) == 1 else None
     if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
         raise Fault("bad-sparsity", "must be an object of one list, layers")
@@ -136,7 +136,7 @@ def check_sheet(candidate: Candidate, data: bytes) -> Iterator[Fault]:
 
 def check_recipe(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     """The recipe that the run was started with is the record's."""
-    document, result = parse(data), candidate.result
+    document, result = parse_json(data), candidate.result
     if not isinstance(document, dict) or not isinstance(document.get("recipe"), dict):
         yield Fault("bad-recipe", "must be an object with the run's recipe")
         return

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from leaderboard.boards.board import Answers, Board
-from leaderboard.faults import Fault
 from leaderboard.store.candidates import LIMITS, NAME, RECORD
 from leaderboard.store.truth import Truth, TruthKey, find_key, read_truth
+from piggyback.shell.errors import Fault
 
 DEPTH: Final = 4  # benchmark, task, method, result
 STAGED: Final = ".staged"

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from leaderboard.boards.board import Board
 from leaderboard.boards.installed import find_boards
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file
-from leaderboard.result import Result, ResultError, parse_result
+from leaderboard.result import Result, parse_result
 from leaderboard.store.candidates import LIMITS, RECORD, Candidate
 from leaderboard.store.checks import check_candidate
 from leaderboard.store.folders import survey
 from leaderboard.store.spreading import spread
 from leaderboard.store.truth import Truths
+from piggyback.shell.errors import Fault, ResultError, shown
+from piggyback.shell.files import read_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +127,10 @@ def take(folder: Path, *, place: str, files: tuple[str, ...], boards: Mapping[st
         Fault: it cannot be read or is none.
     """
     try:
-        data = read_file(f"{folder}/{RECORD}", limit=LIMITS[RECORD])
+        data = read_file(f"{folder}/{RECORD}", limit=LIMITS[RECORD], follow=False, name=RECORD)
         result = parse_result(data, name=RECORD)
     except ResultError as fault:
         raise Fault(fault.kind, str(fault), file=RECORD) from None
-    except Fault as fault:
-        raise Fault(fault.kind, fault.message, file=RECORD) from None
     board = boards.get(result.benchmark)
     return Candidate(folder=folder, place=place, data=data, result=result, files=files, board=board, truths=truths)
 

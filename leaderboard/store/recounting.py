@@ -8,11 +8,11 @@ from typing import Final, cast
 import numpy as np
 
 from leaderboard.boards.board import Answers, Board, Confusion, PictureIds
-from leaderboard.faults import Fault, shown
 from leaderboard.store.candidates import Candidate
 from leaderboard.store.confusion import read_confusion, score_confusion
 from leaderboard.store.predictions import Predictions, count_right, read_predictions
 from leaderboard.store.truth import Ids, Truth
+from piggyback.shell.errors import Fault, shown
 
 _ROUNDING: Final = 1e-9
 

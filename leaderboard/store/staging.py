@@ -7,11 +7,10 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file, sync_folder
-from leaderboard.result import ResultError
 from leaderboard.store.candidates import EVIDENCE, LIMITS, RECORD
 from leaderboard.store.folders import STAGED
+from piggyback.shell.errors import Fault, ResultError, shown
+from piggyback.shell.files import read_file, sync_folder
 
 TEST_RECORD: Final = "test-result.json"
 LOG: Final = "log.txt"
@@ -107,9 +106,9 @@ def stage(store: Path, run_folder: Path, *, record: str, log: Path | None) -> Pa
 
 def _read(path: Path, *, limit: int) -> bytes:
     try:
-        return read_file(path, limit=limit)
+        return read_file(path, limit=limit, follow=False, name=shown(path))
     except Fault as fault:
-        raise ResultError(f"{shown(path)} {fault}", kind=fault.kind) from None
+        raise ResultError(str(fault), kind=fault.kind) from None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -5,9 +5,7 @@ They come from the store's owner, who puts them into ``STORE/truth``, or from a 
 """
 
 import io
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,20 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboard.boards.board import Answers, Board
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file
-from leaderboard.result import ResultError
-from leaderboard.strict_json import LARGEST, is_count, parse
+from piggyback.shell.errors import Fault, ResultError, reading, shown
+from piggyback.shell.files import read_file
+from piggyback.shell.strict_json import LARGEST, is_count, parse_json
 
 MAX_BYTES: Final = 64 << 20  # the largest official file that we know has 10 MB, of 48,238 pictures
 MAX_VALUES: Final = 4_000_000
 SUFFIX: Final = "_test.json"
-
-# What zipfile raises on damaged archives, as found by flipping bytes.
-ZIP_FAULTS: Final = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
-)
 
 Ids = NDArray[np.int64]
 
@@ -118,7 +109,7 @@ def read_truth(path: Path, *, board: Board, task: str, split: str) -> Truth:
     Raises:
         Fault: it is no such file.
     """
-    document = parse(read_file(path, limit=MAX_BYTES), values=MAX_VALUES)
+    document = parse_json(read_file(path, limit=MAX_BYTES, follow=False, name=""), values=MAX_VALUES)
     if not isinstance(document, dict) or document.keys() != {"ids", "labels"}:
         raise Fault("bad-truth", "must be an object of exactly two lists, ids and labels")
     return make_truth(document["ids"], document["labels"], board=board, task=task, split=split)
@@ -153,7 +144,7 @@ def read_labels(path: Path, *, boards: Iterable[Board]) -> Truths:
         try:
             found[key] = _parse_annotations(data, board=owners[task], task=task)
         except Fault as fault:
-            raise ResultError(f"{place} {fault}", kind=fault.kind) from None
+            raise ResultError(f"{place} {fault.message}", kind=fault.kind) from None
     if not found:
         raise ResultError(f"{shown(path)} holds no labels: no file there is called <task>{SUFFIX}, as dtd{SUFFIX}")
     return found
@@ -161,7 +152,7 @@ def read_labels(path: Path, *, boards: Iterable[Board]) -> Truths:
 
 def _parse_annotations(data: bytes, *, board: Board, task: str) -> Truth:
     """Read an annotation file: images, one annotation for each, categories (cocodataset.org, "data format")."""
-    document = parse(data, values=MAX_VALUES)
+    document = parse_json(data, values=MAX_VALUES)
     if not isinstance(document, dict) or "annotations" not in document:
         raise Fault("bad-truth", "has no annotations; give the organisers' files of labels, such as labels_test.zip")
     images = _column(document, "images", "id")
@@ -186,27 +177,23 @@ def _column(document: Mapping[str, Any], table: str, key: str) -> list[int]:
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
     for file in sorted(path.glob(f"[!.]*{SUFFIX}")):
         try:
-            yield file.name, read_file(file.resolve(), limit=MAX_BYTES)  # the user's own folder: links are fine
+            yield file.name, read_file(file, limit=MAX_BYTES, name=shown(file))
         except Fault as fault:
-            raise ResultError(f"{shown(file)} {fault}", kind=fault.kind) from None
+            raise ResultError(str(fault), kind=fault.kind) from None
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    place = shown(path)
     try:
-        data = read_file(path.resolve(), limit=MAX_BYTES)
-    except Fault as fault:
-        raise ResultError(f"{shown(path)} {fault}", kind=fault.kind) from None
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        data = io.BytesIO(read_file(path, limit=MAX_BYTES, name=place))
+        with reading(place, what="zip of labels", advice="get it again"), zipfile.ZipFile(data) as archive:
             for member in archive.infolist():
                 name = PurePosixPath(member.filename).name
                 if not name.endswith(SUFFIX) or name.startswith("."):
                     continue
                 if member.file_size > MAX_BYTES:  # read() stops there, whatever the zip says
-                    raise ResultError(f"{shown(path)}: {shown(name)} unpacks to more than {MAX_BYTES >> 20} MiB")
+                    raise ResultError(f"{place}: {shown(name)} unpacks to more than {MAX_BYTES >> 20} MiB")
                 with archive.open(member) as file:
                     yield name, file.read(MAX_BYTES)
-    except ResultError:
-        raise
-    except ZIP_FAULTS:
-        raise ResultError(f"{shown(path)} is no zip of labels, or a damaged one; get it again") from None
+    except Fault as fault:
+        raise ResultError(str(fault), kind=fault.kind) from None

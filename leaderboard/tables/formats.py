@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from leaderboard import reports
 from leaderboard.statistics.entries import Entry
 from leaderboard.tables.escaping import csv_field, latex, markdown, visible
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
+from piggyback.shell import console
 
 NUMERIC: Final[frozenset[Kind]] = frozenset({"percent", "number", "points", "ratio", "count"})
 ONE_SEED: Final = "*"
@@ -86,13 +86,13 @@ def show_table(view: View) -> None:
     """Print a view, with its notes."""
     columns = used_columns(view)
     if not view.rows:
-        reports.say(f"{visible(view.title)}: nothing to show")
+        console.say(f"{visible(view.title)}: nothing to show")
     else:
         numeric = {place for place, column in enumerate(columns) if column.kind in NUMERIC}
         lines = list(_lines(view, columns, visible, empty="-"))
-        reports.table(view.title, *(visible(column.title) for column in columns), rows=lines, numeric=numeric)
+        console.table(view.title, *(visible(column.title) for column in columns), rows=lines, numeric=numeric)
     for note in view.notes:
-        reports.say(visible(note, longest=LONGEST_NOTE))
+        console.say(visible(note, longest=LONGEST_NOTE))
 
 
 def to_markdown(view: View) -> str:
@@ -220,10 +220,10 @@ def print_view(view: View, *, format: str) -> None:
         case "table":
             show_table(view)
         case "json":
-            reports.print_json(to_json(view))
+            console.print_json(to_json(view))
         case "md":
-            reports.write(to_markdown(view))
+            console.write(to_markdown(view))
         case "csv":
-            reports.write(to_csv(view))
+            console.write(to_csv(view))
         case _:
-            reports.write(to_latex(view))
+            console.write(to_latex(view))

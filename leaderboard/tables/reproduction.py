@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from leaderboard.faults import shown as plain
-from leaderboard.result import ResultError
 from leaderboard.statistics.entries import Entry, Protocol, Value
 from leaderboard.statistics.ranking import can_be_ranked
 from leaderboard.tables.view_builders import KINDS, SCORE, Shown, every, left_out_notes, sources, value_cell
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
+from piggyback.shell.errors import ResultError
+from piggyback.shell.errors import shown as plain
 
 POINT: Final = 0.01
 """One percentage point, as a fraction."""

@@ -1,10 +1,8 @@
 """``piggyback leaderboard build``: a store's results and published ones as a static page."""
 
 from leaderboard.boards.plain import boards_for
-from leaderboard.faults import shown
 from leaderboard.page.page import Built, build_page
 from leaderboard.page.site_folder import check_target
-from leaderboard.reports import print_json, say
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.answers import with_intervals
 from leaderboard.store.reading import read_store
@@ -15,6 +13,8 @@ from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import BuildOptions
 from leaderboard.verbs.showing import count_left_out, held_backbones
 from leaderboard.verbs.storing import Added, add_runs, show_added
+from piggyback.shell.console import print_json, say
+from piggyback.shell.errors import shown
 
 
 def run_build(options: BuildOptions) -> int:

@@ -5,8 +5,6 @@ from typing import Any, Final
 
 from leaderboard.boards.board import Board
 from leaderboard.boards.plain import boards_for
-from leaderboard.faults import shown
-from leaderboard.reports import print_json, say, table
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.comparison import Comparison, Difference, Line, compare, find_pairs
 from leaderboard.store.reading import read_store
@@ -17,7 +15,8 @@ from leaderboard.tables.views import Kind
 from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import CompareOptions
 from leaderboard.verbs.showing import count_left_out
-from piggyback.shell.errors import UnknownName
+from piggyback.shell.console import print_json, say, table
+from piggyback.shell.errors import UnknownName, shown
 
 _NUMBERS: Final = 8  # columns before the reasons
 

@@ -7,8 +7,6 @@ from typing import Final
 from leaderboard.boards.board import Board
 from leaderboard.boards.installed import REPRODUCED
 from leaderboard.boards.plain import boards_for
-from leaderboard.faults import shown
-from leaderboard.result import ResultError
 from leaderboard.statistics.aggregation import is_shown, make_entries
 from leaderboard.statistics.answers import with_intervals
 from leaderboard.statistics.entries import Entry
@@ -19,7 +17,7 @@ from leaderboard.tables.view_builders import board_view, points_view
 from leaderboard.tables.views import View
 from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import ShowOptions
-from piggyback.shell.errors import UnknownName
+from piggyback.shell.errors import ResultError, UnknownName, shown
 
 _DEPTH: Final = 4  # folders from the store down to a result
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leaderboard.boards.installed import find_boards
-from leaderboard.faults import shown
-from leaderboard.reports import print_json, say
-from leaderboard.result import ResultError
 from leaderboard.store.adding import put_run
 from leaderboard.store.reading import read_store
 from leaderboard.store.staging import find_log, find_runs
 from leaderboard.store.truth import read_labels
 from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import AddOptions, CheckOptions
+from piggyback.shell.console import print_json, say
+from piggyback.shell.errors import ResultError, shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ imported when the verb runs, so that no ``--help`` ever loads torch.
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points, version
@@ -63,8 +63,7 @@ def find_commands() -> list[Command]:
     """Find the verbs of all installed packages, in the order of their names."""
     found: list[Command] = []
     for point in entry_points(group="piggyback.commands"):
-        offered = cast(tuple[Command | Mapping[str, Any], ...], point.load())
-        found.extend(one if isinstance(one, Command) else Command(**one) for one in offered)
+        found.extend(cast(tuple[Command, ...], point.load()))
     return sorted(found, key=lambda command: command.name)
 
 

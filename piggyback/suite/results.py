@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from leaderboard.result import Result, ResultError, read_result
-from piggyback.shell.errors import BadInput, one_line
+from leaderboard.result import Result, read_result
+from piggyback.shell.errors import BadInput, ResultError, one_line
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.training.run_folder import RunFolder
 

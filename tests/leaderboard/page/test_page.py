@@ -17,10 +17,10 @@ from leaderboard.page.evidence import TITLES
 from leaderboard.page.links import safe_link
 from leaderboard.page.page import Built, build_page
 from leaderboard.page.templating import POLICY, visible
-from leaderboard.result import ResultError
 from leaderboard.store.staging import SITE_MARKER
 from leaderboard.verbs.building import run_build
 from leaderboard.verbs.options import BuildOptions
+from piggyback.shell.errors import ResultError
 
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from leaderboard.page.site_folder import LEFT_OVER_S, new_folder
-from leaderboard.result import ResultError
 from leaderboard.store.staging import SITE_MARKER as MARKER
+from piggyback.shell.errors import ResultError
 
 KEY = "0123456789abcdef" * 2
 

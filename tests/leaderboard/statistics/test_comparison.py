@@ -12,12 +12,12 @@ import pytest
 from decathlon.board import BOARD
 from decathlon.challenge.points import BASELINE_ERRORS
 from leaderboard.boards.board import PictureIds
-from leaderboard.result import ResultError
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.answers import Judge, with_intervals
 from leaderboard.statistics.comparison import SAME, Comparison, compare, find_pairs
 from leaderboard.statistics.entries import Entry
 from leaderboard.store.reading import StoredResult
+from piggyback.shell.errors import ResultError
 
 Maker = Callable[..., StoredResult]
 N = 40

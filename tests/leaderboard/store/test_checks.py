@@ -12,12 +12,12 @@ from healthy_store import CATEGORIES, LABELS, TEST, decathlon, healthy, put, sea
 from planted_faults import PLANTED, Planted
 
 from decathlon.board import BOARD
-from leaderboard.result import ResultError
 from leaderboard.store.confusion import score_confusion
 from leaderboard.store.reading import read_store
 from leaderboard.store.truth import read_labels
 from leaderboard.verbs.options import CheckOptions
 from leaderboard.verbs.storing import run_check
+from piggyback.shell.errors import ResultError
 from segmentation.metric.confusion import score
 
 
@@ -171,7 +171,7 @@ def test_labels_that_are_none(tmp_path: Path, name: str, content: bytes, message
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match=message):
         read_labels(tmp_path, boards=[BOARD])
-    with pytest.raises(ResultError, match="is no zip of labels"):
+    with pytest.raises(ResultError, match="is damaged or no zip of labels"):
         read_labels(tmp_path / name, boards=[BOARD])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboard.result import ResultError, parse_result
+from leaderboard.result import parse_result
 from leaderboard.store import staging
 from leaderboard.store.adding import add_run
 from leaderboard.store.candidates import attempt_key, run_key
@@ -21,6 +21,7 @@ from leaderboard.store.staging import find_runs, plain
 from leaderboard.verbs.building import run_build
 from leaderboard.verbs.options import AddOptions, BuildOptions, CheckOptions
 from leaderboard.verbs.storing import run_add, run_check
+from piggyback.shell.errors import ResultError
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "result-v1.json"
 PICTURES = (*range(40100001, 40100011), *range(40200011, 40200031))
