@@ -96,10 +96,12 @@ def parse_array(data: bytes, *, form: Form, name: str = "") -> NDArray[Any]:
     there, stated = len(data) - header.end(), dtype.itemsize * math.prod(shape)
     if there != stated:
         raise Fault("bad-array", f"has {there:,} bytes of values, where its shape needs {stated:,}", file=name)
-    with reading(name, what=f"array of {form}"):
+    try:
         if form.dtype is None:
             data[header.end() :].decode("utf-32-le")  # numpy would only find out later what is no character
         return np.ndarray(shape, dtype=dtype, buffer=data, offset=header.end())
+    except ValueError as fault:  # no character, or lengths whose product is beyond what numpy counts
+        raise Fault("bad-array", f"is damaged, or no {form}: {fault}", file=name) from None
 
 
 def _dtype(descr: str, *, form: Form) -> np.dtype[Any] | None:

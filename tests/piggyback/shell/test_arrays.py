@@ -99,7 +99,7 @@ def test_damage_is_one_message(data: bytes) -> None:
 
 def test_a_text_of_no_characters_is_refused() -> None:
     data = saved(np.array("ab"))
-    with pytest.raises(Fault, match="is damaged or no array of one text"):
+    with pytest.raises(Fault, match="is damaged, or no one text"):
         parse_array(data[:-4] + b"\xff\xff\xff\x7f", form=TEXT)
 
 
