@@ -14,14 +14,14 @@ from leaderboard.boards.installed import GROUP, find_boards
 from leaderboard.commands import COMMANDS
 from leaderboard.store.reading import read_store
 from leaderboard.verbs.storing import add_runs
-from piggyback.shell.cli import Command, load, parse
+from piggyback.shell.cli import load, parse
 from piggyback.shell.errors import UnknownName
 
 Verb = Callable[..., Any]
 
 
 def run(verb: str, *words: object) -> int:
-    command = next(Command(**one) for one in COMMANDS if one["name"] == f"leaderboard {verb}")
+    command = next(one for one in COMMANDS if one.name == f"leaderboard {verb}")
     return int(load(command.target)(parse(command, [str(word) for word in words])))
 
 
@@ -179,7 +179,7 @@ def test_of_a_metric_that_says_nothing_there_are_no_ranks(tmp_path: Path, answer
         ({"predictions": predictions("one", answer())}, {}, ""),
         ({"predictions": predictions("two", answer())}, {}, "are of two, the record is of one"),
         ({"predictions": predictions("one", answer(), ids=(7,) * 10)}, {}, "has the picture 7 twice"),
-        ({"predictions": b"PK"}, {}, "is no predictions file"),
+        ({"predictions": b"PK"}, {}, "it must be a zip of the arrays"),
         ({"confusion": confusion([5, 1], [1, 3])}, {}, ""),
         ({"confusion": confusion([5, 1], [1, 2])}, {}, "has 7 of 9 pixels right when counted again"),
         ({"confusion": confusion([5, 1], [1, 3])}, {"metrics": {"mean_iou": 0.5}}, "gives mean_iou"),
