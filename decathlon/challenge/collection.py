@@ -21,7 +21,7 @@ from decathlon.tasks import BACKBONE_TASK, TASKS
 from leaderboard.result import BACKBONE_METHOD
 from piggyback.methods.registry import named_method
 from piggyback.shell import console
-from piggyback.shell.errors import BadInput, ResultError
+from piggyback.shell.errors import BadInput
 from piggyback.shell.files import write_json
 from piggyback.shell.strict_json import read_json
 from piggyback.suite import results
