@@ -35,6 +35,7 @@ _REMEDY: Final = "label maps are PNGs of palette indices (mode P), or of 8-bit g
 _ALLOWED: Final = np.isin(np.arange(256), [*range(len(CLASSES)), VOID])
 _COLOURS: Final = {PALETTE[3 * label : 3 * label + 3]: label for label in (*range(len(CLASSES)), VOID)}
 _BLACK: Final = bytes(3)
+_SWAPPED: Final = np.frombuffer(PALETTE, np.uint8).reshape(256, 3)[:, ::-1].tobytes()  # blue first, as OpenCV has it
 
 
 def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -173,6 +174,8 @@ def _check_palette(palette: bytes, used: list[int], *, depth: int, name: str) ->
             f"{name} has the index {bare[0]}, but only {len(palette) // 3} colours and {depth} bits per pixel: "
             "the program that wrote it cut its labels; write it with 256 colours"
         )
+    if len(palette) >= 3 * len(CLASSES) and _SWAPPED.startswith(palette):
+        return
     moved = [label for label, colour in colours.items() if _COLOURS.get(colour, label) != label]
     renumbered = all(colour in _COLOURS for colour in colours.values())
     # Black alone proves nothing: it also fills palettes that nobody set.
