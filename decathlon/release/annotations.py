@@ -1,9 +1,9 @@
 """The release's annotation files, read strictly into arrays.
 
 Each task has ``<task>_train.json``, ``<task>_val.json`` and ``<task>_test_stripped.json`` in COCO's form.
-They are read here and not through pycocotools: that library builds an index of Python objects, keeps the
-last of two entries with one id, takes any type for an id and prints while it works.  Here a file is either
-exactly what it must be or refused with the place of its first fault, and 1.2 million entries become arrays.
+They are not read through pycocotools: that library builds an index of Python objects, keeps the last of two entries
+with one id, takes any type for an id and prints while it works.  Here a file is either exactly what it must be or
+refused with the place of its first fault, and 1.2 million entries become arrays.
 
 A label comes from the JSON only.  The number of a class folder is *not* the category: the release numbers
 folders in one order of names and categories in another (20 of 100 classes differ in aircraft).
@@ -36,8 +36,6 @@ class Annotations:
     """One split of one task; n pictures in the order of the file.
 
     Attributes:
-        task: the task's name.
-        split: train, val or test.
         image_ids: int64 (n), all different.
         labels: int32 (n), places of the categories in ascending order of their ids; -1 throughout test.
         widths, heights: int32 (n), pixels.
@@ -61,12 +59,12 @@ class Annotations:
 
     @property
     def classes(self) -> int:
-        """The number of categories the file declares."""
+        """The number of categories that the file declares."""
         return len(self.category_names)
 
 
 def annotation_file(task: str, split: Split) -> str:
-    """The official name of a split's file: test comes without its labels."""
+    """The official name of a split's file; that of test comes without its labels."""
     return f"{task}_{'test_stripped' if split == 'test' else split}.json"
 
 
@@ -75,7 +73,7 @@ def parse_annotations(data: bytes, *, task: str, split: Split, name: str) -> Ann
 
     Args:
         data: the file's bytes, untrusted.
-        task: the task it must be of: ids and paths are checked against it.
+        task: that it must be of; ids and paths are checked against it.
         split: for test, labels are not looked at even when the file has them.
         name: of the file, for messages.
 
@@ -120,7 +118,7 @@ def read_annotations(path: Path, *, task: str, split: Split) -> Annotations:
 
 
 def check_together(splits: Mapping[Split, Annotations]) -> None:
-    """Check what only shows across a task's splits.
+    """Check a task's splits against one another.
 
     Raises:
         BadInput: two splits declare different categories, or share an image id or a file.
@@ -154,7 +152,7 @@ def is_official(splits: Mapping[Split, Annotations]) -> bool:
 
 
 def folder_mismatches(train: Annotations) -> int:
-    """How many classes have a train picture in a folder whose number is not the category's place from 1 on."""
+    """The number of classes with a train picture in a folder whose number is not the category's place, from 1 on."""
     numbers = np.array([_folder_number(name) for name in train.file_names])
     differ = (numbers >= 0) & (numbers != train.labels + 1)
     return len(np.unique(train.labels[differ]))
@@ -173,7 +171,7 @@ def _rows(document: dict[str, Any], key: str, *, name: str) -> list[Any]:
 
 
 def _column(rows: Sequence[Any], key: str, kind: type, *, name: str) -> list[Any]:
-    """The values under `key`, each of exactly the type `kind`: a bool is no int here."""
+    """The values under `key`; the type of each is exactly `kind`, so a bool is no int."""
     try:
         values = [row[key] for row in rows]
     except (KeyError, TypeError, IndexError):
@@ -198,7 +196,7 @@ def _refuse_twice(ids: NDArray[np.int64], *, what: str, name: str) -> None:
     ordered = np.sort(ids)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):
-        raise BadInput(f"{name}: {what} {twice[0]} stands there twice")
+        raise BadInput(f"{name}: {what} {twice[0]} is there twice")
 
 
 def _categories(rows: Sequence[Any], *, task: Task, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -221,7 +219,7 @@ def _labels(
     task: Task,
     name: str,
 ) -> NDArray[np.int32]:
-    """The label of each picture, where every picture has exactly one annotation."""
+    """The label of each picture; every picture must have exactly one annotation."""
     where = f"annotations of {name}"
     annotated = _integers(rows, "image_id", bounds=task.category_ids, name=where)
     categories = _integers(rows, "category_id", bounds=task.category_ids, name=where)

@@ -1,4 +1,4 @@
-"""Channel statistics: the organisers' table, their pickle, or measured on a task's own train part."""
+"""Channel statistics: from the organisers' table, from their pickle, or measured on a task's own train part."""
 
 import io
 import math
@@ -27,7 +27,7 @@ class Statistics:
 
 
 def official_statistics(task: str) -> Statistics:
-    """The organisers' statistics of a task, from the built-in table.
+    """The organisers' statistics of a task, from the table in `decathlon.tasks`.
 
     Raises:
         UnknownName: there is no such task.
@@ -37,7 +37,7 @@ def official_statistics(task: str) -> Statistics:
 
 
 def measure_statistics(split: PackedSplit) -> Statistics:
-    """Mean and standard deviation over every pixel of a split, exact: sums of bytes are integers."""
+    """Mean and standard deviation over every pixel of a split; exact, as sums of bytes are integers."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for part in split.parts:
         pixels = part.pixels.reshape(-1, 3)
@@ -57,10 +57,10 @@ def measure_statistics(split: PackedSplit) -> Statistics:
 
 
 def read_statistics(path: Path) -> dict[str, Statistics]:
-    """The organisers' ``decathlon_mean_std.pickle``: statistics by task, foreign tasks included.
+    """The organisers' ``decathlon_mean_std.pickle``: statistics by task, also of tasks that are none of the ten.
 
-    A pickle can run any code when loaded as pickles are.  Here nothing of Python or numpy is given to it:
-    the four names it needs are stand-ins that only keep what they get, any other is refused.
+    Loading a pickle can run any code.  This one gets nothing of Python or numpy: the four names that it needs are
+    stand-ins that only keep what they get, and any other name is refused.
 
     Raises:
         BadInput: the file is missing, no such pickle, or asks for anything else.
@@ -96,7 +96,7 @@ def read_statistics(path: Path) -> dict[str, Statistics]:
 
 
 class _Kind:
-    """Stands for ``numpy.dtype`` and keeps its arguments."""
+    """A stand-in for ``numpy.dtype`` that keeps its arguments."""
 
     def __init__(self, *arguments: object) -> None:
         self.name = arguments[0] if arguments else None
@@ -107,7 +107,7 @@ class _Kind:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray`` and keeps shape, kind and bytes."""
+    """A stand-in for ``numpy.ndarray`` that keeps shape, kind and bytes."""
 
     def __init__(self) -> None:
         self.state: tuple[Any, ...] = ()
@@ -117,7 +117,7 @@ class _Array:
 
 
 def _reconstruct(*_: object) -> _Array:
-    """Stands for numpy's function that makes the empty array which the pickle then fills."""
+    """A stand-in for numpy's function that makes the empty array which the pickle then fills."""
     return _Array()
 
 
@@ -130,7 +130,7 @@ STAND_INS: Final[dict[tuple[str, str], Any]] = {
 
 
 class _Restricted(pickle.Unpickler):
-    """Knows the stand-ins and no other name; the base class leaves exactly this to its heirs."""
+    """An unpickler that knows the stand-ins and no other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def run(options: "FetchOptions") -> int:
-    """Do what the command line asks; 1 where an archive that was asked for is not there in the end."""
+    """``piggyback decathlon fetch``; 1 where an archive that was asked for is missing in the end."""
     return fetch_and_report(options.out, archives=ARCHIVES, names=options.archives, url=options.url, json=options.json)

@@ -1,4 +1,4 @@
-"""Labels of the test parts, as the organisers published them, read as untrusted input."""
+"""Labels of the test parts, as the organisers published them in 2020; read as untrusted input."""
 
 import hashlib
 import io
@@ -27,9 +27,8 @@ class TaskLabels:
     """The labels of one task's test part.
 
     Attributes:
-        task: its name.
         labels: category id by image id.
-        category_ids: those that the task has, whether or not a test picture shows them.
+        category_ids: all of the task, also those that no test picture shows.
         official: whether count, first id, class names and labels all agree with the official release.
     """
 
@@ -44,7 +43,7 @@ class Labels:
     """The labels of some or all tasks' test parts.
 
     Attributes:
-        source: the folder or zip they come from, for messages.
+        source: the folder or zip that they come from, for messages.
         tasks: by name, in the order of the names.
     """
 
@@ -60,11 +59,11 @@ class Labels:
 def read_labels(path: Path) -> Labels:
     """Read test labels from a folder of ``<task>_test.json`` files or from a zip of them.
 
-    Files of other names are passed over; a task without a file is simply not there.
+    Files of other names are passed over; a task may lack its file.
 
     Raises:
         BadInput: there are no labels, or a file is damaged, too large or contradicts itself.
-        UnknownName: a ``*_test.json`` is named after no task.
+        UnknownName: a ``*_test.json`` has the name of no task.
     """
     found: dict[str, TaskLabels] = {}
     for file_name, data in _folder_files(path) if path.is_dir() else _zip_files(path):
@@ -78,7 +77,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def parse_labels(data: bytes, *, task: Task, name: str) -> TaskLabels:
-    """Check and take in one ``<task>_test.json``.
+    """Read one ``<task>_test.json``.
 
     Args:
         data: its bytes.
@@ -117,7 +116,7 @@ def parse_labels(data: bytes, *, task: Task, name: str) -> TaskLabels:
 
 
 def task_of(number: int) -> Task | None:
-    """The task whose range of ids a picture's or category's id falls into, or None."""
+    """The task whose range a picture's or category's id lies in, or None."""
     return next((task for task in TASKS.values() if number in task.category_ids), None)
 
 
@@ -135,7 +134,7 @@ def zip_members(data: bytes, *, name: str) -> list[zipfile.ZipInfo]:
 
 
 def read_member(data: bytes, member: zipfile.ZipInfo, *, name: str) -> bytes:
-    """One member of an untrusted zip, of at most `MAX_BYTES` whatever the zip says about it.
+    """One member of an untrusted zip; at most `MAX_BYTES` are unpacked, whatever the zip states.
 
     Raises:
         BadInput: it is encrypted, damaged, too large or packed in another way than stored or deflated.
@@ -153,7 +152,7 @@ def read_member(data: bytes, member: zipfile.ZipInfo, *, name: str) -> bytes:
             unpacked = file.read(MAX_BYTES + 1)
     except _ZIP_FAULTS:
         raise BadInput(f"{inside} is damaged; make the zip again") from None
-    if len(unpacked) > MAX_BYTES:  # the zip's own word about the size is not believed
+    if len(unpacked) > MAX_BYTES:  # the size that the zip states may be wrong
         raise too_large
     return unpacked
 
@@ -218,7 +217,7 @@ def _is_official(task: Task, *, names: Mapping[int, str], labels: Mapping[int, i
 
 
 def find_labels(data: Path) -> Path:
-    """Where `prepare` put the test labels that it found in its source.
+    """The place of the test labels that `prepare` found in its source.
 
     Raises:
         BadInput: there are none.

@@ -24,7 +24,6 @@ class Manifest:
     """What ``task.json`` says.
 
     Attributes:
-        task: name.
         category_ids, category_names: in the order of the labels.
         counts: pictures of each split.
         official: counts, id ranges and class names are those of the official release.

@@ -77,7 +77,7 @@ class TaskReport(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareReport:
-    """What `prepare` found: one report per task with anything to it, and the names of those without."""
+    """What `prepare` found: one report per task that the source has a part of, and the names of the others."""
 
     tasks: tuple[TaskReport, ...]
     absent: tuple[str, ...]
@@ -93,7 +93,7 @@ class PrepareReport:
 
 
 def run(options: "PrepareOptions") -> int:
-    """Do what the command line asks; 1 where a task has problems."""
+    """``piggyback decathlon prepare``; 1 where a task has problems."""
     report = prepare(options.source, options.out, tasks=options.tasks or None)
     if options.json:
         print_json(report.as_json())
@@ -111,7 +111,7 @@ def prepare(source: Path, out: Path, *, tasks: Sequence[str] | None = None) -> P
         tasks: only these; one that is asked for and not there is a problem.
 
     Raises:
-        BadInput: `source` is no folder, has nothing of the decathlon, or `out` cannot be written.
+        BadInput: `source` is no folder, holds no part of the decathlon, or `out` cannot be written.
         UnknownName: no task is called so.
     """
     names = tuple(find_task(name).name for name in dict.fromkeys(tasks)) if tasks else tuple(TASKS)
@@ -132,14 +132,14 @@ def prepare(source: Path, out: Path, *, tasks: Sequence[str] | None = None) -> P
         raise BadInput(f"{one_line(source)} has pictures but no annotations: put {DEVKIT} there too")
     if not reports:
         raise BadInput(
-            f"{one_line(source)} has nothing of the decathlon: expected annotations/<task>_train.json with "
+            f"{one_line(source)} holds no part of the decathlon: expected annotations/<task>_train.json with "
             "data/<task>/ or <task>.tar, or the official archives; `piggyback decathlon fetch` gets those"
         )
     return PrepareReport(tasks=tuple(reports), absent=tuple(absent))
 
 
 def prepare_task(source: Source, out: Path, task: str) -> TaskReport | None:
-    """Check and pack one task; None where the source has nothing of it."""
+    """Check and pack one task; None where the source holds no part of it."""
     try:
         raw = {split: found for split in SPLITS if (found := source.annotations(task, split)) is not None}
     except BadInput as fault:

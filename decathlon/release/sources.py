@@ -1,14 +1,10 @@
 """Where a folder keeps annotations and pictures: unpacked, in inner tars or in the official archives.
 
-Nothing is extracted.  An archive is read as a stream and its members are matched by name with the pictures
-that the annotations ask for, so no name in it can reach the disk; links, devices and names that leave the
-archive are refused and reported.
-
     source/annotations/<task>_train.json ...           or  decathlon-1.0-devkit.tar.gz
     source/data/<task>/train/0001/000001.jpg ...       or  source/[data/]<task>.tar
                                                        or  decathlon-1.0-data.tar.gz, decathlon-1.0-data-imagenet.tar
 
-Every one of these may also stand below ``source/decathlon-1.0/`` or ``source/decathlon-1.0-data/``.
+Each of these may also lie below ``source/decathlon-1.0/`` or ``source/decathlon-1.0-data/``.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -46,7 +42,7 @@ PREFIXES: Final = ("", "data/", "decathlon-1.0/data/", "decathlon-1.0-data/")
 
 @dataclass(frozen=True)
 class RawAnnotations:
-    """One annotation file: its bytes, and where they were, for messages."""
+    """One annotation file: its bytes, and its place, for messages."""
 
     name: str
     data: bytes
@@ -97,16 +93,16 @@ class Source:
         return [path for path in found if path.is_file()]
 
     def outer_archives(self, task: str) -> list[Path]:
-        """The official archive that ought to hold the task's pictures; it is not opened to see."""
+        """The official archive that should hold the task's pictures; it is not opened."""
         path = self.folder / (IMAGENET if task == BACKBONE_TASK else DATA)
         return [path] if path.is_file() else []
 
     def places(self, task: str) -> list[Path]:
-        """Every place to look for the task's pictures, in the order of looking."""
+        """All places of the task's pictures, in the order in which they are searched."""
         return [*self.trees(task), *self.inner_tars(task), *self.outer_archives(task)]
 
     def pictures(self, task: str, *, wanted: Collection[str], refuse: Refuse) -> Iterator[tuple[str, bytes]]:
-        """Yield name and bytes of each wanted picture that is there, once, in the order found.
+        """Name and bytes of each wanted picture that is there, once, in the order found.
 
         Args:
             task: whose pictures.
@@ -127,7 +123,7 @@ class Source:
 
 
 def _read_devkit(path: Path) -> dict[str, RawAnnotations]:
-    """All annotation files of the devkit archive, by file name; read once, as it is compressed as a whole."""
+    """The annotation files of the devkit archive, by file name; all at once, as it is compressed as a whole."""
     names = {annotation_file(task, split) for task in TASKS for split in SPLITS}
     found: dict[str, RawAnnotations] = {}
     with reading_archive(path), path.open("rb") as file, open_stream(file) as tar:
@@ -178,7 +174,7 @@ def _read_tar(
 
 
 def _annotation_name(name: str, *, task: str) -> str | None:
-    """What the annotations call a member: ``data/<task>/...``; None for one that is not the task's."""
+    """The annotations' name of a member, ``data/<task>/...``; None for one of another task."""
     name = name.removeprefix("./")
     for prefix in PREFIXES:
         if name.startswith(f"{prefix}{task}/"):

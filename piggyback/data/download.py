@@ -1,8 +1,8 @@
-"""Archives brought into a folder: resumed after a break, checked by digest, explained for placing by hand.
+"""Archives downloaded into a folder: resumed after a break, checked by digest, explained for placing by hand.
 
-The benchmarks' `fetch` verbs stand on this.  pooch has no resumed downloads, and these archives are large
-enough to want HTTP ranges, so the transfer is done here, with the standard library.  The digest decides in
-the end: it protects against plain http and against a file that changed between two attempts.
+The benchmarks' `fetch` verbs are built on this.  pooch cannot resume a download, and archives as large as these need
+HTTP ranges, so the transfer is done here, with the standard library.  In the end the digest decides: it protects
+against plain http and against a file that changed between two attempts.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ PAUSE: Final = 2.0
 """Seconds before the second attempt; doubled for each further one."""
 
 ADDRESS: Final = re.compile(r"https?://[!-~]+")
-"""What may be asked of a server: anything else than visible ASCII has to be percent-encoded."""
+"""What may be asked of a server: anything but visible ASCII has to be percent-encoded."""
 
 Algorithm = Literal["sha256", "md5"]
 State = Literal["fetched", "was there", "by hand", "failed"]
 Progress = Callable[[int, int | None], None]
-"""Takes the number of bytes that are there so far, and of all where that is known."""
+"""Takes the number of bytes so far, and of the whole file where it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,12 @@ class Archive:
     """One file to download.
 
     Attributes:
-        name: of the file.
-        short: what to call it on the command line.
-        folder: address of the folder it is in, ending in a slash.
+        short: its name on the command line.
+        folder: address of its folder, ending in a slash.
         digest: hexadecimal, in small letters.
         algorithm: of the digest.
         holds: what is in it, in words.
-        size: bytes, or None where nobody states them: the digest alone decides then.
+        size: bytes, or None where no source states them; then the digest alone decides.
         page: where to log in for it, or None where no login is needed.
     """
 
@@ -67,7 +66,7 @@ class Archive:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What became of one archive; `message` is for those that are not there now."""
+    """What became of one archive; `message` is for those that are missing now."""
 
     archive: Archive
     path: Path
@@ -76,11 +75,11 @@ class Fetched:
 
 
 class _LostError(Exception):
-    """A connection broke or the server has a passing fault: worth another attempt."""
+    """A connection broke, or the server has a passing fault: worth another attempt."""
 
 
 def find_archive(name: str, *, archives: Mapping[str, Archive]) -> Archive:
-    """The archive of that short name or file name; `archives` goes by short name.
+    """The archive of that short name or file name; `archives` is by short name.
 
     Raises:
         UnknownName: naming the nearest one.
@@ -97,7 +96,7 @@ def fetch_and_report(
     """`fetch`, then its report as a table or as JSON.
 
     Returns:
-        The exit code: 1 where an archive failed, or one that was asked for by name has to be placed by hand.
+        The exit code; 1 where an archive failed, or one that was asked for by name must be placed by hand.
     """
     results = fetch(folder, archives=archives, names=names, url=url)
     if json:
@@ -118,12 +117,12 @@ def fetch_and_report(
 def fetch(
     folder: Path, *, archives: Mapping[str, Archive], names: Sequence[str] = (), url: str | None = None
 ) -> list[Fetched]:
-    """Bring archives into a folder; one that fails does not stop the others.
+    """Download archives into a folder; one that fails does not stop the others.
 
     Args:
         folder: made where it is missing.
-        archives: those there are, by short name.
-        names: short or file names of those to bring; all when empty.
+        archives: all there are, by short name.
+        names: short or file names of those wanted; all when empty.
         url: a folder on another server to get them from, such as a mirror of your own.
 
     Raises:
@@ -133,7 +132,7 @@ def fetch(
     named = [find_archive(name, archives=archives) for name in names]
     chosen = list({archive.short: archive for archive in named or archives.values()}.values())
     if url is not None and not ADDRESS.fullmatch(url):
-        raise BadInput(f"{url} is no address of http or https; other than ASCII characters have to be percent-encoded")
+        raise BadInput(f"{url} is no address of http or https; characters other than ASCII must be percent-encoded")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -142,7 +141,7 @@ def fetch(
 
 
 def fetch_archive(archive: Archive, *, folder: Path, url: str | None = None) -> Fetched:
-    """Bring one archive into a folder, unless it is there already with the right size and digest."""
+    """Download one archive into a folder, unless it is there already with the right size and digest."""
     path = folder / archive.name
     try:
         if path.exists():
@@ -166,7 +165,7 @@ def fetch_archive(archive: Archive, *, folder: Path, url: str | None = None) -> 
 
 
 def by_hand(archive: Archive, *, path: Path) -> str:
-    """How to get an archive without this program."""
+    """Instructions for getting an archive without this program."""
     login = f" after logging in at {archive.page} (and accepting the terms there)" if archive.page else ""
     return (
         f"By hand: download {archive.folder}{archive.name}{login}, put it at {path} "
@@ -181,7 +180,7 @@ def describe(archive: Archive) -> str:
 
 def digest_of(path: Path, *, algorithm: Algorithm, progress: Callable[[int], None] | None = None) -> str:
     """Hex digest of a file; `progress` gets the number of bytes read so far."""
-    # Python built for FIPS refuses md5 unless told that it guards against damage, not against forgery.
+    # Python built for FIPS refuses md5, unless it guards against damage only and not against forgery.
     digest = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
     seen = 0
     with path.open("rb") as file:
@@ -197,7 +196,7 @@ def check(archive: Archive, *, path: Path, progress: Progress) -> None:
     """Check size and digest of a file that is there.
 
     Raises:
-        BadInput: it is not the archive; it is left where it is, as this program did not make it.
+        BadInput: it is not the archive; it is left in place, as this program did not make it.
     """
     if not path.is_file():
         raise BadInput(f"{path} is no file, so it is not {archive.name}; move it away")
@@ -220,6 +219,8 @@ def download(archive: Archive, *, path: Path, address: str, progress: Progress) 
             deleted then), or no connection lasts (the part is kept for the next call).
     """
     part = path.with_name(path.name + ".part")
+    if part.is_symlink():  # never write through one
+        part.unlink()
     if not _is_complete(archive, part):
         _transfer_all(address, part, size=archive.size, progress=progress)
     found = digest_of(part, algorithm=archive.algorithm)
@@ -232,7 +233,7 @@ def download(archive: Archive, *, path: Path, address: str, progress: Progress) 
 
 
 def _is_complete(archive: Archive, part: Path) -> bool:
-    """Whether an earlier call brought every byte; one too many is none of ours and goes."""
+    """Whether an earlier call brought every byte; a file that is too long is not ours, and is deleted."""
     if not part.exists():
         return False
     if archive.size is None:  # a server asked for bytes behind the end would only say that there are none
@@ -320,7 +321,7 @@ def _copy(
     size: int | None,
     progress: Progress,
 ) -> None:
-    """Copy until there is no more; without a size, that is the end of the file as far as anyone can tell."""
+    """Copy until there is no more; without a size, a closed connection counts as the end of the file."""
     position = start
     while True:
         try:
@@ -339,7 +340,7 @@ def _copy(
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """One that knows http and https only: urllib's own would also follow file: and ftp: addresses."""
+    """An opener for http and https only; urllib's own would also follow file: and ftp: addresses."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -44,7 +44,6 @@ class PackedSplit(PackedPictures):
     """n pictures with their labels; pixels stay on disk until looked at.
 
     Attributes:
-        task: name.
         split: train, val, test, or several joined: ``train+val``.
         index: n records of `INDEX`; an offset counts within the picture's own part.
         parts: the packed files; one, or two after `join`.

@@ -65,7 +65,7 @@ class Packing(Generic[K]):
         faults: of pieces that were found and cannot be used.
 
     Raises:
-        BadInput: the disk has not enough room.
+        BadInput: the disk lacks the room.
     """
 
     def __init__(self, folder: Path, *, files: Mapping[K, PlannedFile], state: object, writes: bool = True) -> None:

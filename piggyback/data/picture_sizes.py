@@ -44,7 +44,7 @@ def measure_all(
 
 
 def load_sizes(folder: Path, *, count: int) -> NDArray[np.int64] | None:
-    """Heights and widths that an earlier run has noted, int64 (n, 2); None where there are none for n pictures."""
+    """Heights and widths that an earlier run has noted for as many pictures, int64 (n, 2), or None."""
     try:
         return read_array(_size_file(folder), form=Form(np.dtype(np.int64), (count, 2)))
     except Fault:

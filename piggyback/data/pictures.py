@@ -1,4 +1,4 @@
-"""Pictures from bytes that nobody has vouched for: one decoder, with one set of guards, for every benchmark.
+"""Pictures from untrusted bytes: one decoder, with one set of guards, for every benchmark.
 
 JPEG and PNG only: the fewer decoders see untrusted bytes, the better.  Mode and size are looked at before anything is
 decoded.  Pixels are taken as they are stored; an orientation in EXIF is not followed, as the sizes and label maps of

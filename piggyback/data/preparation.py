@@ -85,7 +85,7 @@ def pack_unless_finished(
 
 @contextmanager
 def packing_below(out: Path) -> Iterator[None]:
-    """Make the folder that packed folders go into; what the system refuses in the block is told in one line.
+    """Make the folder that packed folders go into; what the system refuses in the block becomes one line.
 
     Raises:
         BadInput: it is a file, or it cannot be written.

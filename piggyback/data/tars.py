@@ -1,4 +1,4 @@
-"""Archives, and the folders that they unpack to, from people who need not be trusted.
+"""Untrusted archives, and the folders that they unpack to.
 
 Nothing is extracted.  An archive is read as a stream and its members are matched by name with what is wanted, so no
 name in it can reach the disk.  Links, devices, names that leave the archive and files too large for what they should
@@ -62,7 +62,7 @@ def check_source(folder: Path, *, expected: str) -> None:
 
 
 def open_stream(file: IO[bytes]) -> tarfile.TarFile:
-    """A tar to be read once from front to end, compressed or not, whatever its name says."""
+    """Open a tar to be read once from front to end, compressed or not, whatever its name."""
     return tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20, tarinfo=_Member)
 
 
@@ -92,7 +92,7 @@ def iterate_files(tar: tarfile.TarFile, *, name: str, refuse: Refuse) -> Iterato
 
 
 def check_end(tar: tarfile.TarFile) -> None:
-    """After the last member: see whether the archive was cut between two of them, which `tarfile` passes over.
+    """Refuse an archive that was cut between two members, which `tarfile` passes over; to be called after the last.
 
     Raises:
         EOFError: it was; a whole one ends with blocks of zeros.

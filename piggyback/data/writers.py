@@ -1,4 +1,4 @@
-"""Threads that decode and write, a bounded number of pieces ahead of whoever reads them."""
+"""Threads that decode and write, with a bounded number of pieces waiting."""
 
 import os
 from collections import deque
@@ -12,10 +12,10 @@ WAITING: Final = 32
 
 
 class Writers(Generic[K]):
-    """Threads that decode and write; what came of each piece of work is told in the caller's thread, in order.
+    """Threads that decode and write; the outcome of each piece of work arrives in the caller's thread, in order.
 
     Args:
-        settle: told the key of a piece of work, and in words why it came to nothing, or None.
+        settle: called with the key of a piece of work and the fault that ended it, in words, or None.
     """
 
     def __init__(self, settle: Callable[[K, str | None], None]) -> None:

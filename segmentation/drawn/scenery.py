@@ -1,4 +1,4 @@
-"""What the drawn scenes play on: a meadow, the sea, a room.  Cluttered, and no two alike."""
+"""The scenery of drawn scenes: a meadow, the sea, a room.  Cluttered, and no two alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def mottle(paper: Paper, *, cell: float) -> Field:
 
 
 def scatter(paper: Paper, *, count: int, below: float, reach: float) -> list[tuple[Window, Field, Field]]:
-    """Windows, and coordinates in them, around so many points lower than `below`, those farther away first."""
+    """Windows, and coordinates in them, around `count` points lower than `below`, those farther away first."""
     height, width = paper.x.shape
     spots = [(paper.between(-width / 2, width / 2), paper.between(below, height / 2)) for _ in range(count)]
     ordered = sorted(spots, key=lambda spot: spot[1])

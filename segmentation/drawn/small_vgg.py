@@ -1,7 +1,6 @@
 """A small VGG for the demo and for tests, trained to tell single drawn things apart.
 
-It is to the drawn scenes what ImageNet's VGG-16 is to VOC's: it has seen things one by one, in other colours, and
-no scene.
+It is to the drawn scenes what ImageNet's VGG-16 is to VOC's: it has seen single things in other colours, and no scene.
 """
 
 from collections.abc import Iterator

@@ -38,8 +38,8 @@ class Thing:
     """A thing that can be drawn.
 
     Attributes:
-        parts: what it consists of, later ones over earlier ones, at coordinates to the right and down; the
-            paper gives what varies.  All together are its outline.
+        parts: what it consists of, later ones over earlier ones, at coordinates to the right and down; what varies
+            comes from the paper.  Their union is its outline.
         width, height: of its outline, halved, in units.
         sizes: pixels that a unit may have.
     """
@@ -51,7 +51,7 @@ class Thing:
 
 
 def any_hue(paper: Paper, *, low: float = 0.0, high: float = 1.0, grey: float = 0.0) -> Colour:
-    """A clear colour with a hue from an interval; `grey` from 0 to 1 takes strength off."""
+    """A clear colour with a hue from an interval; `grey`, from 0 to 1, makes it paler."""
     saturation = paper.between(0.5, 0.85) * (1 - grey)
     return as_field(colorsys.hsv_to_rgb(paper.between(low, high) % 1, saturation, paper.between(0.6, 0.95)))
 

@@ -116,7 +116,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     """The ids of a list, one per line.
 
     Raises:
-        BadInput: it cannot be read, a line is no id, or an id stands there twice.
+        BadInput: it cannot be read, a line is no id, or an id is there twice.
     """
     try:
         data = path.read_bytes()

@@ -102,10 +102,10 @@ def write_sheet(path: Path, rows: Sequence[SheetRow]) -> None:
 
 
 def draw_sheet(rows: Sequence[SheetRow]) -> Image.Image:
-    """A sheet with a row for each picture and a legend of the classes on it.
+    """A sheet with a row for each picture, and a legend of the classes on it.
 
     Raises:
-        BadInput: there is no row, the sizes of a row differ, or it has a label that is none.
+        BadInput: there is no row, the sizes in a row differ, or one of its labels is none of VOC's.
     """
     if not rows:
         raise BadInput("a sheet needs at least one picture")
@@ -144,7 +144,7 @@ def share_right(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> floa
 
 
 def overlay(picture: Image.Image, labels: NDArray[np.uint8]) -> Image.Image:
-    """A picture, paler, under the colours of its labels, which are stronger where two meet.
+    """A picture, paler, under the colours of its labels; they are stronger where two labels meet.
 
     Args:
         picture: RGB, of the size of the sheet.
@@ -153,15 +153,15 @@ def overlay(picture: Image.Image, labels: NDArray[np.uint8]) -> Image.Image:
     wide = np.asarray(Image.fromarray(labels).resize(picture.size, Image.Resampling.NEAREST))
     pixels = np.asarray(picture, dtype=np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
-    ground = (0.35 * pixels + 0.65 * grey) * 0.6 + 255 * 0.4
+    pale = (0.35 * pixels + 0.65 * grey) * 0.6 + 255 * 0.4
     strength = np.where(wide == 0, 0, 0.62)[..., None]
     strength[_edges(wide) & (wide > 0)] = 1
-    mixed = ground + strength * (_COLOURS[wide].astype(np.float32) - ground)
+    mixed = pale + strength * (_COLOURS[wide].astype(np.float32) - pale)
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels that have another label right of, left of, above or below them."""
+    """Pixels with another label to their right or left, above or below."""
     padded = np.pad(labels, 1, mode="edge")
     sides = (padded[1:-1, 2:], padded[1:-1, :-2], padded[2:, 1:-1], padded[:-2, 1:-1])
     found = np.zeros(labels.shape, dtype=np.bool_)
@@ -236,7 +236,7 @@ def _shorten(canvas: ImageDraw.ImageDraw, title: str, *, room: float) -> str:
 
 
 def _classes_on(rows: Sequence[SheetRow]) -> list[Key]:
-    """The classes that occur in truth or prediction, in VOC's order, and void; background has no colour here."""
+    """The classes in truth or prediction, in VOC's order, and void; background has no colour here."""
     labels = [array for row in rows for array in (row.truth, row.prediction) if array is not None]
     found = np.bincount(np.concatenate([np.unique(array) for array in labels]), minlength=256) > 0
     return [_key_of(label) for label in range(1, 256) if found[label]]

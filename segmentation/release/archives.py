@@ -3,10 +3,10 @@
 Sources: addresses and md5 as torchvision 0.29.2 states them (``torchvision/datasets/voc.py``, ``sbd.py``; older
 versions have the same digests under ``host.robots.ox.ac.uk``, which redirects).  Sizes: voc2012 from TensorFlow
 Datasets (``tensorflow_datasets/url_checksums/voc.txt``); sbd from the download shown in pytorch/vision#8471.  The
-list of ids is the one file that was at hand: a copy of 67,476 bytes has the md5 that torchvision states.
+list of ids is the one file that was available here: a copy of 67,476 bytes has the md5 that torchvision states.
 
-Not verified: the archives themselves were never downloaded here.  Nobody was found to state the size of voc2011, so
-its digest alone decides.  Whether benchmark.tgz is gzip's is told both ways (github.com/wkentaro/pytorch-fcn renames
+Not verified: the archives themselves were never downloaded here.  No source for the size of voc2011 was found, so its
+digest alone decides.  Sources differ on whether benchmark.tgz is compressed (github.com/wkentaro/pytorch-fcn renames
 it to .tar, others unpack it with ``tar -z``); its size is no multiple of a tar's 512 bytes, which speaks for gzip.
 Readers should let tarfile find out.
 """

@@ -1,6 +1,6 @@
 """`piggyback segmentation fetch`: get VOC's and SBD's archives, continue broken downloads, check every byte.
 
-These servers come and go (pytorch/vision#8471, #9271), so how to place the archives by hand is said first.
+These servers come and go (pytorch/vision#8471, #9271), so the verb first says how to place the archives by hand.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(options: "FetchOptions") -> int:
-    """Do what the command line asks; 1 where an archive is not there in the end.
+    """``piggyback segmentation fetch``; 1 where an archive is missing in the end.
 
     What to do by hand goes to standard output before anything is downloaded; with --json to standard error.
     """
@@ -30,7 +30,7 @@ def run(options: "FetchOptions") -> int:
 
 
 def explain(archives: Sequence[Archive], *, folder: Path) -> str:
-    """How to do without this verb: which file goes where, how to tell that it is the right one, and what else works."""
+    """Instructions for doing without this verb: which file goes where, and how to tell that it is the right one."""
     lines = ["By hand, where a server is gone: get these files from anywhere, put them here, run this again to check."]
     for archive in archives:
         lines += [

@@ -1,9 +1,9 @@
 """Label maps as PNG files: palette indices in, palette indices out, never by way of colours.
 
-VOC keeps labels as the indices of a palette PNG (mode P); the colours only make them visible.  Reading the
-colours, or the grey values a decoder makes of them, gives other numbers, so nothing here converts.  The frame of
-the file is walked by hand before Pillow decodes it: Pillow takes files without their last bytes, does not
-compare the checksums of pixel data, and scales grey values of 2 and 4 bits (1 of 15 would be read as 17, a sheep).
+VOC keeps labels as the indices of a palette PNG (mode P); the colours only make them visible.  The colours, or the
+grey values that a decoder makes of them, are other numbers, so nothing here converts.  The chunks of a file are walked
+before Pillow decodes it: Pillow takes files without their last bytes, does not compare the checksums of pixel data, and
+scales grey values of 2 and 4 bits (1 of 15 would be read as 17, a sheep).
 """
 
 import io
@@ -35,6 +35,7 @@ _REMEDY: Final = "label maps are PNGs of palette indices (mode P), or of 8-bit g
 _ALLOWED: Final = np.isin(np.arange(256), [*range(len(CLASSES)), VOID])
 _COLOURS: Final = {PALETTE[3 * label : 3 * label + 3]: label for label in (*range(len(CLASSES)), VOID)}
 _BLACK: Final = bytes(3)
+_SWAPPED: Final = np.frombuffer(PALETTE, np.uint8).reshape(256, 3)[:, ::-1].tobytes()  # blue first, as OpenCV has it
 
 
 def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -48,7 +49,7 @@ def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
         uint8 (height, width), values 0..20 and 255 (void).
 
     Raises:
-        BadInput: the bytes are no whole PNG, have colours or another depth in the place of labels, hold another
+        BadInput: the bytes are no whole PNG, have colours or another depth instead of labels, hold another
             value, or show by their palette that a program renumbered VOC's colours.
     """
     name = one_line(name)
@@ -73,7 +74,7 @@ def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
 
 
 def read_label_file(path: Path) -> NDArray[np.uint8]:
-    """`read_label_map` of a file.
+    """The palette indices of a PNG file; see `read_label_map`.
 
     Raises:
         BadInput: it is missing, unreadable, or no label map.
@@ -88,7 +89,7 @@ def encode_label_map(labels: NDArray[np.uint8]) -> bytes:
         labels: uint8 (height, width), values 0..20 and 255.
 
     Raises:
-        ValueError: they are not as said.
+        ValueError: they are of another type, shape or value.
     """
     if labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
         raise ValueError(f"labels must be uint8 (height, width), not {labels.dtype} {labels.shape}")
@@ -102,7 +103,7 @@ def encode_label_map(labels: NDArray[np.uint8]) -> bytes:
 
 
 def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
-    """`encode_label_map` into a file, whole or not at all.
+    """Write a PNG of mode P with VOC's palette, whole or not at all.
 
     Raises:
         ValueError: the labels are not uint8 (height, width) of 0..20 and 255.
@@ -120,7 +121,7 @@ def palette_of(data: bytes, *, name: str) -> bytes | None:
 
 
 def _chunks(data: bytes, *, name: str) -> Mapping[bytes, bytes]:
-    """The chunks of a PNG by type, the first of each; all checksums are compared.  Bytes after the end are let be."""
+    """The chunks of a PNG by type, the first of each; all checksums are compared.  Bytes after the end are ignored."""
     if data[:2] == b"\xff\xd8":
         raise BadInput(f"{name} is a JPEG, which does not keep labels: {_REMEDY}")
     if data[: len(_SIGNATURE)] != _SIGNATURE:
@@ -143,7 +144,7 @@ def _chunks(data: bytes, *, name: str) -> Mapping[bytes, bytes]:
 
 
 def _check_header(chunks: Mapping[bytes, bytes], *, name: str) -> int:
-    """Refuse what does not hold labels before anything is decoded; gives back the bits per pixel."""
+    """The bits per pixel; a file that cannot hold labels is refused before it is decoded."""
     header = chunks.get(b"IHDR", b"")
     if len(header) != 13:
         raise BadInput(f"{name} has no PNG header: write or fetch it again")
@@ -161,8 +162,8 @@ def _check_header(chunks: Mapping[bytes, bytes], *, name: str) -> int:
 def _check_palette(palette: bytes, used: list[int], *, depth: int, name: str) -> None:
     """Refuse indices that a program changed, as far as the palette shows it.
 
-    Any palette is taken, as other programs write other colours.  But two things prove that the indices are not
-    the labels.  One is colours that are all VOC's, but of other labels: optimisers of PNGs sort and compact
+    Any palette is taken, as other programs write other colours.  Two things prove that the indices are not the
+    labels.  One is colours that are all VOC's, but of other labels: optimisers of PNGs sort and compact
     palettes, which keeps the look and changes the numbers.  The other is an index without a colour in a file of
     fewer than 8 bits: the writer took the depth from a palette that was too short, and cut the labels' high bits.
     """
@@ -173,6 +174,8 @@ def _check_palette(palette: bytes, used: list[int], *, depth: int, name: str) ->
             f"{name} has the index {bare[0]}, but only {len(palette) // 3} colours and {depth} bits per pixel: "
             "the program that wrote it cut its labels; write it with 256 colours"
         )
+    if len(palette) >= 3 * len(CLASSES) and _SWAPPED.startswith(palette):
+        return
     moved = [label for label, colour in colours.items() if _COLOURS.get(colour, label) != label]
     renumbered = all(colour in _COLOURS for colour in colours.values())
     # Black alone proves nothing: it also fills palettes that nobody set.

@@ -3,10 +3,9 @@
 Source: ``dataset/cls/<id>.mat`` of SBD (Hariharan et al., "Semantic Contours from Inverse Detectors", 2011), as
 ``voc_layers.py`` of github.com/shelhamer/fcn.berkeleyvision.org reads it.  Unlike VOC's maps these have no void.
 
-The format is MathWorks' "MAT-File Format", level 5, and only the way to ``GTcls.Segmentation`` is read, every other
-field is passed over by its length.  scipy's loadmat, which reads the same files, ends the process with a
-segmentation fault on some damaged ones (scipy 1.17.1, one flipped byte in the flags of an array); the tests compare
-with it on whole ones.
+The format is MathWorks' "MAT-File Format", level 5.  Only the way to ``GTcls.Segmentation`` is read; every other field
+is passed over by its length.  scipy's loadmat reads the same files, but ends the process with a segmentation fault on
+some damaged ones (scipy 1.17.1, one flipped byte in the flags of an array); the tests compare with it on whole ones.
 """
 
 import struct
@@ -32,7 +31,7 @@ _NUMERIC: Final = range(6, 16)
 
 
 class _Damaged(Exception):
-    """The bytes are not what the format says; in words."""
+    """The bytes are not what the format demands; says in words how."""
 
 
 def read_mat(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -46,7 +45,7 @@ def read_mat(data: bytes, *, name: str) -> NDArray[np.uint8]:
         uint8 (height, width), values 0..20.
 
     Raises:
-        BadInput: it is damaged, has no ``GTcls.Segmentation``, or other values.
+        BadInput: it is damaged, of version 7.3, has no ``GTcls.Segmentation``, or other values.
     """
     name = one_line(name)
     if data.startswith(b"MATLAB 7.3"):  # its other marks are those of a file of level 5
@@ -90,7 +89,7 @@ def _find_labels(data: bytes) -> NDArray[np.integer[Any]] | None:
 
 
 def _segmentation(array: _Array, *, order: str) -> NDArray[np.integer[Any]] | None:
-    """The field of that name of a struct."""
+    """The field ``Segmentation`` of a struct."""
     if array.kind != _STRUCT or array.sides != (1, 1):
         return None
     length = int.from_bytes(_next(array.parts, _INT32)[:4], "little" if order == "<" else "big")

@@ -1,4 +1,4 @@
-"""What makes a packed split the published one: its ids, and as far as they are known its label maps."""
+"""What makes a packed split the published one: its ids and, where counts of them are known, its label maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -22,10 +22,10 @@ GOLDEN: Final[Mapping[str, tuple[tuple[int, ...], int]]] = {
 def find_remarks(
     split: Split, *, ids: Sequence[str], class_pixels: tuple[int, ...], void_pixels: int
 ) -> tuple[str, ...]:
-    """Why a packed split is not the published one, in words; nothing where it is.
+    """Reasons why a packed split is not the published one, in words; none where it is.
 
     Args:
-        split: which.
+        split: which one.
         ids: of its pictures.
         class_pixels: pixels of each class.
         void_pixels: pixels that are not scored.

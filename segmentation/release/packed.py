@@ -33,11 +33,10 @@ class Manifest:
     """What ``split.json`` says.
 
     Attributes:
-        name: of the split.
         ids: of its pictures, in the order of the index.
         published: how many pictures the published list has.
         official: the ids are those of the published list, and nothing contradicts it.
-        labelled: label maps are there.
+        labelled: there are label maps.
         fingerprint: hex sha256 over ids, sizes, pixels and labels.
         class_pixels: pixels of class 0..20; empty where not labelled.
         void_pixels: pixels that are not scored.
@@ -64,7 +63,6 @@ class PackedSplit(PackedPictures):
     """n pictures and their label maps; both stay on disk until looked at.
 
     Attributes:
-        name: of the split.
         ids: n of them.
         index: n records of `INDEX`.
         pixels: uint8 (bytes), RGB of all pictures.
@@ -168,7 +166,7 @@ def _ids(value: object) -> tuple[str, ...]:
     """Ids from a file, which become the names of other files."""
     whole = isinstance(value, list) and all(isinstance(one, str) and ID.fullmatch(one) for one in value)
     if not whole or len(set(cast(list[str], value))) < len(cast(list[str], value)):
-        raise ValueError("its ids are no ids, or stand there twice")
+        raise ValueError("its ids are no ids, or are there twice")
     return tuple(cast(list[str], value))
 
 
@@ -209,12 +207,12 @@ def open_index_of(folder: Path, manifest: Manifest) -> NDArray[np.void]:
 
 
 def refuse_overlap(train: PackedSplit, evaluation: PackedSplit, *, allow: bool) -> int:
-    """Stop an evaluation on pictures that were trained on.
+    """Refuse an evaluation on pictures that were trained on.
 
     Args:
         train: what is or was trained on.
-        evaluation: what shall be scored.
-        allow: say it in a notice instead.
+        evaluation: what is to be scored.
+        allow: only say so in a notice.
 
     Returns:
         How many pictures are in both.

@@ -1,7 +1,7 @@
 """`piggyback segmentation prepare`: check pictures and label maps of a split, pack them decoded.
 
-The sizes are read first, so every picture has its place in the packed files before any is decoded.  A split
-with a fault in any file is not packed, and nothing of it stays.  A killed run continues.
+Sizes are read first, so every picture has its place in the packed files before any is decoded.  A split
+with a fault in any file is not packed, and leaves nothing behind.  A killed run continues.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from piggyback.data.packed import fingerprint, read_pieces
+from piggyback.data.packed import count_pixels, fingerprint, read_pieces
 from piggyback.data.packing import Decode, Packing, PlannedFile, begin, partial_folder
 from piggyback.data.picture_sizes import measure_all
 from piggyback.data.pictures import Size, decode_rgb, open_picture
@@ -57,7 +57,6 @@ class SplitReport(Outcome):
     """What became of one split.
 
     Attributes:
-        name: of the split.
         pictures: how many its list has.
         published: how many the published list has.
         completeness: how much of that this is: "736", or "100 of 736".
@@ -118,7 +117,7 @@ class PrepareReport:
 
 
 def run(options: "PrepareOptions") -> int:
-    """Do what the command line asks; 1 where a split has problems."""
+    """``piggyback segmentation prepare``; 1 where a split has problems."""
     report = prepare(options.source, options.out, splits=options.splits)
     if options.json:
         print_json(report.as_json())
@@ -136,7 +135,7 @@ def prepare(source: Path, out: Path, *, splits: Sequence[str]) -> PrepareReport:
         splits: names; one that is not there is a problem.
 
     Raises:
-        BadInput: `source` is no folder, has nothing of VOC or SBD, or `out` cannot be written.
+        BadInput: `source` is no folder, holds no part of VOC or SBD, or `out` cannot be written.
         UnknownName: no split is called so.
     """
     asked = [find_split(name) for name in dict.fromkeys(splits)]
@@ -147,7 +146,7 @@ def prepare(source: Path, out: Path, *, splits: Sequence[str]) -> PrepareReport:
         names = ", ".join(split.name for split in asked)
         needs = "; or ".join(dict.fromkeys(expected(split) for split in asked))
         raise BadInput(
-            f"{one_line(source)} has nothing of {names}: expected {needs}; `piggyback segmentation fetch` gets them"
+            f"{one_line(source)} holds no part of {names}: expected {needs}; `piggyback segmentation fetch` gets them"
         )
     with packing_below(out):
         return PrepareReport(splits=tuple(prepare_split(place, out, split) for split in asked))
@@ -218,7 +217,7 @@ def _finished(out: Path, split: Split, *, listed: IdList) -> SplitReport:
 def _pack(source: Source, out: Path, *, split: Split, listed: IdList) -> SplitReport:
     """Read, check and pack all files of a split; write its manifest when none is missing.
 
-    Where pictures are missing or damaged, the other files are checked all the same, so that one run tells of all.
+    Where pictures are missing or damaged, the other files are still checked, so that one run reports all faults.
     """
     folder, ids = out / split.name, listed.ids
     state = {"ids": list(ids), "labelled": split.labelled}
@@ -246,20 +245,20 @@ def _pack(source: Source, out: Path, *, split: Split, listed: IdList) -> SplitRe
 
 
 def kinds(*, labelled: bool) -> tuple[Kind, ...]:
-    """What belongs to a picture of a split."""
+    """The files that belong to one picture of a split."""
     return ("picture", "labels") if labelled else ("picture",)
 
 
 def _plan(kind: Kind, index: NDArray[np.void]) -> PlannedFile:
     """The packed file of one kind: its pieces are three bytes a pixel, or one."""
-    pixels = index["height"].astype(np.int64) * index["width"]
+    pixels = count_pixels(index)
     if kind == "picture":
         return PlannedFile(picture_file(Path()).name, 3 * pixels)
     return PlannedFile(label_file(Path()).name, pixels)
 
 
 def _keys(packing: Packing[Kind], ids: tuple[str, ...]) -> list[Key]:
-    """What is neither packed nor found to be faulty."""
+    """The files that are neither packed nor found to be faulty."""
     return [(kind, ids[place]) for kind, place in packing.wanted()]
 
 
@@ -331,7 +330,7 @@ def _problems(
 def _describe(
     packing: Packing[Kind], *, source: Source, split: Split, listed: IdList, index: NDArray[np.void]
 ) -> Manifest:
-    """The manifest of files that are complete: count and digest them."""
+    """The manifest of files that are complete, with their counts and their fingerprint."""
     counts = _count_labels(packing.path("labels")) if split.labelled else np.zeros(256, dtype=np.int64)
     class_pixels = tuple(counts[: len(CLASSES)].tolist()) if split.labelled else ()
     void_pixels = int(counts[VOID])
@@ -353,7 +352,7 @@ def _describe(
 
 
 def _count_labels(path: Path) -> NDArray[np.int64]:
-    """How many pixels have each label, int64 (256)."""
+    """The number of pixels with each label, int64 (256)."""
     counts = np.zeros(256, dtype=np.int64)
     for piece in read_pieces(path):
         counts += np.bincount(np.frombuffer(piece, dtype=np.uint8), minlength=256)

@@ -1,4 +1,4 @@
-"""Where a folder keeps VOC and SBD: unpacked, or as the official archives.  Nothing is extracted.
+"""Where a folder keeps VOC and SBD: unpacked, or as the official archives.
 
     VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}   or  VOCtrainval_11-May-2012.tar
     TrainVal/VOCdevkit/VOC2011/...                                            or  VOCtrainval_25-May-2011.tar
@@ -34,7 +34,7 @@ from segmentation.release.splits import Origin, Split, leave_out, origin_of, par
 
 Kind = Literal["picture", "labels"]
 Key = tuple[Kind, str]
-"""A file of an id: its picture, or its label map."""
+"""Names a file: the picture of an id, or its label map."""
 
 _TREES: Final[dict[tuple[Origin, int], tuple[str, ...]]] = {
     ("voc", 2012): ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012"),
@@ -55,7 +55,7 @@ _LISTS: Final[dict[Origin, tuple[str, ...]]] = {"voc": ("ImageSets", "Segmentati
 
 @dataclass(frozen=True)
 class Found:
-    """A file of an id: its bytes, and where they were, for messages and on one line."""
+    """A file of an id: its bytes, and its place, on one line for messages."""
 
     key: Key
     suffix: str
@@ -65,7 +65,7 @@ class Found:
 
 @dataclass(frozen=True)
 class IdList:
-    """The ids to look for, and where they are listed."""
+    """The ids of a split, and the place of the list."""
 
     ids: tuple[str, ...]
     name: str
@@ -95,7 +95,7 @@ class Source:
         check_source(self.folder, expected="VOCdevkit, or the archives")
 
     def places(self, split: Split) -> tuple[Place, ...]:
-        """Every place to look for a split's files, in the order of looking; of VOC one year only."""
+        """All places of a split's files, in the order in which they are searched; of VOC one year only."""
         found: list[Place] = []
         for origin in split.origins:
             for year in split.years if origin == "voc" else (0,):
@@ -123,7 +123,7 @@ class Source:
         return IdList(published_ids(split), shipped_name(split))
 
     def files(self, split: Split, *, wanted: Collection[Key], refuse: Refuse) -> Iterator[Found]:
-        """Yield each wanted file that is there, once, in the order found.
+        """Each wanted file that is there, once, in the order found.
 
         Args:
             split: whose.
@@ -149,7 +149,7 @@ class Source:
         return trees + [Place(origin, path, archive=True) for path in archives if path.is_file()]
 
     def _own_list(self, place: Place, file: str) -> tuple[bytes | None, str]:
-        """The bytes of an own list, or None, and its name for messages."""
+        """The bytes of a list of the folder, or None, and its name for messages."""
         if place.archive:
             if place.path not in self._lists:
                 self._lists[place.path] = _read_lists(place)
@@ -159,7 +159,7 @@ class Source:
 
 
 def file_name(split: Split, key: Key) -> str:
-    """Where a file belongs below its tree: ``SegmentationClass/2007_000033.png``."""
+    """The path of a file below its tree, such as ``SegmentationClass/2007_000033.png``."""
     kind, one = key
     folder, suffix = _FOLDERS[origin_of(split, one)][kind]
     return f"{folder}/{one}{suffix}"
@@ -211,7 +211,7 @@ def _read_archive(place: Place, *, wanted: Collection[Key], refuse: Refuse) -> I
 def _read_lists(place: Place) -> dict[str, bytes]:
     """The id lists of an archive by file name.
 
-    Of a damaged one those before the damage: if it matters, the pictures are missing too, and are told of then.
+    A damaged one gives those before the damage: if it matters, pictures are missing too, and are reported.
     """
     folder = _LISTS[place.origin]
     found: dict[str, bytes] = {}

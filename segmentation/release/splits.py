@@ -1,7 +1,7 @@
-"""The splits of PASCAL VOC and SBD that FCN's line of work trains and evaluates on, and their published lists.
+"""The splits of PASCAL VOC and SBD that FCN and its successors train and evaluate on, and their published lists.
 
-Names, counts and what lies in what: the README of ``segmentation/lists`` says where each list is from, and
-``tests/segmentation/test_splits.py`` holds the identities between them.  Imports nothing heavy.
+The README of ``segmentation/lists`` says where each list is from; ``tests/segmentation/release/test_splits.py`` holds
+which of them contain which.  The console command's help needs this file, so it imports nothing heavy.
 """
 
 import re
@@ -107,12 +107,12 @@ def published_ids(split: Split) -> tuple[str, ...]:
 
 
 def shipped_name(split: Split) -> str:
-    """How messages and manifests call the list that comes with the package."""
+    """The name of the list that comes with the package, for messages and manifests."""
     return f"segmentation/lists/{split.shipped}"
 
 
 def leave_out(split: Split, ids: tuple[str, ...]) -> tuple[str, ...]:
-    """The ids of a list that belong to a split: all, or those that are not in the split that it leaves out."""
+    """The ids of a list that belong to a split: all, or those outside of the split that it leaves out."""
     if split.minus is None:
         return ids
     others = frozenset(published_ids(SPLITS[split.minus]))
@@ -120,7 +120,7 @@ def leave_out(split: Split, ids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def origin_of(split: Split, one: str) -> Origin:
-    """Where the picture and the label map of an id are taken from."""
+    """The release that the picture and the label map of an id are taken from."""
     if len(split.origins) == 1:
         return split.origins[0]
     return "voc" if one in _voc_train() else "sbd"
@@ -139,7 +139,7 @@ def parse_ids(data: bytes, *, name: str) -> tuple[str, ...]:
         name: of the file, for messages.
 
     Raises:
-        BadInput: an id stands there twice, or a line is no id.
+        BadInput: an id is there twice, or a line is no id.
     """
     found: dict[str, None] = {}
     try:
@@ -155,7 +155,7 @@ def parse_ids(data: bytes, *, name: str) -> tuple[str, ...]:
                 f"{name}, line {number}: {one[:80]!r} is no id; one such as 2008_000008 is expected per line"
             )
         if one in found:
-            raise BadInput(f"{name}, line {number}: the id {one} stands there twice; delete one of the lines")
+            raise BadInput(f"{name}, line {number}: the id {one} is there twice; delete one of the lines")
         found[one] = None
     return tuple(found)
 
@@ -167,7 +167,7 @@ def overlap(first_ids: Iterable[str], second_ids: Collection[str]) -> tuple[str,
 
 
 def complete_text(ids: Collection[str], *, name: str, published: int) -> str:
-    """How much of a published list some ids are, to be followed by "pictures".
+    """How much of a published list some ids are, as words before "pictures".
 
     "736"; "100 of 736"; "100 of 736 and 3 more"; "48, none of the published 736".
 

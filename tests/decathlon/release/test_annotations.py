@@ -48,7 +48,7 @@ def change(document: Any, part: str, place: int, **fields: Any) -> Any:
 
 
 FAULTS = {
-    "duplicate image": (lambda d: change(d, "images", 1, id=80000001), "image id 80000001 stands there twice"),
+    "duplicate image": (lambda d: change(d, "images", 1, id=80000001), "image id 80000001 is there twice"),
     "another task's image": (lambda d: change(d, "images", 1, id=10000001), "entry 1 is 10000001, but must lie in"),
     "bool id": (lambda d: change(d, "images", 1, id=True), "must be int, not 'True'"),
     "huge id": (lambda d: change(d, "images", 1, id=10**400), "has the number 1000"),
@@ -58,12 +58,12 @@ FAULTS = {
     "escape": (lambda d: change(d, "images", 0, file_name="data/svhn/../../etc/passwd"), "must be a plain path"),
     "absolute": (lambda d: change(d, "images", 0, file_name="/data/svhn/1.jpg"), "must be a plain path"),
     "same file": (lambda d: change(d, "images", 0, file_name=d["images"][1]["file_name"]), "name the same file"),
-    "annotated twice": (lambda d: change(d, "annotations", 0, image_id=80000001), "image 80000001 stands there twice"),
+    "annotated twice": (lambda d: change(d, "annotations", 0, image_id=80000001), "image 80000001 is there twice"),
     "not annotated": (lambda d: d["annotations"].pop(0) and d, "image 80000008 has no annotation"),
     "unknown image": (lambda d: change(d, "annotations", 0, image_id=80000999), "image 80000999, which"),
     "unknown category": (lambda d: change(d, "annotations", 0, category_id=80000005), "category 80000005, which"),
     "category between": (lambda d: d["categories"].pop(1) and d, "category 80000003, which"),
-    "category twice": (lambda d: change(d, "categories", 0, id=80000001), "category id 80000001 stands there twice"),
+    "category twice": (lambda d: change(d, "categories", 0, id=80000001), "category id 80000001 is there twice"),
     "no images": (lambda d: {**d, "images": []}, "list 'images' that is not empty"),
     "a list": (lambda d: [d], "must hold one JSON object"),
     "not JSON": (lambda d: b"{", "is not JSON"),
@@ -82,7 +82,7 @@ def test_splits_must_share_categories_and_no_picture(tiny_pictures: Any) -> None
     documents = tiny_pictures("svhn")[0]
     train, val = parse(documents["svhn_train.json"]), parse(documents["svhn_val.json"], "val")
     check_together({"train": train, "val": val})
-    with pytest.raises(BadInput, match="stands there twice"):
+    with pytest.raises(BadInput, match="is there twice"):
         check_together({"train": train, "val": parse(documents["svhn_train.json"], "val")})
     renamed = change(documents["svhn_val.json"], "categories", 0, name="else")
     with pytest.raises(BadInput, match="declare different categories"):

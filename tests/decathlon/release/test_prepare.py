@@ -196,7 +196,7 @@ def test_what_cannot_be_prepared_is_said(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no folder"):
         prepare(tmp_path / "none", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="has nothing of the decathlon"):
+    with pytest.raises(BadInput, match="holds no part of the decathlon"):
         prepare(tmp_path / "empty", tmp_path / "out")
     source = tiny.write("svhn")
     with pytest.raises(UnknownName, match="'svhn'"):

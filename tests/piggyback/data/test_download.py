@@ -140,6 +140,14 @@ def test_a_part_of_another_file_is_found_by_its_digest(server: Server, tmp_path:
     assert get(server, tmp_path).read_bytes() == DATA
 
 
+def test_nothing_is_written_through_a_link(server: Server, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    (tmp_path / "x.tar.part").symlink_to(precious)
+    assert get(server, tmp_path).read_bytes() == DATA
+    assert precious.read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("size", [len(DATA), None])
 def test_a_part_that_is_whole_needs_no_server_and_one_too_long_starts_over(
     server: Server, tmp_path: Path, size: int | None

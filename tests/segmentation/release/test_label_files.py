@@ -87,6 +87,12 @@ def test_renumbered_palettes_are_refused() -> None:
     compact = PALETTE[:3] + person + void
     refused(png(bytes([0, 1, 2]), width=3, depth=8, colour=3, palette=compact), r"1 has the colour of 15 \(person\)")
     refused(png(bytes([0, 2]), width=2, depth=8, colour=3, palette=compact), r"2 has the colour of 255 \(void\)")
+    # Red and blue may be swapped in a whole palette, but a compact one proves nothing of the kind.
+    swapped = np.frombuffer(PALETTE, np.uint8).reshape(256, 3)[:, ::-1].tobytes()
+    for colours in (21, 256):
+        data = png(bytes([0, 1, 4, 15]), width=4, depth=8, colour=3, palette=swapped[: 3 * colours])
+        assert read_label_map(data, name="x").tolist() == [[0, 1, 4, 15]]
+    refused(png(b"\1", width=1, depth=8, colour=3, palette=swapped[:6]), r"1 has the colour of 4 \(boat\)")
     # What the colours do not prove is let be: here 2 has no colour of VOC's.
     other = PALETTE[:3] + person + b"\x01\x02\x03"
     assert read_label_map(png(bytes([0, 1, 2]), width=3, depth=8, colour=3, palette=other), name="x")[0, 1] == 1

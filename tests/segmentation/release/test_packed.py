@@ -102,7 +102,7 @@ def test_damaged_files_are_named(tiny: Any, tmp_path: Path) -> None:
         ("index.npy", lambda path: np.save(path, np.zeros(3, INDEX)), "is no index of 4 pictures: it must be"),
         ("split.json", lambda path: path.write_text("{"), r"split\.json is not JSON.*: delete .* and run `piggyback"),
         ("split.json", change(ids=["../../a", "b", "c", "d"]), r"damaged \(.*its ids are no ids"),
-        ("split.json", change(ids=["a", "b", "c", "a"]), "or stand there twice"),
+        ("split.json", change(ids=["a", "b", "c", "a"]), "or are there twice"),
         ("split.json", change(ids="abcd"), "its ids are no ids"),
         ("split.json", change(official="false"), "neither true nor false"),
         ("split.json", lambda path: path.write_text('{"version": 9}'), "is not a version 1 description of seg11valid"),

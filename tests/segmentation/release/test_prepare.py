@@ -161,14 +161,13 @@ def test_lists_and_folders_that_do_not_do_are_problems_of_their_splits(tiny: Any
     absent = prepare(source, out, splits=["sbd_train", "seg11valid"]).splits[0]
     assert "SBD not found" in absent.problems[0]
     assert "benchmark.tgz" in absent.problems[0]
-    with pytest.raises(BadInput, match="has nothing of sbd_train: expected benchmark_RELEASE/dataset/"):
+    with pytest.raises(BadInput, match="holds no part of sbd_train: expected benchmark_RELEASE/dataset/"):
         prepare(source, out, splits=["sbd_train"])
     with pytest.raises(UnknownName, match="seg11valid"):
         prepare(source, out, splits=["seg11vald"])
     (tiny.voc / "ImageSets" / "Segmentation" / "val.txt").write_text("a\nb\na\n")
     assert (
-        "val.txt, line 3: the id a stands there twice"
-        in prepare(source, out, splits=["voc2012_val"]).splits[0].problems[0]
+        "val.txt, line 3: the id a is there twice" in prepare(source, out, splits=["voc2012_val"]).splits[0].problems[0]
     )
 
 

@@ -79,7 +79,7 @@ def test_a_list_is_read_with_its_blanks_and_line_ends() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a\nb\na\n", r"^train\.txt, line 3: the id a stands there twice"),
+        (b"a\nb\na\n", r"^train\.txt, line 3: the id a is there twice"),
         (b"a\n../b\n", r"^train\.txt, line 2: '\.\./b' is no id"),
         (b"2008_000008 1\n", r"line 1: '2008_000008 1' is no id"),
         (b"a\0b", r"is no id"),
