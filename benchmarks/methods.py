@@ -71,9 +71,11 @@ def make_step(method: Method, device: torch.device, *, norm: str) -> tuple[Step,
 
 def make_joint_step(method: Method, device: torch.device) -> Step:
     """A step of `piggyback.suite.networks.joint`: of one task after the other."""
-    bench = cast(Bench, SimpleNamespace(job=SimpleNamespace(recipe=Recipe())))  # all that its optimizer asks for
+    asked = SimpleNamespace(job=SimpleNamespace(recipe=Recipe()), head=HEAD)  # by its optimizer
+    bench = cast(Bench, asked)
     adapters = (make_adapter(make_network, device, head=HEAD, method=method, norm="trained") for _ in range(TASKS))
-    members = joint.share_weights(tuple(joint.Member(bench=bench, adapter=one, steps=1) for one in adapters))
+    apart = tuple(joint.Member(bench=bench, adapter=one, steps=1, part="final") for one in adapters)
+    members = joint.share_weights(apart)
     optimizer, turn = joint.make_optimizer(members, rate=RATE), itertools.cycle(members)
 
     def step(inputs: Tensor, targets: Tensor) -> None:

@@ -55,19 +55,9 @@ class Bench:
         return self.job.recipe
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """Task, pictures and backbone file."""
-        return {"task": self.job.task, "data": self.data_fingerprint, "backbone": self.backbone_sha256}
-
-    @property
-    def data_fingerprint(self) -> str:
+    def fingerprints(self) -> Mapping[str, str]:
         """Of the task's packed pictures, all splits."""
-        return self.train.fingerprint
-
-    @property
-    def backbone_sha256(self) -> str:
-        """Of the file."""
-        return self.opened.sha256
+        return {"data": self.train.fingerprint}
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -80,9 +70,9 @@ class Bench:
             case "own-train":
                 return measure_statistics(self.train)
 
-    def build_network(self, path: Path | None) -> WideResNet:
+    def build_network(self, path: Path) -> WideResNet:
         """A copy of the network in a backbone file."""
-        return copy.deepcopy((self.opened if path is None else cached_backbone(path)).network)
+        return copy.deepcopy(cached_backbone(path).network)
 
     def make_head(self, network: nn.Module) -> nn.Linear:
         """A linear layer over the network's features."""
@@ -144,9 +134,8 @@ class Bench:
         return choose_classes(
             network,
             (self.inputs(batch.pixels) for batch in batches),
-            device=self.job.device,
-            precision=self.recipe.precision,
-            what=f"{split.task} {split.split}",
+            job=self.job,
+            split=split.split,
         )
 
     def measure(self, network: nn.Module) -> float:

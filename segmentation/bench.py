@@ -57,20 +57,9 @@ class Bench:
         return self.job.recipe
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """Both splits and the backbone file."""
-        evaluate = self.evaluation.fingerprint
-        return {"train": self.train.fingerprint, "evaluate": evaluate, "backbone": self.backbone_sha256}
-
-    @property
-    def data_fingerprint(self) -> str:
+    def fingerprints(self) -> Mapping[str, str]:
         """Of both splits."""
-        return f"{self.train.fingerprint}+{self.evaluation.fingerprint}"
-
-    @property
-    def backbone_sha256(self) -> str:
-        """Of the file."""
-        return self.opened.sha256
+        return {"train": self.train.fingerprint, "evaluate": self.evaluation.fingerprint}
 
     @cached_property
     def held_out(self) -> tuple[int, ...]:
@@ -104,10 +93,10 @@ class Bench:
             feed=self.opened.feed, size=self.recipe.size, device=self.job.device, precision=self.recipe.precision
         )
 
-    def build_network(self, path: Path | None) -> FCN32s:
+    def build_network(self, path: Path) -> FCN32s:
         """The network with copies of the backbone's weights, and no head yet."""
-        recipe, opened = self.recipe, self.opened if path is None else cached_backbone(path)
-        return opened.build(margin=recipe.margin, dropout=recipe.dropout, new_hidden=recipe.new_hidden)
+        recipe = self.recipe
+        return cached_backbone(path).build(margin=recipe.margin, dropout=recipe.dropout, new_hidden=recipe.new_hidden)
 
     def make_head(self, network: nn.Module) -> nn.Module:
         """The new layers at their start."""

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
+from piggyback.suite.bench import backbone_digest
 from piggyback.suite.evaluate import Finished
 from piggyback.suite.training.checkpoints import Environment, stop_on_signal
 from segmentation.bench import Bench, prediction_source
@@ -45,7 +46,7 @@ def measure(finished: Finished) -> int:
 def refuse_other_backbone(finished: Finished) -> None:
     """Raise BadInput for another backbone file: the same weights can be fed in another way."""
     prints, options = finished.result.fingerprints, finished.options
-    if prints is None or prints.backbone != finished.bench.backbone_sha256:
+    if prints is None or prints.backbone != backbone_digest(options.backbone):
         name = one_line(options.run)
         raise BadInput(f"{one_line(options.backbone)} is not the backbone file that {name} was trained on")
 

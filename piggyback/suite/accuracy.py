@@ -11,31 +11,28 @@ from torch import Tensor, nn
 from leaderboard.result import Counts
 from piggyback.device import autocast
 from piggyback.shell.errors import Diverged
-from piggyback.suite.bench import Measured
+from piggyback.suite.bench import Job, Measured
 
 
-def choose_classes(
-    network: nn.Module, batches: Iterable[Tensor], *, device: torch.device, precision: str, what: str
-) -> NDArray[np.int64]:
+def choose_classes(network: nn.Module, batches: Iterable[Tensor], *, job: Job, split: str) -> NDArray[np.int64]:
     """The most likely class of each picture, int64 (n).
 
     Args:
         network: gives logits (n, classes).
         batches: its inputs, on the device; made while they are used.
-        device: where the network is.
-        precision: of the forward pass, as in `piggyback.device.autocast`.
-        what: the pictures are, for the message.
+        job: has device and precision.
+        split: that the pictures are of.
 
     Raises:
         Diverged: a logit is not finite.
     """
     network.eval()
     found = []
-    with torch.inference_mode(), autocast(device, precision=precision):
+    with torch.inference_mode(), autocast(job.device, precision=job.recipe.precision):
         for inputs in batches:
             logits = network(inputs)
             if not torch.isfinite(logits).all():
-                raise Diverged(f"logits for {what} are not finite: the training diverged")
+                raise Diverged(f"logits for {job.task} {split} are not finite: the training diverged")
             found.append(logits.argmax(1).cpu())
     return torch.cat(found).numpy()
 

@@ -7,6 +7,7 @@ all benchmarks need alike: the method with the recipe's settings, the adapter wi
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from piggyback.methods.registry import named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput
+from piggyback.shell.files import sha256_of
 from piggyback.suite.benchmark import Benchmark, find_benchmark
 from piggyback.suite.ordering import refuse_task, sequence_of, task_before
 from piggyback.suite.recipe import Recipe, run_id, settings_of
@@ -129,23 +131,18 @@ class Bench(Protocol):
         """What it was opened for."""
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """What identifies the run beside method and recipe: fingerprints of data and backbone, as JSON."""
+    def fingerprints(self) -> Mapping[str, str]:
+        """Digests of the pictures, by what they are for, those trained on first.
 
-    @property
-    def data_fingerprint(self) -> str:
-        """That of the pictures trained on first; others follow after a ``+``."""
-
-    @property
-    def backbone_sha256(self) -> str:
-        """Of the backbone file; its id."""
+        Together with task, backbone file, method and recipe they identify a run.
+        """
 
     @property
     def head(self) -> str:
         """Name of the slot in the network that a task's head fills."""
 
-    def build_network(self, path: Path | None) -> nn.Module:
-        """A fresh copy of the network in a file of the backbone's kind, on the CPU; None for the backbone itself."""
+    def build_network(self, path: Path) -> nn.Module:
+        """A fresh copy of the network in the backbone's file, or one that `OwnTask.save_network` wrote; on the CPU."""
 
     def make_head(self, network: nn.Module) -> nn.Module:
         """A fresh head; the recipe's seed fixes it, for every method alike."""
@@ -207,9 +204,23 @@ def open_bench(job: Job) -> Bench:
     return bench
 
 
+@lru_cache(maxsize=4)
+def backbone_digest(path: Path) -> str:
+    """The sha256 of a backbone file, its id; read once per process."""
+    return sha256_of(path)
+
+
+def data_fingerprint(bench: Bench) -> str:
+    """That of the pictures trained on; others follow after a ``+``."""
+    return "+".join(bench.fingerprints.values())
+
+
 def key_of(bench: Bench) -> dict[str, Any]:
     """What identifies the run: the same key, the same numbers."""
-    return {**bench.identity, "method": bench.job.method, "recipe": settings_of(bench.job.recipe)}
+    job = bench.job
+    task = {"task": job.task} if benchmark_of(bench).several else {}
+    data = {**bench.fingerprints, "backbone": backbone_digest(job.backbone)}
+    return {**task, **data, "method": job.method, "recipe": settings_of(job.recipe)}
 
 
 def root_of(bench: Bench) -> Path:
@@ -258,7 +269,7 @@ def attach_adapter(bench: Bench, *, network: Path | None) -> Adapter:
         network: file of those that were changed for the method first; None for the backbone itself.
     """
     job, method = bench.job, method_of(bench.job)
-    built = bench.build_network(network)
+    built = bench.build_network(network or job.backbone)
     built.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # "feature" is the head alone by definition, and norm layers of a pruned network serve all its tasks
     free = method.adapts in ("weights", "modules") and method.stands_on != "pruned"

@@ -9,7 +9,7 @@ from piggyback.device import pick_device
 from piggyback.shell import console
 from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput, one_line
-from piggyback.suite.bench import Bench, Job, attach_adapter, open_bench
+from piggyback.suite.bench import Bench, Job, attach_adapter, data_fingerprint, open_bench
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.standing import find_standing
 from piggyback.suite.options import EvaluateOptions
@@ -62,7 +62,7 @@ def open_finished(benchmark: Benchmark, options: EvaluateOptions[Any]) -> Finish
     )
     bench = open_bench(job)
     trained_on = "" if result.fingerprints is None else result.fingerprints.data
-    if trained_on.partition("+")[0] != bench.data_fingerprint.partition("+")[0]:
+    if trained_on.partition("+")[0] != data_fingerprint(bench).partition("+")[0]:
         other = f"{one_line(options.data)} holds other pictures of {job.task}"
         raise BadInput(f"{other} than those that {name} was trained on")
     adapter = attach_adapter(bench, network=find_standing(bench))

@@ -22,7 +22,9 @@ from piggyback.suite.bench import (
     Finish,
     Job,
     Measured,
+    backbone_digest,
     benchmark_of,
+    data_fingerprint,
     key_of,
     make_adapter,
     make_optimizer,
@@ -318,7 +320,9 @@ def make_result(work: Work, trained: Trained, measured: Measured) -> Result:
         device=describe_device(job.device),
         wall_s=round(work.watch.seconds, 1),
         fingerprints=Fingerprints(
-            data=bench.data_fingerprint, backbone=bench.backbone_sha256, predictions=sha256_of(measured.evidence)
+            data=data_fingerprint(bench),
+            backbone=backbone_digest(job.backbone),
+            predictions=sha256_of(measured.evidence),
         ),
     )
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from piggyback.shell.console import notice, out, progress_bar
+from piggyback.shell.console import notice, out
 from piggyback.suite.bench import seeded
-from piggyback.suite.training.checkpoints import Checkpoints, StopFlag, stop_on_signal
+from piggyback.suite.networks.pretraining import train_network
+from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
 from piggyback.suite.training.learners import NetworkLearner
-from piggyback.suite.training.loop import Pair, Plan, Training
+from piggyback.suite.training.loop import Pair, Plan
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Backbone, Header
 from segmentation.drawn.release import write_release
@@ -49,7 +50,7 @@ def train_backbone(
     """Draw things, train on them, and write the backbone file; one that is there stays.
 
     Args:
-        path: the file; checkpoints lie beside it until it is written.
+        path: the file; the folder of the training lies beside it.
         pictures: of each thing.
         epochs: over all of them; the learning rate, Adam's 1e-3, falls to a tenth for the last quarter.
         seed: of pictures, start and order.
@@ -68,7 +69,6 @@ def train_backbone(
     inputs, targets = draw_things(pictures, seed=seed)
     optimizer = torch.optim.Adam(pupil.parameters(), lr=RATE)
     learner = NetworkLearner(network=pupil, optimizer=optimizer, criterion=cross_entropy, precision="fp32")
-    checkpoints = Checkpoints(path.with_name(f"{path.stem}-checkpoints"))
 
     def batches(epoch: int, first: int) -> Iterator[Pair]:
         order = torch.Generator().manual_seed(seed)
@@ -77,22 +77,24 @@ def train_backbone(
             yield fed.feed(inputs[rows]), targets[rows]
 
     plan = Plan(epochs=epochs, steps=-(-len(inputs) // BATCH), decay_after=round(0.75 * epochs) / epochs)
-    with progress_bar() as bar:
-        shown = bar.add_task("small VGG", total=plan.epochs * plan.steps)
-        Training(
-            learner=learner,
-            batches=batches,
-            plan=plan,
-            seed=seed,
-            checkpoints=checkpoints,
-            stop=stop,
-            on_step=lambda step: bar.update(shown, completed=step),
-        ).run()
-    with torch.inference_mode():
-        right = pupil(fed.feed(inputs)).argmax(1) == targets
-    notice(f"small VGG: {right.double().mean():.1%} of the things it was trained on are right")
-    write_backbone(path, pupil.network.state_dict(), header=header)
-    checkpoints.clear()
+
+    def write(goal: Path) -> None:
+        with torch.inference_mode():
+            right = pupil(fed.feed(inputs)).argmax(1) == targets
+        notice(f"small VGG: {right.double().mean():.1%} of the things it was trained on are right")
+        write_backbone(goal, pupil.network.state_dict(), header=header)
+
+    train_network(
+        learner,
+        batches=batches,
+        plan=plan,
+        seed=seed,
+        folder=path.with_name(f"{path.stem}-training"),
+        key={"pictures": pictures, "epochs": epochs, "seed": seed},
+        goal=path,
+        write=write,
+        stop=stop,
+    )
 
 
 def start(seed: int) -> Pupil:

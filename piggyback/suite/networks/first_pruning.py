@@ -12,7 +12,7 @@ import torch
 from piggyback.adapter import attach
 from piggyback.methods.contract import Prunes
 from piggyback.shell.errors import BadInput
-from piggyback.suite.bench import Bench, OwnTask, make_optimizer, make_plan, method_of, steps_of
+from piggyback.suite.bench import Bench, OwnTask, backbone_digest, make_optimizer, make_plan, method_of, steps_of
 from piggyback.suite.networks.work import NETWORK_FILE, Making
 from piggyback.suite.recipe import SequenceRecipe
 from piggyback.suite.training.checkpoints import Checkpoints
@@ -34,7 +34,7 @@ def prune_backbone(bench: Bench, making: Making) -> None:
     slower = None if recipe.norm_lr is None else recipe.norm_lr * recipe.first_lr_factor
     old_head = replace(recipe, head_lr_factor=1.0, norm_lr=slower)  # it is trained on, like everything else
     own = bench.open_own_task(old_head)
-    network = own.build_network(None)
+    network = own.build_network(job.backbone)
     network.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     adapter = attach(network, method=method.first(recipe.first_prune), head=own.head, norm="trained")
     adapter.add_task(own.job.task, head=own.make_head(network))
@@ -62,6 +62,6 @@ def prune_backbone(bench: Bench, making: Making) -> None:
         on_epoch=making.folder.write_metrics,
     ).run()
     made = {"made": "pruned", "share": recipe.first_prune}
-    source = {**made, "backbone": bench.backbone_sha256, "loss": history[-1]["loss"]}
+    source = {**made, "backbone": backbone_digest(job.backbone), "loss": history[-1]["loss"]}
     pruned = adapter.merged(cast(str, adapter.current)).cpu().eval()
     bench.save_network(making.folder.root / NETWORK_FILE, pruned, source)

@@ -24,6 +24,7 @@ from piggyback.suite.bench import (
     OwnTask,
     Part,
     attach_adapter,
+    backbone_digest,
     benchmark_of,
     make_plan,
     method_of,
@@ -178,7 +179,7 @@ def train_jointly(bench: Bench, making: Making) -> None:
 def make_member(bench: Bench, *, share: float, part: Part) -> Member:
     """A task on a copy of the backbone of its own, for a share of the steps that it has alone."""
     recipe = bench.job.recipe
-    network = bench.build_network(None)
+    network = bench.build_network(bench.job.backbone)
     network.to(device=bench.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     adapter = attach(network, method=method_of(bench.job), head=bench.head, norm="trained")
     adapter.add_task(bench.job.task, head=bench.make_head(network))
@@ -236,14 +237,14 @@ def write_outcome(
     first = members[0].bench
     if not isinstance(first, OwnTask):
         raise BadInput(f"{first.job.benchmark} cannot write a network, which {first.job.method} needs")
-    shared = first.build_network(None)
+    shared = first.build_network(first.job.backbone)
     trained = members[0].adapter.network.state_dict()
     anatomy = members[0].adapter.anatomy
     kept = {name: trained[name] for name in (*anatomy.weights, *anatomy.rest)}
     shared.load_state_dict(shared.state_dict() | kept)
     for member in members:
         # on a copy of the shared network, so that the payload carries that one's fingerprint
-        copied = member.bench.build_network(None)
+        copied = member.bench.build_network(first.job.backbone)
         copied.load_state_dict(copied.state_dict() | kept)
         adapter = attach(copied, method=method_of(member.bench.job), head=member.bench.head, norm="trained")
         adapter.add_task(member.bench.job.task, head=member.bench.make_head(copied))
@@ -259,7 +260,7 @@ def write_outcome(
     source: Mapping[str, Any] = {
         "made": first.job.method,
         "tasks": [member.bench.job.task for member in members],
-        "backbone": first.backbone_sha256,
+        "backbone": backbone_digest(first.job.backbone),
     }
     first.save_network(root / NETWORK_FILE, shared.eval(), source)
 

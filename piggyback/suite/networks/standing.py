@@ -14,7 +14,16 @@ from piggyback.methods.registry import named_method
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import write_bytes
-from piggyback.suite.bench import Bench, Job, OwnTask, benchmark_of, method_of, open_bench
+from piggyback.suite.bench import (
+    Bench,
+    Job,
+    OwnTask,
+    backbone_digest,
+    benchmark_of,
+    data_fingerprint,
+    method_of,
+    open_bench,
+)
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.first_pruning import prune_backbone
 from piggyback.suite.networks.joint import PAYLOADS, train_jointly
@@ -35,11 +44,16 @@ def key_of_standing(bench: Bench) -> dict[str, Any]:
         if isinstance(recipe, SequenceRecipe):
             recipe = replace(recipe, order=())  # the same network for every order
         own = open_own_task(bench, recipe)
-        data = {own.job.task: own.data_fingerprint}
+        data = {own.job.task: data_fingerprint(own)}
     else:
         tasks = sequence_of(benchmark_of(bench), recipe)
-        data = {task: open_bench(replace(job, task=task, folder=None)).data_fingerprint for task in tasks}
-    return {"method": job.method, "recipe": settings_of(recipe), "data": data, "backbone": bench.backbone_sha256}
+        data = {task: data_fingerprint(open_bench(replace(job, task=task, folder=None))) for task in tasks}
+    return {
+        "method": job.method,
+        "recipe": settings_of(recipe),
+        "data": data,
+        "backbone": backbone_digest(job.backbone),
+    }
 
 
 def open_own_task(bench: Bench, recipe: Recipe) -> Bench:

@@ -5,7 +5,7 @@ Imports nothing heavy: what a verb does is loaded when it runs, so that ``--help
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -88,7 +88,7 @@ def make_commands(benchmark: Benchmark) -> list[Command]:
             options=EvaluateOptions[own.evaluate or Nothing],  # type: ignore[misc]
             target="piggyback.suite.evaluate:run",
             own=own.evaluate,
-            examples=f"  piggyback {name} evaluate {past} \\\n      {common}",
+            examples=f"  piggyback {name} evaluate {past} \\\n      {common}{required_words(own.evaluate)}",
         ),
     ]
     if issubclass(recipe, SequenceRecipe):
@@ -120,6 +120,12 @@ def make_verb(
         target=partial(start, target, benchmark),
         examples=examples,
     )
+
+
+def required_words(own: type[Any] | None) -> str:
+    """Flags of a benchmark's own options that cannot be left out, for an example."""
+    needed = [entry.name.replace("_", "-") for entry in fields(own or Nothing) if entry.default is tyro.MISSING]
+    return "".join(f" --{name} {name}" for name in needed)
 
 
 def list_names(title: str, summaries: Mapping[str, str]) -> str:
