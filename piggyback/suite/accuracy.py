@@ -19,7 +19,7 @@ def choose_classes(network: nn.Module, batches: Iterable[Tensor], *, job: Job, s
 
     Args:
         network: gives logits (n, classes).
-        batches: its inputs, on the device; made while they are used.
+        batches: its inputs; made while they are used.
         job: has device and precision.
         split: that the pictures are of.
 
@@ -30,7 +30,7 @@ def choose_classes(network: nn.Module, batches: Iterable[Tensor], *, job: Job, s
     found = []
     with torch.inference_mode(), autocast(job.device, precision=job.recipe.precision):
         for inputs in batches:
-            logits = network(inputs)
+            logits = network(inputs.to(job.device))
             if not torch.isfinite(logits).all():
                 raise Diverged(f"logits for {job.task} {split} are not finite: the training diverged")
             found.append(logits.argmax(1).cpu())

@@ -29,6 +29,7 @@ from piggyback.suite.recipe import Recipe, run_id, settings_of
 from piggyback.suite.training.checkpoints import Environment, StopFlag
 from piggyback.suite.training.loop import Pair, Plan
 from piggyback.suite.training.run_folder import RunFolder
+from piggyback.weight_files import write_backbone
 
 R = TypeVar("R", bound=Recipe, covariant=True, default=Recipe)
 Part = Literal["trial", "final"]
@@ -142,7 +143,7 @@ class Bench(Protocol):
         """Name of the slot in the network that a task's head fills."""
 
     def build_network(self, path: Path) -> nn.Module:
-        """A fresh copy of the network in the backbone's file, or one that `OwnTask.save_network` wrote; on the CPU."""
+        """A fresh copy of the network in the backbone's file, or one that `save_network` wrote; on the CPU."""
 
     def make_head(self, network: nn.Module) -> nn.Module:
         """A fresh head; the recipe's seed fixes it, for every method alike."""
@@ -154,7 +155,7 @@ class Bench(Protocol):
         """How many batches an epoch has."""
 
     def batches(self, part: Part, epoch: int, start: int) -> Iterator[Pair]:
-        """Inputs and targets of an epoch from the `start`-th batch on, on the device.
+        """Inputs and targets of an epoch from the `start`-th batch on, on any device.
 
         Everything random follows from seed, epoch and picture, so that a resumed run sees the same.
         """
@@ -171,10 +172,15 @@ class Bench(Protocol):
 
 @runtime_checkable
 class OwnTask(Protocol):
-    """A bench whose backbone can be trained on: for methods that are built on a network made first."""
+    """A bench that opens the backbone's own task in a way of its own, not as any other task."""
 
     def open_own_task(self, recipe: Recipe) -> Bench:
         """The backbone's own task under this recipe, fed as the backbone was, with its own head as `make_head`."""
+
+
+@runtime_checkable
+class OwnFile(Protocol):
+    """A bench whose backbone file holds more than weights and where they come from."""
 
     def save_network(self, path: Path, network: nn.Module, source: Mapping[str, Any]) -> None:
         """Write a network into a file of the backbone's kind; `source` says how it was made."""
@@ -202,6 +208,29 @@ def open_bench(job: Job) -> Bench:
     refuse_task(benchmark, job.recipe, task=job.task, method=job.method, stands_on=method.stands_on)
     bench: Bench = load(benchmark.opener)(job)
     return bench
+
+
+def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
+    """The backbone's own task under a recipe, with its own head as `make_head`.
+
+    Raises:
+        BadInput: the benchmark does not have it, or its pictures are not there.
+    """
+    if isinstance(bench, OwnTask):
+        return bench.open_own_task(recipe)
+    benchmark, job = benchmark_of(bench), bench.job
+    if benchmark.backbone_task is None:
+        raise BadInput(f"{job.benchmark} has no pictures of the backbone's own, and {job.method} needs them")
+    own: Bench = load(benchmark.opener)(replace(job, task=benchmark.backbone_task, recipe=recipe))
+    return own
+
+
+def save_network(bench: Bench, path: Path, network: nn.Module, source: Mapping[str, Any]) -> None:
+    """Write a network into a file of the backbone's kind; `source` says how it was made."""
+    if isinstance(bench, OwnFile):
+        bench.save_network(path, network, source)
+    else:
+        write_backbone(path, network.state_dict(), header={"source": source}, replace=True)
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,6 @@
 """Finished runs in a folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ def advise(folder: RunFolder) -> Iterator[None]:
 
 
 def find_runs(
-    runs: Path, *, benchmark: Benchmark, method: str, seeds: Sequence[int] | None = None
+    runs: Path, *, benchmark: Benchmark, method: str, seeds: Collection[int] | None = None
 ) -> dict[tuple[str, int], FinishedRun]:
     """The finished runs of one method, by task and seed, in the order of tasks and then of seeds.
 
@@ -69,12 +69,12 @@ def find_runs(
         BadInput: there are several of one task and seed, of different recipes or data; or a result lacks something.
     """
     found: dict[tuple[str, int], FinishedRun] = {}
-    for path in sorted((runs / "runs").glob(f"*-{method}-seed*/result.json")):
+    patterns = ("*",) if seeds is None else tuple(f"{seed}-*" for seed in seeds)
+    paths = (path for one in patterns for path in (runs / "runs").glob(f"*-{method}-seed{one}/result.json"))
+    for path in sorted(paths):
         result = load_result(path)
         place = (result.task, result.seed or 0)
-        if (result.benchmark, result.method) != (benchmark.name, method):
-            continue
-        if seeds is not None and place[1] not in seeds:
+        if (result.benchmark, result.method) != (benchmark.name, method) or (seeds and place[1] not in seeds):
             continue
         measured = {metric.name for metric in benchmark.metrics}
         lacks = [*measured - result.metrics.keys(), *ADDED - (result.recipe or {}).keys()]

@@ -93,7 +93,8 @@ def check_jobs(benchmark: Benchmark, jobs: Sequence[Job]) -> None:
     """
     if benchmark.begin is not None:
         load(benchmark.begin)(jobs, strict=True)
-    finished = {job.method: find_runs(job.out, benchmark=benchmark, method=job.method) for job in jobs}
+    seeds = {job.recipe.seed for job in jobs}
+    finished = {job.method: find_runs(job.out, benchmark=benchmark, method=job.method, seeds=seeds) for job in jobs}
     for job in jobs:
         bench = open_bench(job)
         found = finished[job.method].get((job.task, job.recipe.seed))

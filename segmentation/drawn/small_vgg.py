@@ -3,9 +3,9 @@
 It is to the drawn scenes what ImageNet's VGG-16 is to VOC's: it has seen single things in other colours, and no scene.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from piggyback.shell.console import notice, out
 from piggyback.suite.bench import seeded
-from piggyback.suite.networks.pretraining import train_network
+from piggyback.suite.networks.pretraining import Pretraining
+from piggyback.suite.recipe import Recipe
 from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
-from piggyback.suite.training.learners import NetworkLearner
-from piggyback.suite.training.loop import Pair, Plan
+from piggyback.suite.training.loop import Pair
 from piggyback.weight_files import write_backbone
 from segmentation.backbone import CONVENTIONS, Backbone, Header
 from segmentation.drawn.release import write_release
@@ -67,8 +67,6 @@ def train_backbone(
     pupil = start(seed)
     fed = Backbone(header=header, weights={}, sha256="", path=path)
     inputs, targets = draw_things(pictures, seed=seed)
-    optimizer = torch.optim.Adam(pupil.parameters(), lr=RATE)
-    learner = NetworkLearner(network=pupil, optimizer=optimizer, criterion=cross_entropy, precision="fp32")
 
     def batches(epoch: int, first: int) -> Iterator[Pair]:
         order = torch.Generator().manual_seed(seed)
@@ -76,25 +74,31 @@ def train_backbone(
         for rows in torch.split(shuffled, BATCH)[first:]:
             yield fed.feed(inputs[rows]), targets[rows]
 
-    plan = Plan(epochs=epochs, steps=-(-len(inputs) // BATCH), decay_after=round(0.75 * epochs) / epochs)
-
-    def write(goal: Path) -> None:
+    def write(source: Mapping[str, Any]) -> None:
         with torch.inference_mode():
             right = pupil(fed.feed(inputs)).argmax(1) == targets
         notice(f"small VGG: {right.double().mean():.1%} of the things it was trained on are right")
-        write_backbone(goal, pupil.network.state_dict(), header=header)
+        write_backbone(path, pupil.network.state_dict(), header=header)
 
-    train_network(
-        learner,
+    Pretraining(
+        network=pupil,
+        recipe=Recipe(
+            epochs=epochs,
+            decay_after=round(0.75 * epochs) / epochs,
+            batch_size=BATCH,
+            lr=RATE,
+            precision="fp32",
+            seed=seed,
+        ),
         batches=batches,
-        plan=plan,
-        seed=seed,
-        folder=path.with_name(f"{path.stem}-training"),
-        key={"pictures": pictures, "epochs": epochs, "seed": seed},
+        count=-(-len(inputs) // BATCH),
+        criterion=cross_entropy,
         goal=path,
+        data={"pictures": pictures},
+        folder=path.with_name(f"{path.stem}-training"),
         write=write,
         stop=stop,
-    )
+    ).run()
 
 
 def start(seed: int) -> Pupil:

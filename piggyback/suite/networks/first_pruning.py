@@ -12,7 +12,16 @@ import torch
 from piggyback.adapter import attach
 from piggyback.methods.contract import Prunes
 from piggyback.shell.errors import BadInput
-from piggyback.suite.bench import Bench, OwnTask, backbone_digest, make_optimizer, make_plan, method_of, steps_of
+from piggyback.suite.bench import (
+    Bench,
+    backbone_digest,
+    make_optimizer,
+    make_plan,
+    method_of,
+    open_own_task,
+    save_network,
+    steps_of,
+)
 from piggyback.suite.networks.work import NETWORK_FILE, Making
 from piggyback.suite.recipe import SequenceRecipe
 from piggyback.suite.training.checkpoints import Checkpoints
@@ -29,11 +38,11 @@ def prune_backbone(bench: Bench, making: Making) -> None:
         BadInput: those pictures are missing, or the backbone's head is not of their classes.
     """
     job, recipe, method = bench.job, bench.job.recipe, method_of(bench.job)
-    if not isinstance(bench, OwnTask) or not isinstance(recipe, SequenceRecipe) or not isinstance(method, Prunes):
+    if not isinstance(recipe, SequenceRecipe) or not isinstance(method, Prunes):
         raise BadInput(f"{job.benchmark} cannot prune its backbone, which {job.method} needs")
     slower = None if recipe.norm_lr is None else recipe.norm_lr * recipe.first_lr_factor
     old_head = replace(recipe, head_lr_factor=1.0, norm_lr=slower)  # it is trained on, like everything else
-    own = bench.open_own_task(old_head)
+    own = open_own_task(bench, old_head)
     network = own.build_network(job.backbone)
     network.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     adapter = attach(network, method=method.first(recipe.first_prune), head=own.head, norm="trained")
@@ -64,4 +73,4 @@ def prune_backbone(bench: Bench, making: Making) -> None:
     made = {"made": "pruned", "share": recipe.first_prune}
     source = {**made, "backbone": backbone_digest(job.backbone), "loss": history[-1]["loss"]}
     pruned = adapter.merged(cast(str, adapter.current)).cpu().eval()
-    bench.save_network(making.folder.root / NETWORK_FILE, pruned, source)
+    save_network(bench, making.folder.root / NETWORK_FILE, pruned, source)

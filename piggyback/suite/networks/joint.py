@@ -21,7 +21,6 @@ from piggyback.shell.files import write_bytes, write_json
 from piggyback.shell.strict_json import read_json
 from piggyback.suite.bench import (
     Bench,
-    OwnTask,
     Part,
     attach_adapter,
     backbone_digest,
@@ -29,6 +28,7 @@ from piggyback.suite.bench import (
     make_plan,
     method_of,
     open_bench,
+    save_network,
 )
 from piggyback.suite.networks.work import NETWORK_FILE, Making
 from piggyback.suite.ordering import sequence_of
@@ -90,7 +90,7 @@ class Together:
 
     def loss(self, batch: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor]:
         """Forward through the copy of one member."""
-        number, inputs, targets = batch
+        number, inputs, targets = batch[0], batch[1].to(self.device), batch[2].to(self.device)
         member = self.members[number]
         with autocast(self.device, precision=self.precision):
             return number, member.bench.loss(member.adapter.network(inputs), targets)
@@ -235,8 +235,6 @@ def write_outcome(
 ) -> None:
     """What each task adds, the record, and the network last."""
     first = members[0].bench
-    if not isinstance(first, OwnTask):
-        raise BadInput(f"{first.job.benchmark} cannot write a network, which {first.job.method} needs")
     shared = first.build_network(first.job.backbone)
     trained = members[0].adapter.network.state_dict()
     anatomy = members[0].adapter.anatomy
@@ -262,7 +260,7 @@ def write_outcome(
         "tasks": [member.bench.job.task for member in members],
         "backbone": backbone_digest(first.job.backbone),
     }
-    first.save_network(root / NETWORK_FILE, shared.eval(), source)
+    save_network(first, root / NETWORK_FILE, shared.eval(), source)
 
 
 def take_joint(bench: Bench, *, folder: Path, payload: Path) -> tuple[Adapter, dict[str, Any]]:

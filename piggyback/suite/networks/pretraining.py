@@ -1,60 +1,101 @@
-"""Plain networks, trained in a folder of their own: how a benchmark makes its backbone."""
+"""Plain networks, trained by a recipe in a folder of their own: how a benchmark makes its backbone."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from piggyback.shell.console import progress_bar
-from piggyback.suite.training.checkpoints import Checkpoints, StopFlag
-from piggyback.suite.training.loop import Batches, Learner, Schedule, Training
-from piggyback.suite.training.run_folder import Watch, conduct, open_run
+from piggyback.suite.bench import make_plan
+from piggyback.suite.recipe import Recipe, settings_of
+from piggyback.suite.training.checkpoints import Checkpoints, StopFlag, stop_on_signal
+from piggyback.suite.training.learners import Criterion, NetworkLearner
+from piggyback.suite.training.loop import Batches, Training
+from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
+from piggyback.weight_files import write_backbone
 
 
-def train_network(  # noqa: PLR0913 -- a training has these parts
-    learner: Learner,
-    *,
-    batches: Batches,
-    plan: Schedule,
-    seed: int,
-    folder: Path,
-    key: Mapping[str, object],
-    goal: Path,
-    write: Callable[[Path], None],
-    stop: StopFlag | None,
-) -> None:
-    """Train a network, or go on after a stop, or find it done.
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A training of all of a network.
 
-    Args:
-        learner: what is trained, at its start.
+    Attributes:
+        network: at its start, where it is to be trained.
+        recipe: its fields for length, schedule, `rule`, `lr`, `weight_decay`, `precision` and `seed` count here.
         batches: of an epoch from a given batch on.
-        plan: how long.
-        seed: of torch's random numbers.
-        folder: for checkpoints, state and numbers of each epoch.
-        key: what the network depends on, as JSON; another one needs another folder.
-        goal: the network's file; the training is done when it is there.
-        write: writes it, called at the end.
-        stop: asks for a checkpoint and an end; None: nothing does.
-
-    Raises:
-        BadInput: the folder is of another training, or another process is at work in it.
-        Diverged: the loss is not finite.
-        Requeue: a stop was asked for; the same call continues.
+        count: how many an epoch has.
+        criterion: the loss of outputs and targets, a mean over the batch.
+        data: what else the network depends on, as JSON.
+        goal: the network's file, written last.
+        folder: for checkpoints, state and the numbers of each epoch; that of `goal` when not given.
+        write: writes `goal`, given recipe and `data`; when not given, the whole network is written with these.
+        stop: asks for a checkpoint and an end; SIGTERM and SIGUSR2 do when it is not given.
     """
-    run, total = open_run(folder, key=key), plan.epochs * plan.steps
 
-    def work(watch: Watch) -> None:
-        with progress_bar() as bar:
-            shown = bar.add_task(goal.stem, total=total)
+    network: nn.Module
+    recipe: Recipe
+    batches: Batches
+    count: int
+    criterion: Criterion
+    data: Mapping[str, Any]
+    goal: Path
+    folder: Path | None = None
+    write: Callable[[Mapping[str, Any]], None] | None = None
+    stop: StopFlag | None = None
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the network depends on."""
+        return {"recipe": settings_of(self.recipe), **self.data}
+
+    def run(self) -> None:
+        """Train, or go on after a stop, or find it done.
+
+        Raises:
+            BadInput: the folder is of another training, or another process is at work in it.
+            Diverged: the loss is not finite.
+            Requeue: a stop was asked for; the same call continues.
+        """
+        folder = open_run(self.folder or self.goal.parent, key=self.source)
+        conduct(folder, lambda watch: self._work(folder, watch), proof=self.goal)
+
+    def _work(self, folder: RunFolder, watch: Watch) -> None:
+        recipe = self.recipe
+        steps = -(-self.count // recipe.accumulate)
+        plan = make_plan(recipe, epochs=recipe.epochs_for(self.count), steps=steps)
+        total = plan.epochs * plan.steps
+        learner = NetworkLearner(
+            network=self.network,
+            optimizer=make_optimizer(self.network, recipe=recipe),
+            criterion=self.criterion,
+            precision=recipe.precision,
+        )
+        with ExitStack() as opened:
+            bar = opened.enter_context(progress_bar())
+            shown = bar.add_task(self.goal.stem, total=total)
             Training(
                 learner=learner,
-                batches=batches,
+                batches=self.batches,
                 plan=plan,
-                seed=seed,
-                checkpoints=Checkpoints(run.checkpoints),
-                stop=stop,
+                seed=recipe.seed,
+                checkpoints=Checkpoints(folder.checkpoints),
+                stop=self.stop or opened.enter_context(stop_on_signal()),
                 on_step=lambda step: bar.update(shown, completed=step),
-                on_epoch=run.write_metrics,
+                on_epoch=folder.write_metrics,
                 on_save=lambda step: watch.note(step / total),
             ).run()
-        write(goal)
+        if self.write is not None:
+            self.write(self.source)
+        else:
+            write_backbone(self.goal, self.network.state_dict(), header={"source": self.source}, replace=True)
 
-    conduct(run, work, proof=goal)
+
+def make_optimizer(network: nn.Module, *, recipe: Recipe) -> torch.optim.Optimizer:
+    """Over all of the network's parameters, by a recipe."""
+    if recipe.rule == "adam":
+        return torch.optim.Adam(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)

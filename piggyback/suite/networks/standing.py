@@ -17,12 +17,12 @@ from piggyback.shell.files import write_bytes
 from piggyback.suite.bench import (
     Bench,
     Job,
-    OwnTask,
     backbone_digest,
     benchmark_of,
     data_fingerprint,
     method_of,
     open_bench,
+    open_own_task,
 )
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.first_pruning import prune_backbone
@@ -30,7 +30,7 @@ from piggyback.suite.networks.joint import PAYLOADS, train_jointly
 from piggyback.suite.networks.work import NETWORK_FILE, Making
 from piggyback.suite.options import GroundOptions
 from piggyback.suite.ordering import sequence_of
-from piggyback.suite.recipe import Recipe, SequenceRecipe, run_id, settings_of
+from piggyback.suite.recipe import SequenceRecipe, run_id, settings_of
 from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
 from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
 
@@ -54,18 +54,6 @@ def key_of_standing(bench: Bench) -> dict[str, Any]:
         "data": data,
         "backbone": backbone_digest(job.backbone),
     }
-
-
-def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
-    """The backbone's own task.
-
-    Raises:
-        BadInput: the benchmark does not have it, or its pictures are not there.
-    """
-    if not isinstance(bench, OwnTask):
-        job = bench.job
-        raise BadInput(f"{job.benchmark} has no pictures of the backbone's own, and {job.method} needs them")
-    return bench.open_own_task(recipe)
 
 
 def standing_folder(bench: Bench) -> Path:

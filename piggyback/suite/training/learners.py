@@ -48,7 +48,7 @@ class TaskLearner:
 
     def loss(self, batch: Pair) -> tuple[int, Tensor]:
         """The criterion of the network's outputs."""
-        inputs, targets = batch
+        inputs, targets = (part.to(self.device) for part in batch)
         with autocast(self.device, precision=self.precision):
             return 0, self.criterion(self.adapter.network(inputs), targets)
 
@@ -90,7 +90,7 @@ class NetworkLearner:
 
     def loss(self, batch: Pair) -> tuple[int, Tensor]:
         """The criterion of the network's outputs."""
-        inputs, targets = batch
+        inputs, targets = (part.to(self.device) for part in batch)
         with autocast(self.device, precision=self.precision):
             return 0, self.criterion(self.network(inputs), targets)
 

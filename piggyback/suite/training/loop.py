@@ -20,7 +20,7 @@ from piggyback.suite.training.checkpoints import Checkpoints, Environment, StopF
 from piggyback.suite.training.processes import Place
 
 Record = dict[str, Any]  # what is known of an epoch, as JSON
-Pair = tuple[Tensor, Tensor]  # inputs and targets, on the network's device
+Pair = tuple[Tensor, Tensor]  # inputs and targets
 Batches = Callable[[int, int], Iterator[Any]]  # of (epoch, first batch)
 CHECKPOINT: Final = {  # what one holds
     *("learner", "optimizer", "rng", "cuda_rng", "environment"),

@@ -110,6 +110,15 @@ def test_runs_of_two_recipes_are_not_mixed(done: Job, change: Callable[..., Job]
     assert find_runs(done.out, method="feature", seed=1) == {}
 
 
+def test_runs_of_other_seeds_stop_nothing(done: Job) -> None:
+    damaged = done.out / "runs" / "svhn-feature-seed1-0123456789"
+    damaged.mkdir()
+    (damaged / "result.json").write_text("{")
+    assert find_runs(done.out, method="feature", seed=0).keys() == {"svhn"}
+    with pytest.raises(BadInput, match="delete the file"):
+        find_runs(done.out, method="feature", seed=1)
+
+
 def test_names_that_begin_alike_are_kept_apart(done: Job) -> None:
     train_task(replace(done, method="piggyback-ternary"))
     assert find_runs(done.out, method="piggyback", seed=0) == {}
