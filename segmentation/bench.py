@@ -19,11 +19,11 @@ from piggyback.shell.files import sha256_of
 from piggyback.suite.bench import Finish, Job, Measured, Part, seeded
 from piggyback.suite.training.checkpoints import Environment
 from piggyback.suite.training.run_folder import RunFolder
-from segmentation.backbone import Backbone, cached_backbone
 from segmentation.batches import epoch_length, scaled_shape, training_batches
-from segmentation.fcn import FCN32s, make_head
 from segmentation.metric.confusion import score, write_csv, write_matrix
 from segmentation.metric.sheets import write_sheets
+from segmentation.network.backbone_file import Backbone, cached_backbone
+from segmentation.network.fcn import FCN32s, make_head
 from segmentation.options import Overlap
 from segmentation.prediction import Predictor, Scored, count_places, predict_split
 from segmentation.recipes import FCNRecipe

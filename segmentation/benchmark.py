@@ -38,7 +38,7 @@ VERBS: Final = (
         name="backbone import",
         summary="turn a VGG's weights into a backbone file that knows how it is fed",
         options="segmentation.options:ImportOptions",
-        target="segmentation.backbone_verbs:run_import",
+        target="segmentation.network.verbs:run_import",
         examples=(
             "  piggyback segmentation backbone import vgg16-397923af.pth --convention torchvision \\\n"
             "      --out vgg16.safetensors"
@@ -49,7 +49,7 @@ VERBS: Final = (
         summary="what a task adds to the network, in weights and bytes",
         options="segmentation.options:SizesOptions",
         defaults="segmentation.options:sizes_defaults",
-        target="segmentation.sizes:run",
+        target="segmentation.network.sizes:run",
         examples="  piggyback segmentation sizes --deconvolution fixed",
     ),
     Command(

@@ -19,10 +19,10 @@ from piggyback.suite.recipe import Recipe
 from piggyback.suite.training.checkpoints import StopFlag, stop_on_signal
 from piggyback.suite.training.loop import Pair
 from piggyback.weight_files import write_backbone
-from segmentation.backbone import CONVENTIONS, Backbone, Header
 from segmentation.drawn.release import write_release
 from segmentation.drawn.scenes import LABELS, draw_thing
-from segmentation.fcn import FCN32s, Shape
+from segmentation.network.backbone_file import CONVENTIONS, Backbone, Header
+from segmentation.network.fcn import FCN32s, Shape
 from segmentation.options import DrawOptions
 
 SMALL: Final = Shape(channels=((16,), (32,), (64, 64), (96, 96), (128, 128)), hidden=128)

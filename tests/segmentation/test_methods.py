@@ -17,9 +17,9 @@ from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
 from piggyback.suite.bench import Job, make_adapter, make_optimizer, method_of, open_bench
 from piggyback.suite.train import train_task
-from segmentation.backbone import Backbone
 from segmentation.bench import Bench
-from segmentation.fcn import FCN32s
+from segmentation.network.backbone_file import Backbone
+from segmentation.network.fcn import FCN32s
 
 ACCEPTED = (
     *("piggyback", "piggyback-ternary", "feature", "finetune", "scratch"),

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from piggyback.weight_files import write_backbone
-from segmentation.backbone import CONVENTIONS, Header
-from segmentation.fcn import FCN32s, Shape
+from segmentation.network.backbone_file import CONVENTIONS, Header
+from segmentation.network.fcn import FCN32s, Shape
 from segmentation.release.label_files import encode_label_map
 from segmentation.release.prepare import prepare
 from segmentation.release.splits import find_split, overlap, published_ids

@@ -35,7 +35,7 @@ from piggyback.weight_files import (
     read_entry,
     write_backbone,
 )
-from segmentation.fcn import FC6_KERNEL, FCN32s, Margin, shape_of
+from segmentation.network.fcn import FC6_KERNEL, FCN32s, Margin, shape_of
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Spread = Annotated[float, Field(allow_inf_nan=False, gt=0)]

@@ -14,9 +14,9 @@ from torch import nn
 
 from piggyback.anatomy import dissect
 from piggyback.shell import console
-from segmentation.backbone import load_backbone
 from segmentation.bench import HEAD
-from segmentation.fcn import VGG16, FCN32s, make_head
+from segmentation.network.backbone_file import load_backbone
+from segmentation.network.fcn import VGG16, FCN32s, make_head
 from segmentation.options import SizesOptions
 from segmentation.recipes import FCNRecipe
 from segmentation.voc import CLASSES

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from segmentation.fcn import (
+from segmentation.network.fcn import (
     VGG16,
     BilinearUpscore,
     Deconvolution,

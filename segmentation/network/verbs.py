@@ -1,7 +1,7 @@
 """``piggyback segmentation backbone import``."""
 
 from piggyback.shell import console
-from segmentation.backbone import import_backbone, load_backbone
+from segmentation.network.backbone_file import import_backbone, load_backbone
 from segmentation.options import ImportOptions
 
 

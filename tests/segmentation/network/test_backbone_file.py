@@ -12,9 +12,17 @@ from torch import Tensor
 from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import wide_resnet
 from piggyback.shell.errors import BadInput, UnknownName
-from segmentation.backbone import CONVENTIONS, HIDDEN, OWN_HEAD, Backbone, import_backbone, load_backbone, name_of
-from segmentation.backbone_verbs import run_import
-from segmentation.fcn import VGG16, FCN32s
+from segmentation.network.backbone_file import (
+    CONVENTIONS,
+    HIDDEN,
+    OWN_HEAD,
+    Backbone,
+    import_backbone,
+    load_backbone,
+    name_of,
+)
+from segmentation.network.fcn import VGG16, FCN32s
+from segmentation.network.verbs import run_import
 from segmentation.options import ImportOptions
 
 State = dict[str, Tensor]

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from segmentation.backbone import import_backbone
-from segmentation.fcn import VGG16, FCN32s, Shape
+from segmentation.network.backbone_file import import_backbone
+from segmentation.network.fcn import VGG16, FCN32s, Shape
+from segmentation.network.sizes import run, sizes_of
 from segmentation.options import SizesOptions
 from segmentation.recipes import FCNRecipe
-from segmentation.sizes import run, sizes_of
 
 
 def report(capsys: pytest.CaptureFixture[str], options: SizesOptions) -> dict[str, object]:
