@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ PACKAGES = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAX_LINES = 400
 MAX_FUNCTION = 60
+MAX_FILES = 15
+WIDER_ROOMS = {"piggyback/methods": "a file for each method"}
 LONGER_FILES: dict[str, str] = {}
 LONGER_FUNCTIONS: dict[str, str] = {}
 NAMELESS = ("utils", "common", "helpers", "base", "misc")
@@ -85,6 +88,24 @@ def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_imports_stand_at_the_top_unless_start_up_time_forbids() -> None:
+    late = [
+        (f"{name}:{node.lineno}", (ROOT / name).read_text().splitlines()[node.lineno - 1])
+        for name, tree in parsed()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert late  # or this test looks for the wrong nodes
+    assert [place for place, line in late if "#" not in line] == []
+
+
+def test_rooms_can_be_taken_in_at_a_glance() -> None:
+    rooms = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {name_of(room) for room, count in rooms.items() if count > MAX_FILES} <= WIDER_ROOMS.keys()
 
 
 def test_the_wheel_has_exactly_five_packages() -> None:
