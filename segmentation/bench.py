@@ -20,7 +20,8 @@ from piggyback.suite.bench import Finish, Job, Measured, Part, seeded
 from piggyback.suite.training.checkpoints import Environment
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.batches import epoch_length, scaled_shape, training_batches
-from segmentation.metric.confusion import score, write_csv, write_matrix
+from segmentation.metric.confusion import write_matrix
+from segmentation.metric.miou import score, write_csv
 from segmentation.metric.sheets import write_sheets
 from segmentation.network.backbone_file import Backbone, cached_backbone
 from segmentation.network.fcn import FCN32s, make_head

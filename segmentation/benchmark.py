@@ -56,7 +56,7 @@ VERBS: Final = (
         name="miou",
         summary="mean IoU of palette PNGs of any program",
         options="segmentation.options:MiouOptions",
-        target="segmentation.metric.miou:run",
+        target="segmentation.metric.png_folders:run",
         examples=(
             "  piggyback segmentation miou --truth VOCdevkit/VOC2012/SegmentationClass --predictions predictions \\\n"
             "      --ids VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"

@@ -9,7 +9,8 @@ from piggyback.suite.bench import backbone_digest
 from piggyback.suite.evaluate import Finished
 from piggyback.suite.training.checkpoints import Environment, stop_on_signal
 from segmentation.bench import Bench, prediction_source
-from segmentation.metric.confusion import score, show, warn_if_background, write_csv, write_matrix
+from segmentation.metric.confusion import write_matrix
+from segmentation.metric.miou import score, show, warn_if_background, write_csv
 from segmentation.metric.sheets import write_sheets
 from segmentation.options import OwnEvaluate
 from segmentation.prediction import Scored, predict_split

@@ -13,7 +13,8 @@ from piggyback.suite.recipe import Recipe
 from piggyback.suite.report import Request
 from piggyback.suite.results import FinishedRun, advise
 from segmentation.bench import open_bench
-from segmentation.metric.confusion import Matrix, read_matrix, score, show, warn_if_background
+from segmentation.metric.confusion import Matrix, read_matrix
+from segmentation.metric.miou import score, show, warn_if_background
 from segmentation.metric.sheets import write_sheets
 from segmentation.options import OwnReport, OwnRun
 from segmentation.prediction import count_place

@@ -26,8 +26,8 @@ from piggyback.shell.files import write_json
 from piggyback.shell.strict_json import read_json
 from piggyback.suite import results
 from piggyback.suite.bench import Job, open_bench
-from piggyback.suite.networks.standing import GROUNDS
-from piggyback.suite.networks.work import NETWORK_FILE
+from piggyback.suite.networks.foundation import GROUNDS
+from piggyback.suite.networks.making import NETWORK_FILE
 from piggyback.suite.results import FinishedRun
 from piggyback.suite.training.run_folder import RunFolder
 

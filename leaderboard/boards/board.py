@@ -2,7 +2,7 @@
 
 A package offers its board by an entry point of the group ``piggyback.boards``, named as its results name the benchmark.
 The module that holds it must be light: no torch.  Results of a benchmark without a board are shown in a plain table
-(`leaderboard.boards.plain`).  ``docs/leaderboard.md`` explains each part by an example.
+(`leaderboard.boards.plain_boards`).  ``docs/leaderboard.md`` explains each part by an example.
 """
 
 from collections.abc import Callable, Mapping

@@ -17,8 +17,8 @@ from leaderboard.page.site_folder import check_target, new_folder
 from leaderboard.page.tables import anchor_of, show_view
 from leaderboard.page.templating import render
 from leaderboard.statistics.entries import Entry
+from leaderboard.store.processes import spread
 from leaderboard.store.reading import Finding, StoredResult
-from leaderboard.store.spreading import spread
 from leaderboard.tables.views import View
 from piggyback.shell.errors import Fault
 

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from leaderboard.boards.board import Board
-from leaderboard.boards.plain import boards_for
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.boards.published import published_rows, unverified_rows
 from leaderboard.result import BACKBONE_METHOD
 from leaderboard.statistics.entries import Entry, Protocol, Value

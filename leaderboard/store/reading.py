@@ -17,7 +17,7 @@ from leaderboard.result import Result, parse_result
 from leaderboard.store.candidates import LIMITS, RECORD, Candidate
 from leaderboard.store.checks import check_candidate
 from leaderboard.store.folders import survey
-from leaderboard.store.spreading import spread
+from leaderboard.store.processes import spread
 from leaderboard.store.truth import Truths
 from piggyback.shell.errors import Fault, ResultError, shown
 from piggyback.shell.files import read_file

@@ -1,6 +1,6 @@
 """``piggyback leaderboard build``: a store's results and published ones as a static page."""
 
-from leaderboard.boards.plain import boards_for
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.page.page import Built, build_page
 from leaderboard.page.site_folder import check_target
 from leaderboard.statistics.aggregation import make_entries

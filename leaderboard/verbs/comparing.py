@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from leaderboard.boards.board import Board
-from leaderboard.boards.plain import boards_for
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.comparison import Comparison, Difference, Line, compare, find_pairs
 from leaderboard.store.reading import read_store

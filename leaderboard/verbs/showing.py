@@ -6,7 +6,7 @@ from typing import Final
 
 from leaderboard.boards.board import Board
 from leaderboard.boards.installed import REPRODUCED
-from leaderboard.boards.plain import boards_for
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.statistics.aggregation import is_shown, make_entries
 from leaderboard.statistics.answers import with_intervals
 from leaderboard.statistics.entries import Entry

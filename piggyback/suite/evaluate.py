@@ -11,7 +11,7 @@ from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.suite.bench import Bench, Job, attach_adapter, data_fingerprint, open_bench
 from piggyback.suite.benchmark import Benchmark
-from piggyback.suite.networks.standing import find_standing
+from piggyback.suite.networks.foundation import find_foundation
 from piggyback.suite.options import EvaluateOptions
 from piggyback.suite.recipe import read_recipe
 from piggyback.suite.results import advise, load_result
@@ -65,7 +65,7 @@ def open_finished(benchmark: Benchmark, options: EvaluateOptions[Any]) -> Finish
     if trained_on.partition("+")[0] != data_fingerprint(bench).partition("+")[0]:
         other = f"{one_line(options.data)} holds other pictures of {job.task}"
         raise BadInput(f"{other} than those that {name} was trained on")
-    adapter = attach_adapter(bench, network=find_standing(bench))
+    adapter = attach_adapter(bench, network=find_foundation(bench))
     with advise(folder):
         adapter.load(folder.payload, task="stored", head=bench.make_head(adapter.network))
     return Finished(bench=bench, adapter=adapter, folder=folder, result=result, options=options)

@@ -13,7 +13,7 @@ from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.suite.bench import Job, method_of, names_of, open_bench, root_of
 from piggyback.suite.benchmark import Benchmark
-from piggyback.suite.networks.standing import make_standing, standing_folder
+from piggyback.suite.networks.foundation import foundation_folder, make_foundation
 from piggyback.suite.options import ReportOptions, RunOptions
 from piggyback.suite.ordering import recipe_for, tasks_of
 from piggyback.suite.recipe import Recipe
@@ -151,13 +151,13 @@ def make_networks(jobs: Sequence[Job], *, stop: StopFlag) -> None:
         bench = open_bench(job)
         if method_of(job).stands_on == "backbone" or RunFolder(root_of(bench)).result.exists():
             continue
-        folder = standing_folder(bench)
+        folder = foundation_folder(bench)
         if folder in done:
             continue
         done.add(folder)
         with console.progress_bar() as bar:
             line = bar.add_task(f"the network of {job.method}", total=1.0)
-            make_standing(bench, stop=stop, on_step=partial(show_share, bar, line))
+            make_foundation(bench, stop=stop, on_step=partial(show_share, bar, line))
 
 
 def run_report(benchmark: Benchmark, options: ReportOptions[Any]) -> int:

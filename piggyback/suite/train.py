@@ -35,8 +35,8 @@ from piggyback.suite.bench import (
     steps_of,
 )
 from piggyback.suite.benchmark import Benchmark
+from piggyback.suite.networks.foundation import find_foundation, foundation_folder, make_foundation
 from piggyback.suite.networks.joint import take_joint
-from piggyback.suite.networks.standing import find_standing, make_standing, standing_folder
 from piggyback.suite.ordering import sequence_of
 from piggyback.suite.recipe import SequenceRecipe, settings_of
 from piggyback.suite.results import FinishedRun, load_result
@@ -114,7 +114,7 @@ def train_task(
         finish(work, take_trained(work) if joint else train_final(work, *find_rate(work)))
 
     if not folder.result.exists():
-        make_standing(bench, stop=stop)
+        make_foundation(bench, stop=stop)
     conduct(folder, do)
     return folder
 
@@ -165,7 +165,7 @@ def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
 
 def make_learner(work: Work, *, rate: float) -> TaskLearner:
     """The fresh task under the recipe's optimizer and the bench's loss."""
-    adapter = make_adapter(work.bench, network=find_standing(work.bench))
+    adapter = make_adapter(work.bench, network=find_foundation(work.bench))
     return TaskLearner(
         adapter=adapter,
         optimizer=make_optimizer(work.job.recipe, adapter, rate=rate),
@@ -248,7 +248,7 @@ def find_pruning(bench: Bench, *, total: int) -> int:
 
 def take_trained(work: Work) -> Trained:
     """What the joint training gave for this task."""
-    folder = standing_folder(work.bench)
+    folder = foundation_folder(work.bench)
     adapter, record = take_joint(work.bench, folder=folder, payload=work.folder.payload)
     loss = record["loss"][work.job.task]
     history: list[Record] = [{"epoch": 1, "loss": loss, "lr": record["lr_used"], "seconds": 0.0}]

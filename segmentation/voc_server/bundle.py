@@ -25,7 +25,7 @@ from piggyback.shell import console
 from piggyback.shell.cli import DONE, FAILED
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import CHUNK, atomic_file, read_file
-from segmentation.metric.miou import SUFFIX, first_names, list_ids, read_ids
+from segmentation.metric.png_folders import SUFFIX, first_names, list_ids, read_ids
 from segmentation.options import BundleOptions
 from segmentation.release.label_files import LARGEST_FILE, palette_of, read_label_map
 from segmentation.release.splits import find_split, published_ids

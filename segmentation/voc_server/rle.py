@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import write_bytes
-from segmentation.metric.miou import SUFFIX, list_ids
+from segmentation.metric.png_folders import SUFFIX, list_ids
 from segmentation.options import RleOptions
 from segmentation.release.label_files import read_label_file
 from segmentation.voc import VOID

@@ -22,7 +22,7 @@ from piggyback.optimizer import AdapterOptimizer
 from piggyback.payload import read_payload
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.networks.standing import make_ground
+from piggyback.suite.networks.foundation import make_ground
 from piggyback.suite.training.run_folder import RunFolder
 
 ORDER = ("aircraft", "svhn")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from decathlon.board import BOARD as DECATHLON
 from decathlon.challenge.points import BASELINE_ERRORS
 from leaderboard.boards.board import Board
-from leaderboard.boards.plain import boards_for
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.result import Code, Counts, Fingerprints, Result
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.entries import Entry, Protocol, Value

@@ -13,7 +13,7 @@ import numpy as np
 from leaderboard.result import parse_result
 from leaderboard.store.candidates import find_place
 from piggyback.shell.errors import BadInput
-from segmentation.metric.confusion import score
+from segmentation.metric.miou import score
 from segmentation.voc import CLASSES
 
 VAL, TEST = range(40100001, 40100011), range(40200001, 40200011)

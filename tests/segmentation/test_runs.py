@@ -24,7 +24,8 @@ from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName, one_line
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job
-from segmentation.metric.confusion import count_pairs, score
+from segmentation.metric.confusion import count_pairs
+from segmentation.metric.miou import score
 from segmentation.metric.sheets import write_sheets
 from segmentation.options import ReportOptions, RunOptions
 from segmentation.recipes import Recipe

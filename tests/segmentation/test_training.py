@@ -23,7 +23,8 @@ from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, UnknownName, one_line
 from piggyback.suite.training.run_folder import RunFolder
 from segmentation.bench import Job, open_bench
-from segmentation.metric.confusion import read_matrix, score
+from segmentation.metric.confusion import read_matrix
+from segmentation.metric.miou import score
 from segmentation.recipes import Recipe
 from segmentation.release.packed import label_file, open_split
 

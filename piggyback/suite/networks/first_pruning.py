@@ -22,7 +22,7 @@ from piggyback.suite.bench import (
     save_network,
     steps_of,
 )
-from piggyback.suite.networks.work import NETWORK_FILE, Making
+from piggyback.suite.networks.making import NETWORK_FILE, Making
 from piggyback.suite.recipe import SequenceRecipe
 from piggyback.suite.training.checkpoints import Checkpoints
 from piggyback.suite.training.learners import TaskLearner

@@ -30,7 +30,7 @@ from piggyback.suite.bench import (
     open_bench,
     save_network,
 )
-from piggyback.suite.networks.work import NETWORK_FILE, Making
+from piggyback.suite.networks.making import NETWORK_FILE, Making
 from piggyback.suite.ordering import sequence_of
 from piggyback.suite.training.checkpoints import Checkpoints
 from piggyback.suite.training.loop import Record, Training

@@ -97,7 +97,7 @@ def make_commands(benchmark: Benchmark) -> list[Command]:
                 "ground",
                 "make the network that packnet, joint or series-joint is built on; train and run do it by themselves",
                 options=GroundOptions[recipe],  # type: ignore[valid-type]
-                target="piggyback.suite.networks.standing:run",
+                target="piggyback.suite.networks.foundation:run",
                 examples=f"  piggyback {name} ground --method packnet {common} --out runs",
             )
         )

@@ -7,7 +7,7 @@ from statistics import stdev
 import pytest
 
 from decathlon.challenge.points import BASELINE_ERRORS, decathlon_score
-from leaderboard.boards.plain import boards_for
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.statistics.aggregation import is_shown, make_entries
 from leaderboard.statistics.entries import Entry
 from leaderboard.statistics.labels import tell_apart

@@ -18,7 +18,7 @@ from leaderboard.store.truth import read_labels
 from leaderboard.verbs.options import CheckOptions
 from leaderboard.verbs.storing import run_check
 from piggyback.shell.errors import ResultError
-from segmentation.metric.confusion import score
+from segmentation.metric.miou import score
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)

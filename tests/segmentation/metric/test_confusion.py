@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from piggyback.shell.errors import BadInput
-from segmentation.metric.confusion import (
-    Scores,
-    count_pairs,
-    read_matrix,
-    score,
-    show,
-    warn_if_background,
-    write_csv,
-    write_matrix,
-)
+from segmentation.metric.confusion import count_pairs, read_matrix, write_matrix
+from segmentation.metric.miou import Scores, score, show, warn_if_background, write_csv
 from segmentation.voc import CLASSES
 
 VOID = 255

@@ -27,7 +27,7 @@ from piggyback.suite.bench import (
 from piggyback.suite.benchmark import Benchmark
 from piggyback.suite.networks.first_pruning import prune_backbone
 from piggyback.suite.networks.joint import PAYLOADS, train_jointly
-from piggyback.suite.networks.work import NETWORK_FILE, Making
+from piggyback.suite.networks.making import NETWORK_FILE, Making
 from piggyback.suite.options import GroundOptions
 from piggyback.suite.ordering import sequence_of
 from piggyback.suite.recipe import SequenceRecipe, run_id, settings_of
@@ -37,7 +37,7 @@ from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_
 GROUNDS: Final = "grounds"  # folder, beside that of the runs
 
 
-def key_of_standing(bench: Bench) -> dict[str, Any]:
+def key_of_foundation(bench: Bench) -> dict[str, Any]:
     """What identifies the network that the bench's method is built on."""
     job, recipe = bench.job, bench.job.recipe
     if method_of(job).stands_on == "pruned":
@@ -56,13 +56,13 @@ def key_of_standing(bench: Bench) -> dict[str, Any]:
     }
 
 
-def standing_folder(bench: Bench) -> Path:
+def foundation_folder(bench: Bench) -> Path:
     """Where the network that the bench's method is built on is made."""
     job = bench.job
-    return job.out / GROUNDS / f"{job.method}-seed{job.recipe.seed}-{run_id(key_of_standing(bench))}"
+    return job.out / GROUNDS / f"{job.method}-seed{job.recipe.seed}-{run_id(key_of_foundation(bench))}"
 
 
-def find_standing(bench: Bench) -> Path | None:
+def find_foundation(bench: Bench) -> Path | None:
     """The network file that the bench's method is built on; None for the backbone itself.
 
     Raises:
@@ -71,13 +71,13 @@ def find_standing(bench: Bench) -> Path | None:
     job = bench.job
     if method_of(job).stands_on == "backbone":
         return None
-    path = standing_folder(bench) / NETWORK_FILE
+    path = foundation_folder(bench) / NETWORK_FILE
     if not path.exists():
         raise BadInput(f"{job.method} is built on {path}, which is not there: `piggyback {job.benchmark} ground`")
     return path
 
 
-def make_standing(
+def make_foundation(
     bench: Bench,
     *,
     root: Path | None = None,
@@ -103,10 +103,10 @@ def make_standing(
     method = method_of(bench.job)
     if method.stands_on == "backbone":
         return None
-    key = key_of_standing(bench)
+    key = key_of_foundation(bench)
     if bench.job.ground is not None:
-        copy_standing(bench.job.ground, root=standing_folder(bench), key=key, noun=bench.job.benchmark)
-    folder = open_run(root or standing_folder(bench), key=key)
+        copy_foundation(bench.job.ground, root=foundation_folder(bench), key=key, noun=bench.job.benchmark)
+    folder = open_run(root or foundation_folder(bench), key=key)
     make = prune_backbone if method.stands_on == "pruned" else train_jointly
 
     def do(watch: Watch) -> None:
@@ -116,7 +116,7 @@ def make_standing(
     return folder
 
 
-def copy_standing(source: Path, *, root: Path, key: Mapping[str, object], noun: str) -> None:
+def copy_foundation(source: Path, *, root: Path, key: Mapping[str, object], noun: str) -> None:
     """Copy a network that was made elsewhere, unless it is there, so that the folder of the runs is whole by itself.
 
     Several processes may do so at once: each file is written whole, and the network last.
@@ -152,7 +152,7 @@ def run(benchmark: Benchmark, options: GroundOptions[Any]) -> int:
     bench = open_any(first, tasks=tasks)
     with stop_on_signal() as stop, console.progress_bar() as bar:
         shown = bar.add_task(f"the network of {options.method}", total=1.0)
-        folder = make_standing(
+        folder = make_foundation(
             bench, root=options.folder, stop=stop, on_step=lambda share: bar.update(shown, completed=share)
         )
     made = None if folder is None else str(folder.root / NETWORK_FILE)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from piggyback.shell.errors import BadInput
-from segmentation.metric.confusion import count_pairs, score
-from segmentation.metric.miou import run
+from segmentation.metric.confusion import count_pairs
+from segmentation.metric.miou import score
+from segmentation.metric.png_folders import run
 from segmentation.options import MiouOptions
 from segmentation.release.label_files import encode_label_map, read_label_file, write_label_map
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.store import spreading
-from leaderboard.store.spreading import spread
+from leaderboard.store import processes as spreading
+from leaderboard.store.processes import spread
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_fault_in_a_process_is_raised_here() -> None:
 FOREVER = """
 import os, sys, time
 from pathlib import Path
-from leaderboard.store import spreading
+from leaderboard.store import processes as spreading
 
 def work(number):
     (Path(sys.argv[1]) / str(os.getpid())).touch()
