@@ -1,5 +1,6 @@
 """What a process does that is killed in the middle of a run; in a module, so that pickle can name it."""
 
+import gc
 import os
 import signal
 from functools import partial
@@ -18,6 +19,7 @@ def train_until_killed(job: Job, moment: int) -> None:
 
     An odd moment is just before, an even one just after it.
     """
+    gc.freeze()  # collecting what the forked process had would copy all of it
     torch.set_num_threads(1)
     replace, left = os.replace, [moment]
 
