@@ -45,6 +45,12 @@ def float32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piggyback.device.has_native_bf16", lambda device: False)
 
 
+@pytest.fixture(autouse=True)
+def no_power_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk: processes are killed in the tests, machines are not."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+
+
 @pytest.fixture
 def read_command() -> Callable[[list[str]], Any]:
     """The options of a command, from its words, by the console command's own parser."""

@@ -97,7 +97,7 @@ def write_sheet(path: Path, rows: Sequence[SheetRow]) -> None:
         BadInput: as `draw_sheet`.
     """
     buffer = io.BytesIO()
-    draw_sheet(rows).save(buffer, "PNG", optimize=True)
+    draw_sheet(rows).save(buffer, "PNG")  # optimized it is 3 % smaller, in five times the time
     write_bytes(path, buffer.getvalue())
 
 

@@ -19,8 +19,10 @@ from decathlon.backbone.backbone_file import save_backbone
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.release.packed import open_split
 from decathlon.release.prepare import prepare
+from piggyback.methods.table import stands_on
 from piggyback.suite.bench import Job
 from piggyback.suite.benchmark import Benchmark, find_benchmark
+from piggyback.suite.ordering import recipe_for
 from piggyback.suite.recipe import Recipe, as_flags
 
 TRAINED = ("aircraft", "svhn")
@@ -77,6 +79,13 @@ class Small:
             out=out,
             device=torch.device("cpu"),
         )
+
+    def jobs(self, job: Job, *, method: str) -> list[Job]:
+        """The job by a method: one for each task that is there, where the method does not treat them one by one."""
+        built_on = stands_on(method)
+        recipe = recipe_for(self.benchmark, job.recipe, stands_on=built_on, tasks=self.written)
+        tasks = (job.task,) if built_on == "backbone" else self.written
+        return [replace(job, method=method, recipe=recipe, task=task) for task in tasks]
 
 
 # -- the Decathlon --------------------------------------------------------------------------------------

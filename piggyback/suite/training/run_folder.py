@@ -172,6 +172,8 @@ def conduct(folder: RunFolder, work: Callable[[Watch], None], *, proof: Path | N
             close_run(Watch.over(folder))
         return
     with folder.hold():
+        for left in folder.root.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         watch = Watch.over(folder)
         watch.say("running")
         try:
