@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from killed_runs import train_until_killed
+from piggyback.suite.networks.standing import make_standing
 from small_benchmarks import Small
 
 from piggyback.shell.errors import Requeue
 from piggyback.suite import train
 from piggyback.suite.bench import Job, open_bench, steps_of
-from piggyback.suite.networks.standing import make_standing
 from piggyback.suite.train import train_task
 
 Change = Callable[..., Job]
