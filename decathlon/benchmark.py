@@ -13,7 +13,7 @@ VERBS: Final = (
     Command(
         name="fetch",
         summary="download the official archives, resumed after a break",
-        options="decathlon.options:FetchOptions",
+        options="piggyback.suite.options:FetchOptions",
         target="decathlon.release.fetch:run",
         examples="  piggyback decathlon fetch --out archives",
     ),

@@ -16,7 +16,7 @@ from decathlon.drawn.release import Amounts, write_release
 from decathlon.release.labels import read_labels
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell.console import out, table
-from piggyback.suite.verbs.demo import announce, take_step
+from piggyback.suite.verbs.demo import DemoFolder, announce, take_step
 
 METHODS: Final = ("piggyback", "feature")
 CROPPED: Final = ("cifar100", "dtd")  # wallpapers, where a window is as good as all; the others are one thing
@@ -40,39 +40,20 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(DemoFolder):
     """Where the demo keeps what."""
-
-    root: Path
-
-    @property
-    def release(self) -> Path:
-        """Drawn pictures, in the form of the official release."""
-        return self.root / "release"
-
-    @property
-    def data(self) -> Path:
-        """The same, packed."""
-        return self.root / "data"
 
     @property
     def pretraining(self) -> Path:
-        """The backbone's run."""
         return self.root / "backbone"
 
     @property
     def backbone(self) -> Path:
-        """The backbone file."""
         return self.pretraining / "backbone.safetensors"
 
     @property
-    def runs(self) -> Path:
-        """The runs of all tasks."""
-        return self.root / "runs"
-
-    @property
     def submission(self) -> Path:
-        """The submission; its zip is beside it."""
+        """The JSON file; its zip is beside it."""
         return self.root / "results.json"
 
 

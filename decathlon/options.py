@@ -10,23 +10,6 @@ from piggyback.shell.arguments import Names
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchOptions:
-    """Download the official archives.
-
-    Attributes:
-        out: folder for the archives.
-        archives: which ones, with commas between; all that need no login when not given.
-        url: another place to take them from; the file names are added to it.
-        json: print one JSON object instead of a table.
-    """
-
-    out: Path
-    archives: Names = ()
-    url: str | None = None
-    json: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
     """Check and pack pictures.
 

@@ -13,9 +13,12 @@ VERBS: Final = (
     Command(
         name="fetch",
         summary="download VOC and SBD, resumed after a break",
-        options="segmentation.options:FetchOptions",
+        options="piggyback.suite.options:FetchOptions",
         target="segmentation.release.fetch:run",
-        examples="  piggyback segmentation fetch --out archives",
+        examples=(
+            "  piggyback segmentation fetch --out archives        # voc2012 and sbd\n"
+            "  piggyback segmentation fetch --out archives --archives voc2011,sbd-train-noval"
+        ),
     ),
     Command(
         name="draw",

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from piggyback.shell.console import out
 from piggyback.suite.results import find_runs
-from piggyback.suite.verbs.demo import announce, take_step
+from piggyback.suite.verbs.demo import DemoFolder, announce, take_step
 from segmentation.benchmark import BENCHMARK, TASK
 from segmentation.drawn.release import Amounts, write_release
 from segmentation.drawn.small_vgg import train_backbone
@@ -39,30 +39,12 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(DemoFolder):
     """Where the demo keeps what."""
-
-    root: Path
-
-    @property
-    def release(self) -> Path:
-        """Drawn scenes, in the form of the official releases."""
-        return self.root / "release"
-
-    @property
-    def data(self) -> Path:
-        """The same, packed."""
-        return self.root / "data"
 
     @property
     def backbone(self) -> Path:
-        """The backbone file."""
         return self.root / "backbone.safetensors"
-
-    @property
-    def runs(self) -> Path:
-        """Runs and overlay sheets."""
-        return self.root / "runs"
 
 
 def run_demo(root: Path) -> None:

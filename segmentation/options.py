@@ -16,23 +16,6 @@ DEFAULT_RECIPE: Final = "paper"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchOptions:
-    """Download the official archives.
-
-    Attributes:
-        out: folder for the archives.
-        archives: of voc2012, voc2011, sbd, sbd-train-noval, with commas between; voc2012 and sbd when not given.
-        url: another place to take them from; the file names are added to it.
-        json: print one JSON object instead of a table.
-    """
-
-    out: Path
-    archives: Names = ()
-    url: str | None = None
-    json: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
     """Check and pack pictures and label maps.
 

@@ -21,6 +21,23 @@ class Nothing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Download the official archives.
+
+    Attributes:
+        out: folder for the archives.
+        archives: which ones, with commas between; those that need no login when not given.
+        url: another place to take them from; the file names are added to it.
+        json: print one JSON object instead of a table.
+    """
+
+    out: Path
+    archives: Names = ()
+    url: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions(Generic[R, O]):
     """Train with one method.  The flags of the recipe override what --recipe names.
 

@@ -5,17 +5,14 @@ These servers come and go (pytorch/vision#8471, #9271), so the verb first says h
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from piggyback.data.download import Archive, describe, fetch_and_report, find_archive
 from piggyback.shell.console import notice, out
+from piggyback.suite.options import FetchOptions
 from segmentation.release.archives import ARCHIVES, DEFAULT
 
-if TYPE_CHECKING:
-    from segmentation.options import FetchOptions
 
-
-def run(options: "FetchOptions") -> int:
+def run(options: FetchOptions) -> int:
     """``piggyback segmentation fetch``; 1 where an archive is missing in the end.
 
     What to do by hand goes to standard output before anything is downloaded; with --json to standard error.

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -20,6 +21,21 @@ def test_every_public_name_is_there() -> None:
     for name in piggyback.__all__:
         assert getattr(piggyback, name) is not None
     assert {"attach", "Adapter", "Binary", "METHODS", "read_payload"} <= set(piggyback.__all__)
+
+
+def test_what_users_import_is_documented() -> None:
+    for name in piggyback.__all__:
+        thing = getattr(piggyback, name)
+        assert thing.__doc__, name
+        members = vars(thing) if isinstance(thing, type) else {}
+        for kind in thing.__mro__ if isinstance(thing, type) else ():  # the adapter's face and what stands behind it
+            members = {**vars(kind), **members} if kind.__module__.startswith("piggyback") else members
+        bare = [
+            member
+            for member, value in members.items()
+            if not member.startswith("_") and inspect.isfunction(value) and not value.__doc__
+        ]
+        assert bare == [], name
 
 
 def test_a_name_that_is_not_there() -> None:

@@ -7,6 +7,7 @@ came out.  The same call again continues.
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from piggyback.shell.cli import DONE, dispatch, load
@@ -34,6 +35,25 @@ def run(options: DemoOptions) -> int:
     minutes, seconds = divmod(round(time.monotonic() - begun), 60)
     out.print(f"demo done in {minutes} min {seconds} s; everything it made is in {options.out.resolve()}", markup=False)
     return 0
+
+
+@dataclass(frozen=True)
+class DemoFolder:
+    """Where a benchmark's demo keeps what: drawn pictures in the form of the official release, the same packed, runs."""
+
+    root: Path
+
+    @property
+    def release(self) -> Path:
+        return self.root / "release"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
 
 
 def announce(title: str) -> None:
