@@ -39,7 +39,7 @@ def run(options: DemoOptions) -> int:
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """Where a benchmark's demo keeps what: drawn pictures in the form of the official release, the same packed, runs."""
+    """Where a demo keeps what: drawn pictures in the form of the official release, the same packed, runs."""
 
     root: Path
 
