@@ -89,8 +89,7 @@ class Bench:
 
     def pictures(self, part: Part) -> PackedSplit:
         """Those to train on."""
-        both = part == "final" and self.recipe.trained_on == "train+val"
-        return join(self.train, self.val) if both else self.train
+        return self.train if part == "train" else join(self.train, self.val)
 
     def count_batches(self, part: Part) -> int:
         """The last one of an epoch may be smaller."""

@@ -77,8 +77,7 @@ class Bench:
 
     def places(self, part: Part) -> tuple[int, ...]:
         """Places in train of the pictures to train on."""
-        everything = part == "final" and self.recipe.trained_on == "train+val"
-        return tuple(range(len(self.train))) if everything else self.trial_places
+        return self.trial_places if part == "train" else tuple(range(len(self.train)))
 
     @cached_property
     def average_pixels(self) -> float:
@@ -183,6 +182,7 @@ class Bench:
     def describe(self, scored: Scored, *, evidence: Path) -> Measured:
         """The numbers of a confusion, with what the result must say of pictures."""
         scores, train = score(scored.matrix, pictures=scored.pictures), self.train
+        used = len(self.places(self.recipe.trained_on))
         return Measured(
             split=self.recipe.evaluate,
             metrics={
@@ -196,7 +196,7 @@ class Bench:
             evidence=evidence,
             official=train.official and self.evaluation.official,
             noted={
-                "pictures_trained_on": f"{len(self.places('final'))}; {train.name} has {train.completeness}",
+                "pictures_trained_on": f"{used}; {train.name} has {train.completeness}",
                 "pictures_evaluated": self.evaluation.completeness,
                 "pictures_in_both": len(set(train.ids) & set(self.evaluation.ids)),
             },

@@ -21,7 +21,7 @@ from piggyback.methods.contract import Follows, Method
 from piggyback.methods.registry import named_method, set_masks
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
 from piggyback.shell.cli import load
-from piggyback.shell.errors import BadInput
+from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import sha256_of
 from piggyback.suite.benchmark import Benchmark, find_benchmark
 from piggyback.suite.ordering import refuse_task, sequence_of, task_before
@@ -32,8 +32,8 @@ from piggyback.suite.training.run_folder import RunFolder
 from piggyback.weight_files import write_backbone
 
 R = TypeVar("R", bound=Recipe, covariant=True, default=Recipe)
-Part = Literal["trial", "final"]
-"""Which training pictures: those that trials train on, or those of the training that counts."""
+Part = Literal["train", "train+val"]
+"""Splits to train on.  Trials train on train alone; the training that counts, on the recipe's `trained_on`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +207,9 @@ def open_bench(job: Job) -> Bench:
     benchmark.refuse_method(job.method)
     refuse_task(benchmark, job.recipe, task=job.task, method=job.method, stands_on=method.stands_on)
     bench: Bench = load(benchmark.opener)(job)
+    if not job.data.is_dir():  # where the opener itself did not look, and could say more
+        command = f"piggyback {benchmark.name} {benchmark.source.prepare or 'prepare'}"
+        raise BadInput(f"{job.task} is not packed in {one_line(job.data)}: there is no such folder. Run `{command}`")
     return bench
 
 

@@ -140,10 +140,10 @@ def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
     """One trial: its steps, and the benchmark's first metric on val."""
     bench, recipe = work.bench, work.job.recipe
     work.watch.say("running", stage=f"trying learning rate {rate:g}, {number} of {len(recipe.lr_grid)}")
-    count = bench.count_batches("trial")
-    steps = max(1, round(recipe.trial_share * recipe.epochs_for(count) * steps_of(bench, "trial")))
+    count = bench.count_batches("train")
+    steps = max(1, round(recipe.trial_share * recipe.epochs_for(count) * steps_of(bench, "train")))
     batches = cut_batches(
-        lambda epoch, start: bench.batches("trial", epoch, start), epoch=count, total=steps * recipe.accumulate
+        lambda epoch, start: bench.batches("train", epoch, start), epoch=count, total=steps * recipe.accumulate
     )
     checkpoints = Checkpoints(work.folder.checkpoints / f"trial-{number}")
     learner = make_learner(work, rate=rate)
@@ -192,8 +192,8 @@ def make_training(
 def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
     """The training that counts; leaves the payload and gives the adapter that shows its state."""
     bench, recipe, metric = work.bench, work.job.recipe, benchmark_of(work.bench).trial_metric
-    epochs = recipe.epochs_for(bench.count_batches("final"))
-    plan = make_plan(recipe, epochs=epochs, steps=steps_of(bench, "final"))
+    epochs = recipe.epochs_for(bench.count_batches(recipe.trained_on))
+    plan = make_plan(recipe, epochs=epochs, steps=steps_of(bench, recipe.trained_on))
     learner = make_learner(work, rate=rate)
     adapter, total = learner.adapter, plan.epochs * plan.steps
     prune_at = find_pruning(bench, total=total)
@@ -220,7 +220,7 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
             work,
             learner,
             plan=plan,
-            batches=lambda epoch, start: bench.batches("final", epoch, start),
+            batches=lambda epoch, start: bench.batches(recipe.trained_on, epoch, start),
             checkpoints=Checkpoints(work.folder.checkpoints),
         ),
         on_step=advance,

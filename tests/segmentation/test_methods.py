@@ -66,7 +66,7 @@ def test_two_steps_go_to_a_file_and_back(
     bench = open_bench(job)
     adapter = make_adapter(bench, network=None)
     network = adapter.network
-    batches = list(islice(bench.batches("final", 0, 0), 2))
+    batches = list(islice(bench.batches("train", 0, 0), 2))
     plain = copy.deepcopy(network)
     plain.load_state_dict(adapter.base_state_dict(), strict=False)
     before = features(plain, batches[0][0])

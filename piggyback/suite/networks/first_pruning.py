@@ -48,7 +48,7 @@ def prune_backbone(bench: Bench, making: Making) -> None:
     adapter = attach(network, method=method.first(recipe.first_prune), head=own.head, norm="trained")
     adapter.add_task(own.job.task, head=own.make_head(network))
     plan = replace(
-        make_plan(recipe, epochs=recipe.first_epochs, steps=steps_of(own, "trial")),
+        make_plan(recipe, epochs=recipe.first_epochs, steps=steps_of(own, "train")),
         decay_after=DECAY_AFTER,
         decay_again=None,
     )
@@ -60,7 +60,7 @@ def prune_backbone(bench: Bench, making: Making) -> None:
             criterion=own.loss,
             precision=recipe.precision,
         ),
-        batches=lambda epoch, start: own.batches("trial", epoch, start),
+        batches=lambda epoch, start: own.batches("train", epoch, start),
         plan=plan,
         seed=recipe.seed,
         checkpoints=Checkpoints(making.folder.checkpoints),

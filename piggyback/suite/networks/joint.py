@@ -155,7 +155,7 @@ def train_jointly(bench: Bench, making: Making) -> None:
     def try_rate(rate: float, number: int) -> tuple[int, float]:
         making.watch.say("running", stage=f"trying learning rate {rate:g}, {number} of {len(recipe.lr_grid)}")
         checkpoints = Checkpoints(folder.checkpoints / f"trial-{number}")
-        trial = assemble(rate, share=recipe.trial_share, part="trial")
+        trial = assemble(rate, share=recipe.trial_share, part="train")
         train(trial, checkpoints)
         values = [member.bench.measure(member.adapter.network) for member in trial.members]
         checkpoints.clear()
@@ -165,7 +165,7 @@ def train_jointly(bench: Bench, making: Making) -> None:
     if recipe.lr_grid:
         title, metric = f"{bench.job.method}, all tasks", benchmark.trial_metric
         rate, trials = choose_rate(recipe.lr_grid, file=folder.trials, metric=metric, title=title, measure=try_rate)
-    together = assemble(rate, share=1.0, part="final")
+    together = assemble(rate, share=1.0, part=recipe.trained_on)
     (record,) = train(
         together,
         Checkpoints(folder.checkpoints),

@@ -86,7 +86,7 @@ def test_a_stop_at_every_step_changes_no_bit(
 
     stops = stop_everywhere(train, root=again.out, stop_after=stop_after)
     bench = open_bench(job)
-    final = job.recipe.epochs_for(bench.count_batches("final")) * steps_of(bench, "final")
+    final = job.recipe.epochs_for(bench.count_batches(job.recipe.trained_on)) * steps_of(bench, job.recipe.trained_on)
     tried = [trial["steps"] for trial in json.loads(folder.trials.read_text())] if job.recipe.lr_grid else []
     assert len(tried) == len(job.recipe.lr_grid)
     assert stops >= final + sum(tried)  # after each, and wherever else it looks
@@ -165,7 +165,7 @@ def test_a_kill_costs_the_steps_since_the_last_whole_checkpoint(
     count_steps: Count,
     damaged: int,
 ) -> None:
-    total = steps_of(open_bench(job), "final") * job.recipe.epochs
+    total = steps_of(open_bench(job), "train") * job.recipe.epochs
     again = replace(job, out=tmp_path / "again")
     kill_at(again, 5)
     folder = folder_of(again)

@@ -71,7 +71,7 @@ def test_the_best_rate_on_val_is_used_and_ties_go_to_the_lower(
     job = change(replace(job, method="feature"), **small.choosing, lr_grid=GRID, trial_share=0.5)
     folder = train_task(job)
     assert waiting == []
-    steps, metric = steps_of(open_bench(job), "trial"), small.benchmark.trial_metric  # half of two epochs
+    steps, metric = steps_of(open_bench(job), "train"), small.benchmark.trial_metric  # half of two epochs
     expected = [
         {"lr": rate, "steps": None if value is None else steps, metric: value}
         for rate, value in zip(GRID, values, strict=True)
@@ -138,11 +138,11 @@ def test_trials_see_their_own_pictures_and_the_result_is_measured_once_at_the_en
     fields = {"epochs": 1, "batch_size": 1, "lr_grid": GRID[:2], "trial_share": 1.0, "trained_on": trained_on}
     job = change(job, **small.choosing, **fields)
     bench = open_bench(job)
-    tried, final = bench.count_batches("trial"), bench.count_batches("final")
+    tried, final = bench.count_batches("train"), bench.count_batches(job.recipe.trained_on)
     assert (final > tried) == (trained_on == "train+val")
     train_task(job)
-    trial = [*["trial"] * tried, "val"]
-    assert seen == [*trial, *trial, *["final"] * final, "finish"]
+    trial = [*["train"] * tried, "val"]
+    assert seen == [*trial, *trial, *[trained_on] * final, "finish"]
 
 
 def test_the_best_epoch_on_val_is_kept(

@@ -21,7 +21,17 @@ from piggyback.payload import read_payload
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput, Requeue, UnknownName, one_line
 from piggyback.shell.files import sha256_of
-from piggyback.suite.bench import Bench, Job, key_of, make_adapter, method_of, open_bench, root_of, steps_of
+from piggyback.suite.bench import (
+    Bench,
+    Job,
+    data_fingerprint,
+    key_of,
+    make_adapter,
+    method_of,
+    open_bench,
+    root_of,
+    steps_of,
+)
 from piggyback.suite.recipe import settings_of
 from piggyback.suite.train import train_task
 from piggyback.suite.training.checkpoints import Environment
@@ -72,8 +82,8 @@ def test_a_run_leaves_what_it_says_and_the_same_again_changes_no_byte(
     assert result.versions is not None
     assert (result.versions["torch"], result.versions["mask update"]) == (torch.__version__, "eager")
     assert result.fingerprints is not None
-    assert result.fingerprints.data == bench.data_fingerprint
-    assert result.fingerprints.backbone == bench.backbone_sha256 == sha256_of(job.backbone)
+    assert result.fingerprints.data == data_fingerprint(bench)
+    assert result.fingerprints.backbone == sha256_of(job.backbone)
     assert result.fingerprints.predictions in {sha256_of(path) for path in folder.root.iterdir() if path.is_file()}
     assert sum(result.bits.values()) == 8 * folder.payload.stat().st_size
     payload = read_payload(folder.payload)
@@ -228,7 +238,7 @@ def test_a_damaged_result_is_a_message(job: Job, train_words: Words, capsys: pyt
 def test_the_status_says_how_far_it_is_and_counts_time_over_breaks(
     job: Job, folder_of: Folder, stop_after: Any, kill_at: Any, checkpoint_each_step: None, count_steps: Count
 ) -> None:
-    total = steps_of(open_bench(job), "final") * job.recipe.epochs
+    total = steps_of(open_bench(job), "train") * job.recipe.epochs
     folder = folder_of(job)
     with pytest.raises(Requeue):
         train_task(job, stop=stop_after(2))
@@ -264,7 +274,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_the_same_command_tries_agai
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    steps = steps_of(open_bench(job), "final")
+    steps = steps_of(open_bench(job), "train")
     with monkeypatch.context() as patch:
         patch.setattr(bench_class, "loss", lambda bench, outputs, targets: outputs.sum() * float("nan"))
         assert main(train_words(job)) == 1
