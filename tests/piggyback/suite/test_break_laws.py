@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import train_until_killed
-from piggyback.suite.networks.standing import make_standing
+from forked_runs import train_until_killed
 from small_benchmarks import Small
 
 from piggyback.shell.errors import Requeue
