@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import train_until_killed
-from piggyback.suite.networks.standing import make_standing
+from forked_runs import train_until_killed
 from small_benchmarks import Small
 
 from piggyback.shell.errors import Requeue
 from piggyback.suite import train
 from piggyback.suite.bench import Job, open_bench, steps_of
+from piggyback.suite.networks.foundation import make_foundation
 from piggyback.suite.train import train_task
 
 Change = Callable[..., Job]
@@ -99,13 +99,13 @@ def test_a_stop_at_every_step_changes_no_bit_of_a_network_made_first(
 ) -> None:
     (first, *_) = small.jobs(change(job, **small.choosing, **CHOOSING), method=built_by)
     again = replace(first, out=tmp_path / "again")
-    whole = make_standing(open_bench(first))
+    whole = make_foundation(open_bench(first))
 
     def make(stop: Any) -> None:
-        make_standing(open_bench(again), stop=stop)
+        make_foundation(open_bench(again), stop=stop)
 
     assert stop_everywhere(make, root=again.out, stop_after=stop_after) >= 3
-    found = make_standing(open_bench(again))
+    found = make_foundation(open_bench(again))
     assert whole is not None
     assert found is not None
     files = {path.relative_to(whole.root) for path in whole.root.rglob("*.safetensors")}

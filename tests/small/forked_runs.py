@@ -1,4 +1,4 @@
-"""What a process does that is killed in the middle of a run; in a module, so that pickle can name it."""
+"""What processes do that are forked from one that has loaded torch; in a module, so that pickle can name it."""
 
 import gc
 import os
@@ -11,6 +11,7 @@ import torch
 import piggyback.suite.bench as bench
 from piggyback.suite.bench import Job
 from piggyback.suite.train import train_task
+from piggyback.suite.training import workers
 from piggyback.suite.training.loop import Plan
 
 
@@ -34,3 +35,9 @@ def train_until_killed(job: Job, moment: int) -> None:
     os.replace = replace_and_die  # type: ignore[assignment]
     bench.Plan = partial(Plan, checkpoint_s=-1.0)  # type: ignore[misc, assignment]
     train_task(job)
+
+
+def work(job: Job, train: Any, threads: int, _: int) -> None:
+    """As a worker, whose parent is the one that it was forked from."""
+    gc.freeze()
+    workers.work(job, train, threads, os.getppid())
