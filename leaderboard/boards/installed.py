@@ -38,7 +38,7 @@ def find_boards() -> Installed:
     points: dict[str, EntryPoint] = {}
     loaded: list[Board] = []
     faults: list[tuple[EntryPoint, Exception]] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+    for point in sorted(set(entry_points(group=GROUP)), key=lambda point: (point.name, point.value)):
         try:
             if points.setdefault(point.name, point).value != point.value:
                 raise _Unusable(f"{points[point.name].value} is there for the same benchmark")
@@ -55,7 +55,8 @@ def find_boards() -> Installed:
             continue
         boards[board.name] = board
         taken.update(board.views)
-    return Installed(boards=MappingProxyType(boards), broken=tuple(_describe(*one) for one in faults))
+    broken = tuple(_describe(*one, replaced=one[0].name in boards) for one in faults)
+    return Installed(boards=MappingProxyType(boards), broken=broken)
 
 
 def _load(point: EntryPoint) -> Board:
@@ -68,13 +69,13 @@ def _load(point: EntryPoint) -> Board:
     return board
 
 
-def _describe(point: EntryPoint, fault: Exception) -> str:
+def _describe(point: EntryPoint, fault: Exception, *, replaced: bool) -> str:
     package = "" if point.dist is None else f" of the package {point.dist.name}"
     said = str(fault).splitlines()
     reason = said[0] if said else type(fault).__name__
     if said and not isinstance(fault, _Unusable):
         reason = f"{type(fault).__name__}: {reason}"
-    return (
-        f"the board {point.name}{package} cannot be used ({reason}); results of {point.name} are shown in a plain "
-        "table, and checked only as far as that needs no board"
-    )
+    outcome = "are shown in a plain table, and checked only as far as that needs no board"
+    if replaced:
+        outcome = "follow the other one"
+    return f"the board {point.name}{package} cannot be used ({reason}); results of {point.name} {outcome}"
