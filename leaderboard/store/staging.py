@@ -78,7 +78,7 @@ def find_records(run_folder: Path) -> list[str]:
         ResultError: it has none.
     """
     if not (run_folder / RECORD).exists():
-        raise ResultError(f"{shown(run_folder)} is no finished run: it has no {RECORD}")
+        raise ResultError(f"{shown(run_folder)} is not a finished run: it has no {RECORD}")
     return [RECORD, TEST_RECORD] if (run_folder / TEST_RECORD).exists() else [RECORD]
 
 

@@ -201,7 +201,7 @@ def test_what_is_no_finished_run_is_said(options: Options, done: RunFolder, tmp_
     with pytest.raises(BadInput, match="`piggyback decathlon evaluate` reads it"):
         run(BENCHMARK, options)
     done.result.write_text(json.dumps({**result, "recipe": {**result["recipe"], "size": "wide"}}))
-    with pytest.raises(BadInput, match=r"result\.json has no such recipe"):
+    with pytest.raises(BadInput, match=r"result\.json has no valid recipe"):
         run(BENCHMARK, options)
     assert not options.own.out.exists()
 
