@@ -125,7 +125,7 @@ def test_other_files_are_refused() -> None:
     frames = chunk(b"acTL", struct.pack(">II", 2, 0))
     refused(png(b"\0", width=1, depth=8, colour=3, palette=PALETTE, extra=frames), "animated")
     refused(png(b"", width=9, depth=8, colour=3, palette=PALETTE), "cannot be decoded")
-    refused(png(b"\0", width=1, depth=5, colour=3, palette=PALETTE), "is no PNG picture")
+    refused(png(b"\0", width=1, depth=5, colour=3, palette=PALETTE), "is not a PNG picture")
 
 
 def test_damage_is_found_wherever_it_is() -> None:

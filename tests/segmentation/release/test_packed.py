@@ -96,10 +96,10 @@ def test_damaged_files_are_named(tiny: Any, tmp_path: Path) -> None:
     for name, spoil, message in [
         ("labels.u8", lambda path: os.truncate(path, 10), r"labels\.u8 has 10 bytes, not the \d+ of its index"),
         ("pictures.u8", lambda path: path.unlink(), r"cannot read .*pictures\.u8"),
-        ("index.npy", lambda path: os.truncate(path, 100), r"index\.npy is no index of 4 pictures: it is damaged"),
-        ("index.npy", lambda path: np.save(path, np.zeros(4, INDEX)), "has a height that no picture has"),
+        ("index.npy", lambda path: os.truncate(path, 100), r"index\.npy is not an index of 4 pictures: it is damaged"),
+        ("index.npy", lambda path: np.save(path, np.zeros(4, INDEX)), "has a height that is impossible for a picture"),
         ("index.npy", lambda path: np.save(path, np.ones(4, INDEX)), "offsets that do not follow"),
-        ("index.npy", lambda path: np.save(path, np.zeros(3, INDEX)), "is no index of 4 pictures: it must be"),
+        ("index.npy", lambda path: np.save(path, np.zeros(3, INDEX)), "is not an index of 4 pictures: it must be"),
         ("split.json", lambda path: path.write_text("{"), r"split\.json is not JSON.*: delete .* and run `piggyback"),
         ("split.json", change(ids=["../../a", "b", "c", "d"]), r"damaged \(.*its ids are no ids"),
         ("split.json", change(ids=["a", "b", "c", "a"]), "or are there twice"),

@@ -145,7 +145,7 @@ FAULTS: dict[str, Callable[[BundleOptions], None]] = {
     "1 have void (255), which is no answer (2008_000003.png in 3 pixels)": edit(void),
     "1 have another size than their picture (2008_000003.png 8 x 8, 2008_000003.jpg 8 x 7)": edit(grow),
     "1 have no picture to compare sizes with (": lambda options: (options.pictures / f"{IDS[2]}.jpg").unlink(),
-    "2008_000003.jpg is no JPEG picture)": lambda options: write(options.pictures / f"{IDS[2]}.jpg", b"no picture"),
+    "2008_000003.jpg is not a JPEG picture)": lambda options: write(options.pictures / f"{IDS[2]}.jpg", b"no picture"),
 }
 
 

@@ -32,13 +32,13 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name = ", "no TOML file"),
+        ("name = ", "not a TOML file"),
         (SWEEP.replace("out", "outt"), "'outt' means nothing at the top"),
         (SWEEP.replace('"o"', "3"), "must have a name and an out folder"),
         ('name = "n"\nout = "o"\n', r"must have a \[\[benchmark\]\] table"),
         (SWEEP.replace('name = "toy"', "seeds = [0]"), r"each \[\[benchmark\]\] table must have a name"),
-        ("name = " + "[" * 2000, r"is damaged or no TOML file \(RecursionError"),
-        ("name = " + "1" * 5000, r"is damaged or no TOML file \(ValueError"),
+        ("name = " + "[" * 2000, r"is damaged or not a TOML file \(RecursionError"),
+        ("name = " + "1" * 5000, r"is damaged or not a TOML file \(ValueError"),
         ("name = '" + "n" * (1 << 20) + "'", "at most 1,048,576 are read"),
         (SWEEP + 'out = "x"\n', "'out' stands at the top"),
         ("page = 3\n" + SWEEP, "page must be true or false, not 3"),
