@@ -33,7 +33,7 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
     ("text", "words"),
     [
         ("name = ", "not a TOML file"),
-        (SWEEP.replace("out", "outt"), "'outt' means nothing at the top"),
+        (SWEEP.replace("out", "outt"), "unknown field 'outt' at the top"),
         (SWEEP.replace('"o"', "3"), "must have a name and an out folder"),
         ('name = "n"\nout = "o"\n', r"must have a \[\[benchmark\]\] table"),
         (SWEEP.replace('name = "toy"', "seeds = [0]"), r"each \[\[benchmark\]\] table must have a name"),
@@ -112,7 +112,7 @@ def test_what_is_different_for_jobs_of_a_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("minuts = 3", "'minuts', which is not known; known: partition, account"),
+        ("minuts = 3", "unknown field, 'minuts'; known: partition, account"),
         ('minutes = "3"', "minutes must be a whole number, not '3'"),
         ("minutes = true", "minutes must be a whole number, not True"),
         ("minutes = 0", "minutes must be at least 1, not 0"),
