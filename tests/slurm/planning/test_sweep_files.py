@@ -123,9 +123,9 @@ def test_what_is_different_for_jobs_of_a_kind(tmp_path: Path) -> None:
         ('setup = "x"', "setup must be a list of shell lines"),
         ("setup = [3]", "setup must be a list of shell lines"),
         ("additional = 3", "additional must be a table"),
-        ("kinds = {}", "'kinds', which is not known"),
+        ("kinds = {}", "unknown field, 'kinds'"),
         ("score = 3", "score must be a table of what is different for such jobs, not 3"),
-        ("[profile.gpu.score]\nminuts = 3", r"\[profile\.gpu\.score\] has 'minuts'"),
+        ("[profile.gpu.score]\nminuts = 3", r"\[profile\.gpu\.score\] has an unknown field, 'minuts'"),
     ],
 )
 def test_profiles_with_faults(tmp_path: Path, line: str, words: str) -> None:
