@@ -24,7 +24,7 @@ from slurm.folder.state_files import read_state
 from slurm.planning.planned_run import PlannedRun
 from slurm.queries import find_states, is_running
 
-KILL_WAIT_S: Final = 60.0
+KILL_WAIT_S: Final = 60.0  # twice Slurm's default KillWait
 STALLS: Final = 5  # attempts in a row that get no further; another would most likely not either
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "piggyback")
 """What comes before a run's arguments; kept in its order."""

@@ -29,7 +29,7 @@ _HEADER: Final = re.compile(
     re.DOTALL,
 )
 _TEXT: Final = re.compile(r"'<U(\d{1,4})'")
-_MOST_HEADER: Final = 1 << 16
+_MOST_HEADER: Final = 1 << 16  # format 1.0 stores a header's length in two bytes
 _END_OF_ZIP: Final = 22  # bytes of a zip's last record, without a comment
 
 

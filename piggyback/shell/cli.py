@@ -19,8 +19,8 @@ from piggyback.shell.errors import PiggybackError, Requeue, UnknownName, refusal
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
-REQUEUE: Final = 75
-INTERRUPTED: Final = 130
+REQUEUE: Final = 75  # sysexits.h: EX_TEMPFAIL, try again later
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from slurm.folder.state_files import read_state
 
 BEAT_S: Final = 20.0
 """Seconds between signs of life, which set the time of the claim's file."""
-SILENT_S: Final = 180.0
+SILENT_S: Final = 180.0  # nine beats: NFS may show a file's new time a minute late (acregmax)
 """Seconds without a sign of life after which an owner counts as dead, where nothing better is known of it."""
 NUMBERED: Final = re.compile(r"(\d{4,})\.json")
 LOCAL: Final = "local-"
