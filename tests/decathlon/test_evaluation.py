@@ -68,4 +68,4 @@ def test_evaluate_refuses_what_does_not_fit(
     assert "has no valid recipe" in capsys.readouterr().err
     folder.result.unlink()
     assert evaluate(job) == 1
-    assert "no finished run" in capsys.readouterr().err
+    assert "not a finished run" in capsys.readouterr().err

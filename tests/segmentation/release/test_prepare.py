@@ -110,7 +110,7 @@ def labels(data: Callable[[Any, str], bytes]) -> Callable[[Any, str], None]:
         (labels(lambda tiny, one: encode(np.zeros((8, 8), np.uint16))), "{one}.png is 16-bit"),
         (labels(lambda tiny, one: encode(np.zeros((*tiny.size_of(one), 3), np.uint8))), "{one}.png is RGB"),
         (labels(lambda tiny, one: encode(np.full(tiny.size_of(one), 21, np.uint8))), "{one}.png has the value 21"),
-        (labels(lambda tiny, one: encode(np.zeros((3, 4), np.uint8))), "{one}.png is 4 x 3, its picture "),
+        (labels(lambda tiny, one: encode(np.zeros((3, 4), np.uint8))), "{one}.png is 4 x 3, but its picture "),
     ],
 )
 def test_a_bad_file_is_named_and_nothing_of_its_split_stays(
