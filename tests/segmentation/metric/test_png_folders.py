@@ -67,7 +67,7 @@ def test_a_list_of_ids(folders: MiouOptions, capsys: pytest.CaptureFixture[str],
     ids.write_text("../2008_000003\n")
     fails(changed(folders, ids=ids), "not an id")
     ids.write_text("\n")
-    fails(changed(folders, ids=ids), "has not an id")
+    fails(changed(folders, ids=ids), "has no id")
     fails(changed(folders, ids=tmp_path / "none.txt"), "cannot read")
 
 
