@@ -1,4 +1,4 @@
-"""What a run works on: its job, and the pictures, the backbone and the settings that belong to it."""
+"""The bench of a run: its job, with the pictures, the backbone and the settings that belong to it."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -35,10 +35,8 @@ class Bench:
     """A job with its pictures and its backbone opened; see `piggyback.suite.bench.Bench`.
 
     Attributes:
-        job: what it was opened for.
         opened: the backbone.
-        train, val, test: the task's pictures.
-        old_head: whether the task's head begins as the backbone's own.
+        old_head: whether the task's head begins as a copy of the backbone's own.
     """
 
     job: Job[Recipe]
@@ -51,12 +49,11 @@ class Bench:
 
     @property
     def recipe(self) -> Recipe:
-        """The job's."""
         return self.job.recipe
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Of the task's packed pictures, all splits."""
+        """Digest of the task's packed pictures, all splits together."""
         return {"data": self.train.fingerprint}
 
     @cached_property
@@ -75,7 +72,7 @@ class Bench:
         return copy.deepcopy(cached_backbone(path).network)
 
     def make_head(self, network: nn.Module) -> nn.Linear:
-        """A linear layer over the network's features."""
+        """A linear layer over the network's features; see `old_head`."""
         old = cast(WideResNet, network).fc
         if self.old_head:
             return copy.deepcopy(old)
@@ -83,16 +80,15 @@ class Bench:
             return nn.Linear(old.in_features, self.train.classes)
 
     def draw_weights(self, network: nn.Module) -> Mapping[str, Tensor]:
-        """Of a wide residual network of the same size."""
+        """Fresh weights of a wide residual network of the same size."""
         like = cast(WideResNet, network)
         return wide_resnet(like.depth, like.widen, classes=1, seed=self.recipe.seed).state_dict()
 
     def pictures(self, part: Part) -> PackedSplit:
-        """Those to train on."""
         return self.train if part == "train" else join(self.train, self.val)
 
     def count_batches(self, part: Part) -> int:
-        """The last one of an epoch may be smaller."""
+        """Batches in an epoch; the last one may be smaller."""
         return epoch_length(len(self.pictures(part)), batch_size=self.recipe.batch_size)
 
     def batches(self, part: Part, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -108,7 +104,6 @@ class Bench:
             yield self.inputs(batch.pixels), batch.labels.to(self.job.device)
 
     def augmentation(self, *, training: bool) -> Augmentation:
-        """How pictures are brought to the network."""
         recipe, task = self.recipe, find_task(self.job.task)
         flip = training and recipe.flip and task.mirrored
         return Augmentation(size=recipe.size, view=recipe.view(task.name), flip=flip)
@@ -119,7 +114,6 @@ class Bench:
         return normalise(pixels.to(self.job.device, non_blocking=True), mean=mean, std=std)
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Cross-entropy."""
         return cross_entropy(outputs, targets)
 
     def predict(self, network: nn.Module, split: PackedSplit) -> NDArray[np.int64]:
@@ -152,22 +146,21 @@ class Bench:
         return measure_accuracy(right, split="val", evidence=finish.folder.predictions, official=self.train.official)
 
     def open_own_task(self, recipe: AnyRecipe) -> "Bench":
-        """imagenet12 with the backbone's own head.
+        """The bench of imagenet12 with the backbone's own head.
 
         Raises:
-            BadInput: it is not packed, or the head is not of its classes.
+            BadInput: imagenet12 is not packed, or has another number of classes than the head.
         """
         whole = tuple(task for task in self.recipe.whole if task != BACKBONE_TASK)
         fed = replace(cast(Recipe, recipe), normalise="backbone", whole=whole)
         train, val, test = (open_split(self.job.data, BACKBONE_TASK, split) for split in SPLITS)
         if train.classes != self.opened.classes:
-            found = f"{self.opened.classes} classes apart, but the data has {train.classes}"
-            raise BadInput(f"{self.opened.path} tells {found}")
+            found = f"a head of {self.opened.classes} classes, but {BACKBONE_TASK} has {train.classes}"
+            raise BadInput(f"{self.opened.path} has {found}; take the backbone that was trained on these data")
         job = replace(self.job, task=BACKBONE_TASK, recipe=fed)
         return replace(self, job=job, train=train, val=val, test=test, old_head=True)
 
     def save_network(self, path: Path, network: nn.Module, source: Mapping[str, Any]) -> None:
-        """Write a backbone file."""
         mean, std = self.opened.mean, self.opened.std
         save_backbone(path, cast(WideResNet, network), mean=mean, std=std, source=source, replace=True)
 

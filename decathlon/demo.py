@@ -27,10 +27,8 @@ class Scale:
     """How much the demo does.
 
     Attributes:
-        amounts: pictures to draw.
         epochs: of the backbone; its learning rate falls after four fifths of them.
         steps: of each task's training, at least.
-        update: form of the mask update.
     """
 
     amounts: Amounts = field(default_factory=Amounts)
@@ -41,7 +39,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Folder(DemoFolder):
-    """Where the demo keeps what."""
+    """Places of the demo's files."""
 
     @property
     def pretraining(self) -> Path:
@@ -82,7 +80,7 @@ def run_scaled(root: Path, *, scale: Scale) -> tuple[MethodSummary, ...]:
 
 
 def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[str]]]:
-    """What is run: a title and the console command's arguments each."""
+    """The steps in order: a title and the console command's arguments each."""
     whole = [task for task in MASKED_TASKS if task not in CROPPED]
     data, runs = ["--data", str(folder.data)], str(folder.runs)
     decay = max(1, round(0.8 * scale.epochs))
@@ -115,7 +113,6 @@ def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[s
 
 
 def gather(folder: Folder) -> tuple[MethodSummary, ...]:
-    """What each method's runs gave."""
     labels = read_labels(folder.data / "labels_test")
     found = []
     for method in METHODS:
@@ -125,7 +122,7 @@ def gather(folder: Folder) -> tuple[MethodSummary, ...]:
 
 
 def show(folder: Folder, summaries: Sequence[MethodSummary]) -> None:
-    """The final table, where things are and what to do next."""
+    """Print the final table, where things are and what to do next."""
     masks, heads = summaries
     above = sum((masks.tasks[task].test or 0) > (heads.tasks[task].test or 0) for task in MASKED_TASKS)
     rows: list[tuple[str, ...]] = [
@@ -153,7 +150,7 @@ def show(folder: Folder, summaries: Sequence[MethodSummary]) -> None:
 
 
 def better(one: MethodSummary, other: MethodSummary) -> tuple[str, str]:
-    """On how many tasks each of two methods is above the other."""
+    """Counts of the tasks on which each of two methods beats the other."""
     pairs = [(one.tasks[task].test or 0.0, other.tasks[task].test or 0.0) for task in MASKED_TASKS]
     return str(sum(a > b for a, b in pairs)), str(sum(b > a for a, b in pairs))
 

@@ -1,4 +1,4 @@
-"""A finished run's payload, measured again."""
+"""Evaluation of a finished run's payload on val or test."""
 
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from piggyback.suite.options import EvaluateOptions
 
 
 def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptions[Any]) -> NDArray[np.bool_]:
-    """Which predicted places are right, bool (n).
+    """Mask of the predicted places that are right, bool (n).
 
     Raises:
         BadInput: labels of the test part are missing, or not those of its pictures.
@@ -26,16 +26,19 @@ def right_places(bench: Bench, places: NDArray[np.int64], options: EvaluateOptio
     labels = read_labels(own.labels or find_labels(options.data))
     split = bench.test
     if split.task not in labels.tasks:
-        raise BadInput(f"{labels.source} has no labels of {split.task}")
+        raise BadInput(f"{labels.source} has no labels of {split.task}: give --labels of this task's test part")
     truth = labels.tasks[split.task].labels
     unknown = [image for image in split.image_ids.tolist() if image not in truth]
     if unknown:
-        raise BadInput(f"{labels.source} lacks {len(unknown)} of {len(split)} pictures of {split.task}: {unknown[0]}")
+        raise BadInput(
+            f"{labels.source} lacks {len(unknown)} of {len(split)} pictures of {split.task}, first {unknown[0]}: "
+            "labels and data are of different releases"
+        )
     return np.equal(split.category_ids[places], [truth[image] for image in split.image_ids.tolist()])
 
 
 def measure(finished: Finished) -> int:
-    """Count right pictures of val, or of test where there are labels."""
+    """Print the accuracy on val, or on test, whose labels are read only then."""
     bench, options, own = cast(Bench, finished.bench), finished.options, cast(OwnEvaluate, finished.options.own)
     split = bench.val if own.split == "val" else bench.test
     right = right_places(bench, bench.predict(finished.adapter.network, split), options)

@@ -44,7 +44,6 @@ class Recipe(SequenceRecipe):
             find_task(name)
 
     def view(self, task: str) -> View:
-        """How pictures of the task are brought to `size`."""
         return "whole" if task in self.whole else "crop"
 
 

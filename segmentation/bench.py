@@ -1,4 +1,4 @@
-"""What a run works on: its job, and the pictures, the backbone and the settings that belong to it."""
+"""The bench of a run: its job, with the pictures, the backbone and the settings that belong to it."""
 
 import hashlib
 import math
@@ -40,10 +40,8 @@ class Bench:
     """A job with its pictures and its backbone opened; see `piggyback.suite.bench.Bench`.
 
     Attributes:
-        job: what it was opened for.
         opened: the backbone.
         train: pictures to train on, held-out ones among them.
-        evaluation: pictures to evaluate on.
     """
 
     job: Job[FCNRecipe]
@@ -54,12 +52,10 @@ class Bench:
 
     @property
     def recipe(self) -> FCNRecipe:
-        """The job's."""
         return self.job.recipe
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Of both splits."""
         return {"train": self.train.fingerprint, "evaluate": self.evaluation.fingerprint}
 
     @cached_property
@@ -81,14 +77,13 @@ class Bench:
 
     @cached_property
     def average_pixels(self) -> float:
-        """Of a training picture as the network sees it."""
+        """Mean number of pixels of a training picture at the size that the network sees."""
         size = self.recipe.size
         sides = zip(self.train.heights.tolist(), self.train.widths.tolist(), strict=True)
         return fmean(math.prod(scaled_shape(*pair, size=size)) for pair in sides)
 
     @property
     def predictor(self) -> Predictor:
-        """How pictures are brought to the network and label maps come out."""
         return Predictor(
             feed=self.opened.feed, size=self.recipe.size, device=self.job.device, precision=self.recipe.precision
         )
@@ -120,12 +115,12 @@ class Bench:
         return drawn.state_dict()
 
     def count_batches(self, part: Part) -> int:
-        """Each shape of pictures has a smaller one at its end."""
+        """Batches in an epoch; the last one of each shape may be smaller."""
         recipe = self.recipe
         return epoch_length(self.train, self.places(part), size=recipe.size, batch_size=recipe.batch_size)
 
     def batches(self, part: Part, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures and label maps."""
+        """Pictures, as the backbone is fed, and label maps, uint8 with void."""
         recipe, device = self.recipe, self.job.device
         for batch in training_batches(
             self.train,
@@ -157,12 +152,12 @@ class Bench:
         return total / (target != VOID).sum().clamp(min=1)  # nothing but void is no reason for NaN
 
     def measure(self, network: nn.Module) -> float:
-        """Mean IoU on the held-out pictures."""
+        """Mean IoU on the held-out pictures, a fraction."""
         matrix = count_places(self.predictor, network, self.train, self.held_out)
         return score(matrix, pictures=len(self.held_out)).mean_iou
 
     def finish(self, finish: Finish) -> Measured:
-        """Predict the evaluation split; leaves label maps, confusion, scores by class and an overlay sheet."""
+        """Predict and score the evaluation split; write label maps, confusion, scores by class and a sheet."""
         folder, split = finish.folder, self.evaluation
         finish.say(f"evaluating on {split.name}")
         scored = predict_split(
@@ -180,7 +175,7 @@ class Bench:
         return self.describe(scored, evidence=evidence)
 
     def describe(self, scored: Scored, *, evidence: Path) -> Measured:
-        """The numbers of a confusion, with what the result must say of pictures."""
+        """The scores of a confusion matrix, with the counts of pictures that a result must state."""
         scores, train = score(scored.matrix, pictures=scored.pictures), self.train
         used = len(self.places(self.recipe.trained_on))
         return Measured(
@@ -204,7 +199,7 @@ class Bench:
 
 
 def prediction_source(folder: RunFolder, split: PackedSplit, *, environment: Environment) -> dict[str, Any]:
-    """What predictions of a run depend on."""
+    """The inputs that a run's predictions depend on: where one differs, they are made again."""
     return {"payload": sha256_of(folder.payload), "split": split.fingerprint, "environment": vars(environment)}
 
 

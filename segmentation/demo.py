@@ -25,10 +25,8 @@ class Scale:
     """How much the demo does.
 
     Attributes:
-        amounts: scenes to draw.
         pictures: of each thing, for the backbone.
-        backbone_epochs, epochs: of the backbone and of the tasks.
-        update: form of the mask update.
+        backbone_epochs, epochs: of the backbone and of the task.
     """
 
     amounts: Amounts = field(default_factory=Amounts)
@@ -40,7 +38,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Folder(DemoFolder):
-    """Where the demo keeps what."""
+    """Places of the demo's files."""
 
     @property
     def backbone(self) -> Path:
@@ -82,7 +80,7 @@ def run_scaled(root: Path, *, scale: Scale) -> dict[str, float]:
 
 
 def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[str]]]:
-    """What is run: a title and the console command's arguments each."""
+    """The steps in order: a title and the console command's arguments each."""
     data, backbone = ["--data", str(folder.data)], ["--backbone", str(folder.backbone)]
     prepare = ["--source", str(folder.release), "--out", str(folder.data)]
     recipe = ["--recipe", "smoke", "--size", "0", "--epochs", str(scale.epochs), "--batch-size", "8", "--lr", "5e-4"]
@@ -103,7 +101,7 @@ def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[s
 
 
 def show(folder: Folder, scores: dict[str, float]) -> None:
-    """Where things are and what to do next."""
+    """Print both scores, where things are and what to do next."""
     masks, alone = (100 * scores[method] for method in METHODS)
     out.print(
         f"mean IoU on drawn scenes: masks {masks:.1f} %, new layers alone {alone:.1f} %\n"

@@ -1,4 +1,4 @@
-"""A finished run's payload, measured again, or used on pictures without label maps."""
+"""Evaluation of a finished run's payload, also on pictures without label maps."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -53,7 +53,6 @@ def refuse_other_backbone(finished: Finished) -> None:
 
 
 def predict_run(finished: Finished, split: PackedSplit, *, out: Path) -> Scored:
-    """Predict the split by the run's payload."""
     bench = cast(Bench, finished.bench)
     environment = Environment.here(bench.job.device, update="none")
     with stop_on_signal() as stop, console.progress_bar() as bar:
@@ -70,7 +69,6 @@ def predict_run(finished: Finished, split: PackedSplit, *, out: Path) -> Scored:
 
 
 def tell_predictions(report: dict[str, Any], *, json: bool) -> None:
-    """The report for a split without label maps."""
     if json:
         console.print_json(report)
     else:

@@ -191,5 +191,4 @@ def sizes_defaults(arguments: Sequence[str]) -> SizesOptions:
 
 
 def settings_for(arguments: Sequence[str]) -> FCNRecipe:
-    """The recipe that the arguments name."""
     return recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)

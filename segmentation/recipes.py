@@ -17,7 +17,7 @@ from piggyback.suite.recipe import HUGE, Recipe, refuse_beyond
 from segmentation.release.splits import EVALUATION_SPLIT, TRAIN_SPLIT, find_split
 
 LONGEST_SIDE: Final = 1 << 13  # no picture is packed with a longer one
-WIDEST: Final = 1 << 16  # no backbone file has wider hidden layers
+WIDEST: Final = 1 << 16  # as in backbone files: none has wider hidden layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +82,12 @@ def label_run(task: str, recipe: FCNRecipe) -> str:
 
 
 def words_to_prepare(recipe: FCNRecipe) -> tuple[str, ...]:
-    """What ``prepare`` must pack for a recipe."""
+    """Arguments of ``prepare`` that pack the splits of a recipe."""
     return "--splits", ",".join(dict.fromkeys((recipe.train, recipe.evaluate)))
 
 
 def words_to_report(recipe: FCNRecipe) -> tuple[str, ...]:
-    """Which runs ``report`` shows."""
+    """Arguments of ``report`` that show the runs of a recipe."""
     return "--split", recipe.evaluate
 
 

@@ -1,4 +1,4 @@
-"""What finished runs gave: tables beside the score of an empty answer, and overlay sheets."""
+"""The report on finished runs: tables beside the score of an empty answer, and overlay sheets."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -23,7 +23,7 @@ from segmentation.release.packed import PackedSplit, open_split
 
 
 def detail(run: FinishedRun, job: Job[FCNRecipe], *, json: bool) -> dict[str, Any]:
-    """One run's scores by class, printed, or as more for the document of ``--json``."""
+    """Print one run's scores by class, or return them for the document of ``--json``."""
     with advise(run.folder):
         matrix = read_matrix(run.folder.root / "confusion.json")
     warn_if_background(matrix)
@@ -35,7 +35,7 @@ def detail(run: FinishedRun, job: Job[FCNRecipe], *, json: bool) -> dict[str, An
 
 
 def tell(request: Request) -> dict[str, Any]:
-    """Draw the sheets and print the tables of what is finished, or give the document for ``--json``."""
+    """Draw the sheets and print the tables of finished runs; return the document for ``--json``."""
     own = request.own
     split = open_split(request.data, split_of(own, request.recipe))
     summaries = report.gather(request)
@@ -54,12 +54,12 @@ def tell(request: Request) -> dict[str, Any]:
 
 
 def split_of(own: object, recipe: Recipe | None) -> str:
-    """The split that a report is about."""
+    """Name of the split that a report is about."""
     return own.split if isinstance(own, OwnReport) else cast(FCNRecipe, recipe).evaluate
 
 
 def keep(own: object, recipe: Recipe | None) -> Callable[[FinishedRun], bool]:
-    """The runs that were evaluated on that split."""
+    """A test for the runs that were evaluated on that split."""
     name = split_of(own, recipe)
     return lambda run: run.result.split == name
 
@@ -81,7 +81,7 @@ def look_at_first(request: Request, split: PackedSplit, *, sheets: int) -> None:
 
 
 def score_background(split: PackedSplit) -> float:
-    """Mean IoU of calling every pixel background, the number to be above."""
+    """Mean IoU of calling every pixel background: the number to beat."""
     sizes = zip(split.heights.tolist(), split.widths.tolist(), strict=True)
     matrix = sum(count_place(split, place, np.zeros(size, dtype=np.uint8)) for place, size in enumerate(sizes))
     return score(cast(Matrix, matrix), pictures=len(split)).mean_iou

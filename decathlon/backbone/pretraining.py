@@ -70,11 +70,10 @@ class Falls:
 
     @property
     def epochs(self) -> int:
-        """The recipe's."""
         return self.recipe.epochs
 
     def decay(self, step: int) -> float:
-        """What the learning rate is multiplied with in a step, counted from 0 through all epochs."""
+        """The factor on the learning rate in a step; steps count from 0 through all epochs."""
         return self.recipe.decay_in(step // self.steps)
 
 
@@ -83,9 +82,7 @@ class BackboneLearner:
     """A network trained from scratch, by this process and maybe others.
 
     Attributes:
-        network: the network itself.
-        model: the same, in several processes wrapped.
-        optimizer: over its parameters.
+        model: `network`, wrapped where several processes train it.
         place: this process among those that train it.
         share: rows of each batch that this process takes.
     """
@@ -100,11 +97,9 @@ class BackboneLearner:
 
     @property
     def device(self) -> torch.device:
-        """This process's."""
         return self.place.device
 
     def begin(self) -> None:
-        """Training mode."""
         self.model.train()
 
     def loss(self, batch: Batch) -> tuple[int, Tensor]:
@@ -133,7 +128,7 @@ class BackboneLearner:
         return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
 
     def statistics(self) -> Tensor:
-        """The same as one list of numbers."""
+        """`buffers` as one vector."""
         return torch.cat([buffer.flatten() for buffer in self.buffers()])
 
 
@@ -154,12 +149,11 @@ def pretrain(
     is chosen by it, and test is not touched.
 
     Args:
-        train: to learn from.
-        val: measured after each epoch.
+        train, val: of one pack; val is measured after each epoch.
         recipe: the settings.
-        folder: the run's.
+        folder: the run's, on a disk that all processes see.
         device: such as ``cpu``; None for a GPU, or the processor.
-        allow_other_environment: continue although torch, processor, threads or number of processes are others.
+        allow_other_environment: continue although torch, processor, threads or number of processes changed.
         stop: asks for a checkpoint and an end within a few steps.
 
     Returns:
@@ -250,7 +244,7 @@ def make_training(
     watch: Watch | None,
     stop: StopFlag | None,
 ) -> Training:
-    """The loop; `watch` is the first process's, which alone says how far it is."""
+    """The loop; `watch` is None in all processes but the first, which alone reports progress."""
     learner = make_learner(train.classes, recipe=recipe, place=place)
     plan = Falls(recipe=recipe, steps=epoch_length(len(train), batch_size=recipe.batch_size, drop_last=True))
     total = plan.epochs * plan.steps
@@ -313,12 +307,13 @@ def measure(network: WideResNet, split: PackedSplit, *, recipe: PretrainRecipe, 
 def write_result(goal: Path, network: WideResNet, *, identity: dict[str, Any], history: list[Record]) -> None:
     """Write the backbone file, last: it says that the run is finished."""
     task = TASKS[BACKBONE_TASK]
-    source = {**identity, "selected": "last epoch", "torch": torch.__version__ + "", "history": rows_of(history)}
+    version = torch.__version__ + ""  # a plain string: torch's own class is a subclass
+    source = {**identity, "selected": "last epoch", "torch": version, "history": rows_of(history)}
     save_backbone(goal, network, mean=task.mean, std=task.std, source=source, replace=True)
 
 
 def rows_of(history: list[Record]) -> list[Row]:
-    """What the backbone file keeps of the loop's records."""
+    """The loop's records, reduced to what the backbone file keeps."""
     return [{name: record[name] for name in ROW} for record in history]
 
 

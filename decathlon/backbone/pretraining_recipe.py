@@ -63,14 +63,14 @@ class PretrainRecipe:
         return self.lr * self.batch_size / REFERENCE_BATCH
 
     def decay_in(self, epoch: int) -> float:
-        """What the learning rate is multiplied with in an epoch, counted from 0."""
+        """The factor on the learning rate in an epoch; epochs count from 0."""
         falls = sum(epoch >= mark for mark in self.decay_epochs)
         return float(self.decay**falls)
 
 
 # "paper" is what the DAN paper's code states for the WRN-28-4 that Piggyback takes over: batches of 64,
 # 50 epochs, a tenth of the learning rate every 25.  It used the YellowFin optimizer, which tunes momentum
-# and learning rate itself; SGD with its usual settings stands here instead.
+# and learning rate itself; SGD with its usual settings is used here instead.
 PRESETS: Final = MappingProxyType(
     {
         "paper": PretrainRecipe(),

@@ -1,4 +1,4 @@
-"""What ``decathlon backbone import | evaluate | train`` do; each returns the exit code."""
+"""The verbs ``decathlon backbone import | evaluate | train``; each returns the exit code."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,7 +29,7 @@ def run_import(options: ImportOptions) -> int:
     """Write a published checkpoint as a backbone file and say what it is.
 
     Raises:
-        BadInput: the checkpoint is none of ours, or a different file stands where the result goes.
+        BadInput: the checkpoint is not of a WRN, or the output exists with other content.
     """
     checkpoint = open_checkpoint(options.checkpoint)
     layout = Layout(depth=checkpoint.depth, widen=checkpoint.widen, classes=checkpoint.classes)

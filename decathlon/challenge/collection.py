@@ -36,7 +36,7 @@ SETUP: Final = "setup.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the runs of a folder share, for `submit`: data, backbone and the side of the pictures."""
+    """Data, backbone and side of the pictures: the same for all runs of a folder, and read by `submit`."""
 
     data: Path
     backbone: Path
@@ -44,19 +44,19 @@ class Setup:
 
 
 def write_setup(runs: Path, setup: Setup) -> None:
-    """Note what the runs of a folder share.
+    """Record the setup of a folder of runs.
 
     Raises:
         BadInput: the folder was begun with something else.
     """
     path = runs / SETUP
     if path.exists() and read_setup(runs) != resolved(setup):
-        raise BadInput(f"{path} says that these runs use other data, backbone or size: take another --out, not {runs}")
+        raise BadInput(f"{path} states other data, backbone or size: take another --out than {runs}")
     note_setup(runs, setup)
 
 
 def note_setup(runs: Path, setup: Setup) -> None:
-    """Note what the runs of a folder share, unless something is noted already."""
+    """Record the setup of a folder of runs, unless one is recorded already."""
     if not (runs / SETUP).exists():
         found = resolved(setup)
         write_json(runs / SETUP, {"data": str(found.data), "backbone": str(found.backbone), "size": found.size})
@@ -68,7 +68,7 @@ def resolved(setup: Setup) -> Setup:
 
 
 def read_setup(runs: Path) -> Setup:
-    """What `write_setup` noted.
+    """The setup that `write_setup` recorded.
 
     Raises:
         BadInput: `decathlon run` did not write the folder, or its file is damaged.
@@ -94,7 +94,7 @@ def find_runs(runs: Path, *, method: str, seed: int) -> dict[str, FinishedRun]:
 
 
 def begin(jobs: Sequence[Job], *, strict: bool) -> None:
-    """Find what keeps jobs of one folder from being trained, and note what they share.
+    """Check that jobs of one folder can be trained, and record their setup.
 
     Args:
         jobs: of one data folder, one backbone and one size.
@@ -111,7 +111,7 @@ def begin(jobs: Sequence[Job], *, strict: bool) -> None:
             "or name others in --tasks"
         )
     if isinstance(own, OwnReport) and own.labels is not None and not own.labels.exists():  # opened at the end only
-        raise BadInput(f"there are no labels in {own.labels}; leave --labels out to have val accuracies only")
+        raise BadInput(f"there are no labels in {own.labels}; leave --labels out to report val accuracies only")
     for job in jobs:
         open_bench(job)
     setup = Setup(data=first.data, backbone=first.backbone, size=cast(Recipe, first.recipe).size)
@@ -126,7 +126,6 @@ class BackboneRun:
     """A network's own answers on the backbone's task.
 
     Attributes:
-        folder: where they are kept.
         backbone: the network file's sha256.
         predictions: for the test part.
     """
@@ -142,7 +141,7 @@ def predict_backbone_task(
     """The answers of a method's frozen network on imagenet12, kept in the folder.
 
     Args:
-        runs: the folder.
+        runs: folder that keeps the answers.
         setup: of the runs.
         method, seed: whose network; without a method, the backbone itself.
         device: to predict on; None for the first GPU, or the processor.
@@ -181,7 +180,7 @@ def find_network(runs: Path, setup: Setup, *, method: str, seed: int) -> Path | 
     found = sorted((runs / GROUNDS).glob(f"{method}-seed{seed}-*/{NETWORK_FILE}"))
     if len(found) > 1:
         raise BadInput(
-            f"{runs / GROUNDS} has {len(found)} networks of {method} with seed {seed}, so it is open which one does "
+            f"{runs / GROUNDS} has {len(found)} networks of {method} with seed {seed}, so it is unclear which one does "
             f"{BACKBONE_TASK}: keep each recipe's runs in a folder of its own"
         )
     return found[0] if found else None
@@ -191,16 +190,16 @@ def collect(runs: Path, *, method: str, seed: int, device: torch.device | None =
     """Predictions of one method for all tasks there are, imagenet12 by its frozen network's own head.
 
     Args:
-        runs: the folder.
+        runs: folder that `decathlon run` wrote.
         method, seed: of the runs.
         device: for the backbone's own; None for the first GPU, or the processor.
 
     Raises:
-        BadInput: the folder is none of ours, or something in it is damaged.
+        BadInput: the folder is another one, or something in it is damaged.
     """
     setup = read_setup(runs)
     if not setup.data.is_dir():
-        raise BadInput(f"the data of {runs} was in {setup.data}, which is not there: correct {runs / SETUP}")
+        raise BadInput(f"{runs} was trained on {setup.data}, which is not there: correct the path in {runs / SETUP}")
     found = {
         task: Predictions.load(run.folder.predictions)
         for task, run in find_runs(runs, method=method, seed=seed).items()
@@ -218,7 +217,6 @@ def expected_ids(data: Path) -> Mapping[str, NDArray[np.int64]]:
 
 
 def run(options: SubmitOptions) -> int:
-    """``piggyback decathlon submit``."""
     named_method(options.method)
     predictions = collect(options.runs, method=options.method, seed=options.seed)
     expected = expected_ids(read_setup(options.runs).data)

@@ -37,7 +37,7 @@ the same ten stand in cell 25 of the notebook of github.com/rosenfeldamir/increm
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What some errors earn.
+    """Points for the errors of some or all tasks.
 
     Attributes:
         points: per task, in [0, 1000], for the tasks given, in the order of their names.

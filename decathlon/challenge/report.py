@@ -1,4 +1,4 @@
-"""What finished runs gave: scored where there are labels, then the final tables."""
+"""The report on finished runs: scores where there are labels, then the final tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +55,7 @@ def spread_over(request: Request, by_seed: Mapping[int, Sequence[MethodSummary]]
 
 
 def show_spread(request: Request, spread: Sequence[Summary]) -> None:
-    """Means and deviations over the seeds: of test where all of it was scored, else of val."""
+    """Print means and deviations over the seeds: of test where all of it was scored, else of val."""
     scored = all("test_accuracy" in one.metrics for one in spread)
     name, title = ("test_accuracy", "test accuracy") if scored else ("accuracy", "val accuracy")
     metric = Metric(name=name, title=title)
@@ -67,7 +67,7 @@ def show_spread(request: Request, spread: Sequence[Summary]) -> None:
 def gather(
     out: Path, methods: Sequence[str], *, seed: int, labels: Labels | None, device: torch.device
 ) -> list[MethodSummary]:
-    """What each method's finished runs gave; scored where there are labels."""
+    """Summaries of each method's finished runs; scored where there are labels."""
     scores = score_methods(out, methods, seed=seed, labels=labels, device=device) if labels is not None else {}
     return [
         summarise(method, find_runs(out, method=method, seed=seed), report=scores.get(method))

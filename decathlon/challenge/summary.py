@@ -30,10 +30,9 @@ class TaskLine:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSummary:
-    """What a method's runs gave.
+    """Results of a method's runs.
 
     Attributes:
-        method: name.
         tasks: the finished ones.
         report: of its submission, when test labels were there.
         parameter_ratio: by the paper's convention, for nine tasks; 1 without a run.
@@ -52,12 +51,11 @@ class MethodSummary:
 
     @property
     def megabytes(self) -> float:
-        """Of all payload files, 10^6 bytes."""
+        """Size of all payload files together, in 10^6 bytes."""
         return sum(sum(line.bits.values()) for line in self.tasks.values()) / BITS_PER_MB
 
 
 def summarise(method: str, runs: Mapping[str, FinishedRun], *, report: ScoreReport | None) -> MethodSummary:
-    """Gather one method's runs and the score of its submission."""
     lines = {}
     for task in MASKED_TASKS:
         if task not in runs:
@@ -80,7 +78,6 @@ def summarise(method: str, runs: Mapping[str, FinishedRun], *, report: ScoreRepo
 
 
 def summaries_as_json(summaries: Sequence[MethodSummary]) -> dict[str, object]:
-    """The same as the tables, for ``--json``."""
     return {
         summary.method: {
             "parameter_ratio": summary.parameter_ratio,
@@ -110,7 +107,7 @@ def percent(value: float | None) -> str:
 
 
 def print_summaries(summaries: Sequence[MethodSummary]) -> None:
-    """Accuracies, then learning rates tried, then sizes, then what to know about the numbers."""
+    """Print accuracies and sizes, then the learning rates tried, then notes on the numbers."""
     methods = [summary.method for summary in summaries]
     tasks = [task for task in MASKED_TASKS if any(task in summary.tasks for summary in summaries)]
     rows: list[tuple[str, ...]] = []
@@ -138,7 +135,7 @@ def print_summaries(summaries: Sequence[MethodSummary]) -> None:
 
 
 def print_trials(summaries: Sequence[MethodSummary], *, tasks: Sequence[str]) -> None:
-    """Every learning rate tried, with its accuracy on val; the one used has a star."""
+    """Print every learning rate tried, with its accuracy on val; the one used has a star."""
     rows: list[tuple[str, ...]] = []
     for task in tasks:
         lines = [summary.tasks.get(task) for summary in summaries]
@@ -151,7 +148,7 @@ def print_trials(summaries: Sequence[MethodSummary], *, tasks: Sequence[str]) ->
 
 
 def print_distances(summaries: Sequence[MethodSummary]) -> None:
-    """How far each method's mean is from full fine-tuning, where both are there."""
+    """Print how far each method's mean is from full fine-tuning, where both are there."""
     means = {summary.method: summary.mean_test for summary in summaries}
     finetune = means.get("finetune")
     if finetune is None:

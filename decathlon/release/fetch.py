@@ -6,5 +6,5 @@ from piggyback.suite.options import FetchOptions
 
 
 def run(options: FetchOptions) -> int:
-    """``piggyback decathlon fetch``; 1 where an archive that was asked for is missing in the end."""
+    """Fetch, print the outcome; return 1 where an archive that was asked for is missing in the end."""
     return fetch_and_report(options.out, archives=ARCHIVES, names=options.archives, url=options.url, json=options.json)

@@ -1,1 +1,1 @@
-"""Boards: what a leaderboard must know of a benchmark, found by entry points."""
+"""Boards: a leaderboard's knowledge of benchmarks, found through entry points."""

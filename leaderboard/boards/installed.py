@@ -34,7 +34,7 @@ class Installed:
 
 @cache
 def find_boards() -> Installed:
-    """All boards that installed packages offer; a process loads them once."""
+    """All boards that installed packages offer, loaded once per process."""
     points: dict[str, EntryPoint] = {}
     loaded: list[Board] = []
     faults: list[tuple[EntryPoint, Exception]] = []

@@ -1,6 +1,6 @@
-"""The few large pictures of the page, drawn once per build for the light and the dark theme, the same bytes each time.
+"""The page's few large charts, drawn once per build for the light and the dark theme, the same bytes each time.
 
-Texts stay texts in the SVG, so that they are drawn with the reader's own fonts.
+Text stays text in the SVG, so that it is drawn with the reader's own fonts.
 """
 
 import io
@@ -34,7 +34,7 @@ _FAMILY: Final = re.compile(r"'DejaVu Sans'(?:, (?:'[^']*'|[\w-]+))*")
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours; those of the page's style."""
+    """Colours of a theme, the same as in the page's style sheet."""
 
     name: str
     ink: str
@@ -83,7 +83,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         points: cost, score.
 
     Returns:
-        Their places, by rising cost.
+        Their indices, by rising cost.
     """
     order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
     front: list[int] = []
@@ -98,8 +98,8 @@ def score_chart(board: Board, entries: Sequence[Entry]) -> Chart | None:
     """Totals against parameter ratios, with the Pareto front; None without totals, or with fewer than two entries.
 
     Args:
-        board: with a total, and with an order across protocols, since the picture has all of them.
-        entries: of the board; those on the official data of that order are drawn, unverified ones are not.
+        board: has a total and an order across protocols, since the chart shows all of them.
+        entries: of the board; those on the official data of that order are drawn, except unverified ones.
     """
     rule, placing = board.total, board.placing
     if rule is None or placing is None:
@@ -251,7 +251,7 @@ def _write_labels(
     every: Sequence[tuple[float, float]],
     front: Sequence[tuple[float, float]],
 ) -> None:
-    """Write names beside the points where there is room; the first ones choose first."""
+    """Write names beside the points where there is room, the first ones first."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()

@@ -1,4 +1,4 @@
-"""Evidence files of a result: put beside its page, and read for what is drawn."""
+"""Evidence files of a result, put beside its page and read for charts."""
 
 import errno
 import math
@@ -44,7 +44,6 @@ class EvidenceFile:
 
     Attributes:
         name: one of `TITLES`.
-        title: what it is.
         size: in bytes.
         here: whether it is beside the page.
     """
@@ -64,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class ClassScore(NamedTuple):
-    """A class and its intersection over union, a fraction; None where it neither occurs nor is predicted."""
+    """A class and its intersection over union, a fraction; None if it neither occurs nor is predicted."""
 
     name: str
     iou: float | None
@@ -73,14 +72,14 @@ class ClassScore(NamedTuple):
 def carry(stored: StoredResult, *, into: str) -> tuple[EvidenceFile, ...]:
     """Put a result's evidence files beside its page, as hard links where the disk can, else as copies of small ones.
 
-    Links and anything that is no ordinary file stay behind.
+    Links and special files are left out.
 
     Args:
         stored: whose files.
         into: folder of the page.
 
     Returns:
-        The files that are there, in the order of `TITLES`.
+        The files that exist, in the order of `TITLES`.
     """
     names = {"result.json", *stored.files}
     carried = []
@@ -154,16 +153,16 @@ def read_log(folder: Path) -> str:
 
 
 def read_sides(folder: Path) -> tuple[int, int]:
-    """Width and height of ``sheet.png`` by its first chunk, IHDR; raises `Fault`.
+    """Width and height of ``sheet.png`` from its first chunk, IHDR; raises `Fault`.
 
-    The store's check has looked at it; the picture itself is left to the reader's browser.
+    The store's check has examined it; decoding the picture is left to the reader's browser.
     """
     head = _read(folder, "sheet.png")[:24]
     return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
 
 
 def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore, ...]:
-    """The mean of each class over the runs that have it."""
+    """Mean of each class over the runs that have it."""
     scores = []
     for column in zip(*runs, strict=True):
         known = [one.iou for one in column if one.iou is not None]
@@ -176,7 +175,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _load(data: bytes, name: str) -> list[dict[str, Any]]:
-    """Read the objects of JSON that passed the check; a single object becomes a list."""
+    """Parse JSON that passed the check into a list of objects; a single object becomes a list."""
     try:
         found = from_json(data)  # a fifth of json.loads' time
     except ValueError:

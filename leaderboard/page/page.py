@@ -46,14 +46,14 @@ UNVERIFIED_NOTE: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The outcome of a build.
+    """Outcome of a build.
 
     Attributes:
         path: of the page to open.
-        pages: how many HTML files there are.
-        results: with a page of their own.
+        pages: number of HTML files.
+        results: number of results with a page of their own.
         rows: in all tables together.
-        left_out: faults of results that are not shown, by kind.
+        left_out: number of results left out, by the kind of their fault.
     """
 
     path: Path
@@ -73,19 +73,19 @@ def build_page(
     findings: Sequence[Finding] = (),
     left_out: int = 0,
 ) -> Built:
-    """Write the site; it replaces an older one at once and as a whole.
+    """Write the site; it replaces an older one as a whole.
 
     Args:
         out: folder of the site.
         store: whose results these are; `out` may not be in it.
         boards: of all benchmarks in `views` and `results`.
         views: the tables, in order.
-        results: that passed every check; each gets a page, with its evidence files.
+        results: those that passed every check; each gets a page, with its evidence files.
         findings: faults of the others, which are counted on the page and not shown.
         left_out: how many results those are.
 
     Raises:
-        ResultError: `out` is no site of ours, or cannot be written.
+        ResultError: `out` is not a site of ours, or cannot be written.
     """
     check_target(out, store=store)
     links = make_links(views, results=results)
@@ -143,7 +143,7 @@ def _headings(boards: Mapping[str, Board]) -> dict[str, tuple[str, str]]:
 
 
 def _comparisons(boards: Mapping[str, Board]) -> list[str]:
-    """Sentences to read before comparing rows: of all tables, and of each board's."""
+    """Sentences to read before comparing rows: general ones, and each board's."""
     notes = [note for board in boards.values() for note in board.notes]
     ratios = [board.ratio_note for board in boards.values() if board.ratio_note]
     return [RANKED_NOTE, PUBLISHED_NOTE, *notes, SEEDS_NOTE, *ratios, UNVERIFIED_NOTE]

@@ -1,4 +1,4 @@
-"""Pages of single results, and of entries over several: what each number was made from."""
+"""Pages of single results, and of entries over several: the evidence behind each number."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def write_run_page(
 
 
 def _draw(stored: StoredResult, files: Iterable[EvidenceFile]) -> _Drawn:
-    """Read the files that are drawn; they passed the store's check, so a fault is a file that changed since."""
+    """Read the files that are drawn; they passed the store's check, so a fault means that a file changed since."""
     drawn, folder = _Drawn(), stored.folder
     readers: dict[str, tuple[str, Callable[[Path], object]]] = {
         "metrics.jsonl": ("epochs", read_epochs),
@@ -132,7 +132,7 @@ def _lead(result: Result) -> str:
 
 
 def _headline(result: Result, main: Metric) -> Pairs:
-    """The few numbers that a reader looks for first."""
+    """The few numbers that readers look for first."""
     pairs = []
     if main.name in result.metrics:
         pairs.append((_words(main.name), _metric(main.name, result.metrics[main.name])))
@@ -148,7 +148,7 @@ def _headline(result: Result, main: Metric) -> Pairs:
 
 
 def _sections(result: Result) -> list[tuple[str, Pairs]]:
-    """The record's facts under titles, without empty ones."""
+    """The record's facts under titles; empty sections are left out."""
     prints, code = result.fingerprints, result.code
     sections: list[tuple[str, Pairs]] = [
         ("Measured", [(_words(name), _metric(name, value)) for name, value in result.metrics.items()]),
@@ -177,7 +177,7 @@ def _sections(result: Result) -> list[tuple[str, Pairs]]:
 
 
 def write_code(result: Result, *, short: bool = False) -> str:
-    """The commit, and whether files were changed since."""
+    """The commit, and whether files were modified since."""
     if result.code is None or result.code.commit is None:
         return "no git checkout"
     commit = result.code.commit[:10] if short else result.code.commit
@@ -218,7 +218,7 @@ def write_entry_page(entry: Entry, *, name: str, links: Links, site: Path) -> No
 
 
 def _run_row(stored: StoredResult, *, main: Metric, links: Links, first: bool) -> dict[str, object]:
-    """A row of an entry's page; a task's first one can be linked to."""
+    """A row of an entry's page; the first row of a task has an anchor."""
     result = stored.result
     value = result.metrics.get(main.name)
     return {
@@ -270,7 +270,7 @@ def _metric(name: str, value: float) -> str:
 
 
 def _plain(value: object) -> str:
-    """Write a recipe's value: texts as they are, the rest as JSON; long ones are cut."""
+    """A recipe's value as text: texts unchanged, the rest as JSON; long ones are cut."""
     text = value if isinstance(value, str) else repr(value) if type(value) is int else _ENCODER.encode(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 

@@ -1,4 +1,4 @@
-"""The site's folder: made beside its place and renamed into it, so that nobody sees half of one."""
+"""The site's folder, made beside its place and renamed into it, so that nobody sees half of one."""
 
 import errno
 import os
@@ -46,10 +46,10 @@ def check_target(out: Path, *, store: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when the block ends without an error, and is removed otherwise.
+    """Yield a new folder that replaces `out` if the block succeeds, and is removed otherwise.
 
     Raises:
-        ResultError: there is no place for it, or another build keeps taking it.
+        ResultError: it cannot be made, or another build keeps taking its place.
     """
     out = Path(os.path.abspath(out))
     made = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
@@ -70,7 +70,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def _remove_left_over(out: Path) -> None:
-    """Remove what killed builds of the same site left beside it; what is new may be of a build that is under way."""
+    """Remove what killed builds of the same site left beside it; newer folders may belong to a build in progress."""
     endings = "tmp|old" if out.exists() else "tmp"  # without a site, the one that was moved aside is the last there is
     ours = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.({endings})")
     with suppress(OSError), os.scandir(out.parent) as beside:
@@ -82,7 +82,7 @@ def _remove_left_over(out: Path) -> None:
 
 
 def _put(made: Path, out: Path) -> None:
-    """Rename the new site into place; an older one is moved aside first, and back if the new one cannot be moved."""
+    """Rename the new site into place; an older one is moved aside first, and back if that fails."""
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}.old")
     for _ in range(_TRIES):
         try:

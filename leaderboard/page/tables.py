@@ -1,4 +1,4 @@
-"""Tables as the page shows them: each number written out, with its sorting value and its link."""
+"""Tables as the page shows them: each number as text, with its sorting value and its link."""
 
 import re
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ class ShownCell:
     """A cell, as text.
 
     Attributes:
-        text: as it is read; empty for nothing.
-        sort: what it is sorted by; empty for nothing, which stays last.
-        style: its classes.
-        link: where it leads, or empty.
+        text: empty for nothing.
+        sort: sorting value; empty for nothing, which stays last.
+        style: its CSS classes.
+        link: its target, or empty.
         extra: spread, or how many seeds, in small print.
         hint: more, in words.
     """
@@ -46,11 +46,11 @@ class ShownCell:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownRow:
-    """A row, with the properties that filters go by.
+    """A row, with the properties that filters use.
 
     Attributes:
         method, protocol, official, evidence: of its entry.
-        ranked: whether it has a rank, where its table has any.
+        ranked: whether it has a rank, if its table has any.
         note: number of a note on it; 0 for none.
         cells: one for each column.
     """
@@ -102,7 +102,8 @@ class ShownTable:
 def show_view(view: View, *, links: Links) -> ShownTable:
     """The view as the page shows it.
 
-    On the page a row has its evidence and protocol in words and links to its source, so columns and notes for these go.
+    On the page a row has its evidence and protocol in words and links to its source, so columns and notes for these are
+    dropped.
     """
     columns = [column for column in view.columns if column.key not in CONDITIONS]
     conditions = len(columns) < len(view.columns)
@@ -138,7 +139,7 @@ def show_view(view: View, *, links: Links) -> ShownTable:
 
 
 def anchor_of(view: str) -> str:
-    """The anchor of a table's section, by the name of its view."""
+    """Anchor of a table's section, from the name of its view."""
     return f"table-{view}" if view in ANCHORS else view
 
 
@@ -181,7 +182,7 @@ def _show_cell(cell: Cell, *, column: Column, heat: str, link: str) -> ShownCell
 
 
 def style_of(kind: Kind) -> str:
-    """The class of a cell: its kind; numbers without a unit are set as counts are."""
+    """CSS class of a cell: its kind; numbers without a unit look like counts."""
     return "count" if kind == "number" else kind
 
 
@@ -216,7 +217,7 @@ def _heat(column: Column, row: Row, *, view: View) -> str:
 
 
 def _verdict(cell: Cell, kind: Kind) -> str:
-    """The class of a verdict, made of its words."""
+    """CSS class of a verdict, made of its words."""
     if kind != "verdict" or not isinstance(cell.value, str):
         return ""
     words = cell.value.lower().replace(" ", "-")

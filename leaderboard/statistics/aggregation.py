@@ -51,7 +51,7 @@ def make_entries(stored: Iterable[StoredResult], *, published: bool = True, unve
 
 
 def is_shown(one: StoredResult, boards: Mapping[str, Board]) -> bool:
-    """Whether a table can show a result: its task, where each has a column, and the metrics that every result needs.
+    """Whether a table can show a result: a column for its task, if needed, and the metrics that every result needs.
 
     Args:
         one: the result.
@@ -119,8 +119,8 @@ def _group(one: StoredResult, board: Board, worlds: Mapping[tuple[str, str, str]
 def _worlds(results: Iterable[StoredResult], boards: Mapping[str, Board]) -> dict[tuple[str, str, str], str]:
     """Name sets of tasks' data that are not official, by benchmark, task and fingerprint.
 
-    Nothing says which tasks' data were made together: the most used data of each task of a benchmark count as one set,
-    the second most used as another, and so on.
+    Results do not say which tasks' data were made together: the most used data of each task of a benchmark count as one
+    set, the second most used as another, and so on.
     """
     counts: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for one in results:
@@ -241,14 +241,14 @@ def _entry_of_tasks(board: Board, group: _Group, members: Sequence[StoredResult]
 
 
 def _borrowed(board: Board, group: _Group, own: _Own) -> StoredResult | None:
-    """The backbone's own result, where the method leaves the network as it was for the backbone's task."""
+    """The backbone's own result, if the method leaves the network as it was for the backbone's task."""
     if board.backbone_task is None or group.method not in board.backbone_task.kept_by:
         return None
     return own.get((board.name, group.split, group.official, group.backbone or ""))
 
 
 def _with_totals(entry: Entry, runs: Mapping[str, _Runs], borrowed: StoredResult | None, notes: list[str]) -> Entry:
-    """Points per task, where the board has such, and totals where all tasks have the same seeds."""
+    """Points per task, if the board has them, and totals if all tasks have the same seeds."""
     metric, rule = entry.board.main.name, entry.board.total
     seeds = {task: tuple(found) for task, found in runs.items()}
     every = sorted({seed for found in seeds.values() for seed in found})

@@ -1,4 +1,4 @@
-"""The pictures that a run has right, from its predictions and the store's labels; and intervals from that."""
+"""Answers per picture: which ones a run has right, by its predictions and the store's labels; and intervals."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,10 +104,10 @@ def has_answers(entry: Entry, name: str) -> bool:
 def sample_of(judge: Judge, runs: Sequence[StoredResult], *, board: Board) -> Sample:
     """The pictures of one task, by how some runs answered them.
 
-    A single run is known by its counts alone; of several it matters which pictures they have right together.
+    A single run needs its counts alone; of several it matters which pictures they have right together.
 
     Raises:
-        Fault: nobody knows which pictures they have right.
+        Fault: it is unknown which pictures they have right.
     """
     if len(runs) == 1 and (counts := runs[0].result.counts) is not None:
         if counts.n > LARGEST:
@@ -117,7 +117,7 @@ def sample_of(judge: Judge, runs: Sequence[StoredResult], *, board: Board) -> Sa
 
 
 def with_intervals(entries: Iterable[Entry]) -> list[Entry]:
-    """Measured entries with 95 % intervals by bootstrap over pictures, where pictures are judged one by one."""
+    """Measured entries with 95 % intervals by bootstrap over pictures, if pictures are judged one by one."""
     judges: dict[Path, Judge] = {}
     found = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Two entries on the same pictures: which answers differ, and whether more of them than chance explains."""
+"""Comparison of two entries on the same pictures: which answers differ, and whether chance explains it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +107,7 @@ def find_pairs(entries: Sequence[Entry], first: str, second: str) -> list[tuple[
         first, second: methods or labels.
 
     Raises:
-        ResultError: one is not there, is ambiguous, or the two have no protocol in common.
+        ResultError: one is missing or ambiguous, or the two have no protocol in common.
     """
     found = [_named(entries, name) for name in (first, second)]
     pairs = []
@@ -125,7 +125,7 @@ def find_pairs(entries: Sequence[Entry], first: str, second: str) -> list[tuple[
 
 
 def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    """Entries of equal recipes, where there are such; else the only two.
+    """Entries of equal recipes, if there are any; else the only two.
 
     Raises:
         ResultError: one side has several, and no recipe says which is meant.
@@ -173,14 +173,14 @@ def compare(first: Entry, second: Entry) -> Comparison:
 
 
 def why_no_pictures(board: Board) -> str:
-    """Why two results of a benchmark cannot be compared picture by picture."""
+    """Reason why two results of a benchmark cannot be compared picture by picture."""
     if isinstance(board.evidence, Confusion):
         return "a run keeps one confusion matrix, not one per picture"
     return "a run keeps no answer for each picture"
 
 
 def _read_answers(first: Entry, second: Entry, names: Sequence[str]) -> tuple[dict[str, "_Answers"], dict[str, str]]:
-    """Read the answers of both entries, by number; and the reasons where they cannot be had."""
+    """Read the answers of both entries, by number; and the reasons for those that are unavailable."""
     judge = Judge(first.stored[0].root)
     answers: dict[str, _Answers] = {}
     reasons: dict[str, str] = {}
@@ -212,7 +212,7 @@ def _answers(ours: Sequence[StoredResult], theirs: Sequence[StoredResult], *, bo
     """Read the answers of both.
 
     Raises:
-        Fault: nobody knows which pictures a run has right.
+        Fault: it is unknown which pictures a run has right.
     """
     first, second = (
         (tuple(one.result.seed or 0 for one in side), np.stack([judge.right(one, board=board) for one in side], axis=1))
@@ -222,7 +222,7 @@ def _answers(ours: Sequence[StoredResult], theirs: Sequence[StoredResult], *, bo
 
 
 def _tests(answers: _Answers) -> tuple[SeedTest, ...]:
-    """A test per seed that both have; where they have none in common, per pair in the order of their seeds."""
+    """A test per seed that both have; without common seeds, per pair in the order of their seeds."""
     ours, theirs = answers.seeds
     common = [seed for seed in ours if seed in theirs]
     pairs = [(seed, seed) for seed in common] or list(zip(ours, theirs, strict=False))
@@ -268,7 +268,7 @@ def _totals(
 
 
 def _apart(numbers: Numbers, ours: int) -> Numbers:
-    """The mean of the first entry's runs, the first columns, minus that of the second's."""
+    """Mean of the first entry's runs, the first columns, minus that of the second's."""
     return np.asarray(numbers[:, :ours].mean(axis=1) - numbers[:, ours:].mean(axis=1), dtype=np.float64)
 
 

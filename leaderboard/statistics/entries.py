@@ -12,12 +12,12 @@ Evidence = Literal["measured", "published", "unverified"]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The conditions that numbers were made under; only entries of equal protocols are ranked with each other.
+    """Conditions under which numbers were made; only entries of equal protocols are ranked with each other.
 
     Attributes:
-        split: that was judged, such as ``test``; after the task's name where a benchmark has several separate tasks.
-        official: whether all its data are the official release's; None where nobody says.
-        trained_on: ``train`` or ``train+val``; None where nobody says.
+        split: the split judged, such as ``test``; after the task's name if a benchmark ranks several tasks separately.
+        official: whether all its data are the official release's; None if unknown.
+        trained_on: ``train`` or ``train+val``; None if unknown.
         backbone: name of a published row's network, or "backbone" and the first digits of its fingerprint.
         data: "official", or the first digits of the data's fingerprint; with the version of the task after the first.
     """
@@ -48,8 +48,8 @@ class Value:
     Attributes:
         mean: over the seeds; fractions stay fractions.
         spread: sample standard deviation; None for a single seed, and for published numbers without one.
-        n: how many seeds.
-        interval: lower and upper end at 95 % by bootstrap over pictures; None where nobody knows which are right.
+        n: number of seeds.
+        interval: lower and upper end at 95 % by bootstrap over pictures; None if it is unknown which are right.
         results: places in the store (`StoredResult.place`) of what it was made from; empty for published numbers.
     """
 
@@ -69,16 +69,15 @@ class Entry:
         method: our name.
         label: for people; it tells apart recipes of one method.
         evidence: whether the numbers were measured here, or are published and read from their source, or not.
-        protocol: conditions.
-        task: that the numbers are of, where columns are metrics; empty for entries over several tasks.
+        task: the numbers' task, if columns are metrics; empty for entries over several tasks.
         values: the main metric by task, or by metric, as the board's columns are.
-        points: by task, where the board has a total; empty where the data are not official.
-        total: what the entry is ranked by: the board's total, or the mean over its tasks, or the main metric; None for
+        points: by task, if the board has a total; empty if the data are not official.
+        total: the number to rank by: the board's total, or the mean over its tasks, or the main metric; None for
             incomplete entries, which are never ranked. A published row of which only the score is known has it as its
             total, and all tasks as `missing`.
-        mean: of the main metric over all tasks; None for incomplete entries, and where columns are metrics.
-        parameter_ratio: by the paper's convention; None where nobody says.
-        missing: tasks that are not there.
+        mean: of the main metric over all tasks; None for incomplete entries, and if columns are metrics.
+        parameter_ratio: by the paper's convention; None if unknown.
+        missing: tasks without a number.
         rank: within the benchmark and protocol, from 1; ties share it; None for incomplete or unverified entries.
         tied: whether another has the same rank.
         citation, table, link: of published numbers.
@@ -108,5 +107,4 @@ class Entry:
 
     @property
     def benchmark(self) -> str:
-        """The name of its benchmark."""
         return self.board.name

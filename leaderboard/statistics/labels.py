@@ -1,4 +1,4 @@
-"""Labels of entries: the method, with the settings by which recipes of one method differ."""
+"""Labels of entries: the method, with the settings in which recipes of one method differ."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ def given(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def labelled(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, with the settings in their labels by which recipes of one method differ."""
+    """The entries, with the settings in which recipes of one method differ in their labels."""
     siblings: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         siblings[entry.benchmark, entry.method].append(entry)
@@ -31,7 +31,7 @@ def labelled(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def given_recipe(entry: Entry) -> dict[str, str]:
-    """The recipe of a measured entry without what runs chose by themselves: by setting, its JSON."""
+    """Recipe of a measured entry without what runs chose by themselves: JSON by setting."""
     return {
         key: json.dumps(value, sort_keys=True, ensure_ascii=False)
         for key, value in given(entry.stored[0].result.recipe).items()
@@ -62,7 +62,7 @@ def tell_apart(recipes: Sequence[Mapping[str, str]], *, settings: int = 3, longe
 
 
 def _without_brackets(text: str) -> str:
-    """Write several names as options take them, with spaces between; all else stays."""
+    """Write several names as options take them, separated by spaces."""
     names = json.loads(text) if text.startswith('["') else []
     return " ".join(names) if names and all(isinstance(name, str) for name in names) else text
 

@@ -13,8 +13,7 @@ UNKNOWN_NETWORK = "network not stated"
 def published_entry(row: PublishedRow, board: Board) -> Entry:
     """A row as an entry; its total is the printed one, its points are recomputed.
 
-    A row of which only the score or the mean is known has that, no values, and all tasks as missing: it is shown and
-    never ranked.
+    A row with only a score or a mean has that, no values, and all tasks as missing: it is shown and never ranked.
     """
     over_tasks, rule = board.across == "tasks", board.total
     points = {} if rule is None else {task: rule.earned(task, 1.0 - value) for task, value in row.values.items()}
@@ -47,7 +46,7 @@ def published_entry(row: PublishedRow, board: Board) -> Entry:
 
 
 def cited_entry(one: StoredResult, board: Board) -> Entry:
-    """A published number that somebody put into a store: unverified, since we have not read its source."""
+    """A published number that a user put into a store: unverified, since we have not read its source."""
     result, main = one.result, board.main.name
     over_tasks = board.across == "tasks"
     numbers = {result.task: result.metrics[main]} if over_tasks else result.metrics

@@ -1,4 +1,4 @@
-"""Ranks: among complete entries of one benchmark and one protocol; equal totals share one."""
+"""Ranks among complete entries of one benchmark and one protocol; equal totals share one."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from leaderboard.statistics.entries import Entry, Protocol
 
 
 def ranked(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries with their ranks, in the order in which tables show them.
+    """The entries with their ranks, in the order of the tables.
 
     Complete entries come first: official before other data, test before other splits, then by total.  Incomplete ones
     follow, then unverified ones; neither has a rank.
@@ -35,7 +35,7 @@ def can_be_ranked(entry: Entry) -> bool:
 
 
 def goodness(entry: Entry) -> float:
-    """The total, so signed that more is better; minus infinity without one, or where nobody knows what is better."""
+    """The total, with the sign that makes more better; minus infinity without one, or if the direction is unknown."""
     better = "higher" if entry.board.total is not None else entry.board.main.better
     if entry.total is None or better is None:
         return -math.inf
@@ -55,7 +55,7 @@ def ranks(totals: Sequence[float]) -> list[tuple[int, bool]]:
 
 
 def place_entries(entries: Iterable[Entry]) -> dict[int, tuple[int, bool]]:
-    """Places of complete entries on official data, across protocols, where their board has such an order.
+    """Places of complete entries on official data, across protocols, if their board has such an order.
 
     Returns:
         By `id` of the entry, its place and whether another has the same.

@@ -1,4 +1,4 @@
-"""How far a number could lie from where it is, had other pictures been judged; and tests between two methods.
+"""Uncertainty of a number, had other pictures been judged; and tests between two methods.
 
 Pictures are resampled with replacement, within each task (the tasks are strata), and the percentiles of the resampled
 numbers bound the interval: B. Efron, R. J. Tibshirani, "An introduction to the bootstrap", Chapman & Hall 1993,
@@ -6,7 +6,7 @@ chapter 13.  A picture is drawn with the answers of all runs on it, of all seeds
 share stays shared.  Seeds are not resampled: the spread over seeds is shown beside the interval, and is not in it.
 
 Whether two classifiers differ on the same pictures is McNemar's test (Q. McNemar, Psychometrika 12, 1947), here exact:
-of the pictures that only one of the two has right, half would be the one's if there were no difference.  T. G.
+of the pictures that only one of the two has right, each would have half if there were no difference.  T. G.
 Dietterich, "Approximate statistical tests for comparing supervised classification learning algorithms", Neural
 Computation 10(7), 1998, found its rate of false alarms low where algorithms run once.
 """
@@ -114,7 +114,7 @@ def percentile_interval(drawn: Numbers, *, confidence: float = CONFIDENCE) -> In
 
     Args:
         drawn: float64 [resamples] or [resamples, runs].
-        confidence: the share.
+        confidence: the share, in (0, 1).
     """
     numbers = drawn.mean(axis=1) if drawn.ndim == 2 else drawn
     tail = (1.0 - confidence) / 2.0
@@ -123,7 +123,7 @@ def percentile_interval(drawn: Numbers, *, confidence: float = CONFIDENCE) -> In
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The probability, if there were no difference, of an at least as uneven division: exact, two-sided.
+    """Probability, if there were no difference, of a division at least as uneven: exact, two-sided.
 
     Args:
         only_first: pictures that only the first method has right.
@@ -136,7 +136,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """The probabilities adjusted for being several, in the same order.
+    """Probabilities adjusted for multiple tests, in the same order.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """

@@ -1,4 +1,4 @@
-"""Adding runs to a store: copied into a corner of it, checked there, and renamed into place."""
+"""Addition of runs to a store: copied into a corner of it, checked there, and renamed into place."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,16 +21,16 @@ SAME_IN_BOTH: Final = ("benchmark", "task", "task_version", "method", "recipe", 
 
 
 def add_run(store: Path, run_folder: Path, *, log: Path | None = None) -> list[StoredResult]:
-    """Put a finished run into a store; the same run again changes nothing.
+    """Put a finished run into a store; adding the same run again changes nothing.
 
     Args:
-        store: is made where it is not there.
+        store: made if it is missing.
         run_folder: with ``result.json``, perhaps ``test-result.json`` (the same run on the test part, which becomes a
-            result of its own), and the evidence files that are known.
-        log: what the run printed; an excerpt is kept.  ``log.txt`` of the run's folder when not given.
+            result of its own), and the known evidence files.
+        log: the run's output; an excerpt is kept.  By default ``log.txt`` of the run's folder.
 
     Returns:
-        The stored results, whether they are new or were there.
+        The stored results, whether new or stored before.
 
     Raises:
         ResultError: the run has no result, or the store would not show it: nothing is added then.
@@ -74,7 +74,7 @@ def look(folder: Path, *, boards: Mapping[str, Board], truths: Truths, name: str
         name: beginning of the message.
 
     Raises:
-        ResultError: it has faults; the message tells the first.
+        ResultError: it has faults; the message names the first.
     """
     seen = Survey(root=folder.parent)
     look_at_result(seen, folder.name)
@@ -95,10 +95,10 @@ def look(folder: Path, *, boards: Mapping[str, Board], truths: Truths, name: str
 
 
 def refuse_strangers(results: list[Result], run_folder: Path) -> None:
-    """Refuse a second record that is not of the same run, on the test part.
+    """Refuse a second record that is not the same run's on the test part.
 
     Raises:
-        ResultError: it is not.
+        ResultError: it is another run's.
     """
     if len(results) == 1:
         return
@@ -114,7 +114,7 @@ def refuse_strangers(results: list[Result], run_folder: Path) -> None:
 def settle_down(
     store: Path, candidate: Candidate, *, boards: Mapping[str, Board], truths: Truths
 ) -> tuple[StoredResult, bool]:
-    """Rename a staged result into place, or find that it is there.
+    """Rename a staged result into place, or find that it is stored already.
 
     Raises:
         ResultError: what is there is damaged, or another result.

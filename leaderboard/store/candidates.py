@@ -1,4 +1,4 @@
-"""Candidates: results of a store that no check has passed yet."""
+"""Candidates: results of a store that have not passed a check yet."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ EVIDENCE: Final = tuple(name for name in LIMITS if name != RECORD)
 
 
 def run_key(result: Result) -> str:
-    """The key of a run, 12 hexadecimal digits: the same for every attempt at it, whatever came out."""
+    """Key of a run, 12 hexadecimal digits: the same for every attempt at it, whatever its numbers."""
     prints = result.fingerprints
     recipe = None if result.recipe is None else {key: result.recipe[key] for key in result.recipe if key != "seed"}
     parts = {
@@ -47,20 +47,20 @@ def run_key(result: Result) -> str:
 
 
 def attempt_key(data: bytes) -> str:
-    """The key of one attempt at a run, 8 hexadecimal digits: of the bytes of its ``result.json``."""
+    """Key of one attempt at a run, 8 hexadecimal digits: from the bytes of its ``result.json``."""
     return hashlib.sha256(data).hexdigest()[:8]
 
 
 def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
-    """The place of a result, below the store.
+    """Place of a result, below the store.
 
     Args:
         result: the record.
         data: bytes of its ``result.json``.
-        run: its `run_key`, where it is known already.
+        run: its `run_key`, if it is known already.
 
     Raises:
-        Fault: ``bad-name``: one of its names is no name of a folder.
+        Fault: ``bad-name``: one of its names cannot be a folder's name.
     """
     for key in ("benchmark", "task", "method", "split"):
         name = getattr(result, key)
@@ -95,11 +95,10 @@ class Candidate:
 
     @cached_property
     def run(self) -> str:
-        """Its `run_key`."""
         return run_key(self.result)
 
     def read(self, name: str) -> bytes:
-        """The bytes of one of the files.
+        """Bytes of one of the files.
 
         Raises:
             Fault: it cannot be read, or is too large.

@@ -1,7 +1,7 @@
 """Checks of a record by itself; each is a small function that yields the faults it finds.
 
-`leaderboard.store.evidence` has those of the files beside it.  Of a benchmark without a board only that is checked
-which needs no board.
+`leaderboard.store.evidence` has the checks of the files beside it.  Without a board for the benchmark, only the checks
+that need none are made.
 """
 
 import re
@@ -58,7 +58,7 @@ def check_values(candidate: Candidate) -> Iterator[Fault]:
 
 
 def find_reason(text: str) -> str:
-    """The reason why a text of a stranger is not kept; empty where it is."""
+    """Describe why an untrusted text is not accepted; empty if it is."""
     if len(text) > LONGEST:
         return f"is longer than {LONGEST} characters"
     if not text.isprintable():
@@ -153,7 +153,7 @@ RECORD_CHECKS: Final[tuple[Callable[[Candidate], Iterator[Fault]], ...]] = (
 
 
 def check_candidate(candidate: Candidate) -> Iterator[Fault]:
-    """All checks of one result; where one cannot go on, the others do."""
+    """All checks of one result; if one cannot continue, the others still run."""
     for check in RECORD_CHECKS:
         try:
             yield from check(candidate)

@@ -1,4 +1,4 @@
-"""Confusion matrices of pixels: ``confusion.json`` read without trust, and its numbers counted again."""
+"""Confusion matrices of pixels: ``confusion.json`` read as untrusted, and its numbers counted again."""
 
 import math
 from collections.abc import Sequence

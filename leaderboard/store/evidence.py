@@ -1,4 +1,4 @@
-"""Checks of the files beside a record: each reads one, and yields the faults that it finds."""
+"""Checks of the files beside a record; each reads one file and yields the faults that it finds."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -112,7 +112,7 @@ def check_sparsity(candidate: Candidate, data: bytes) -> Iterator[Fault]:
 
 
 def check_log(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The log is text that can be printed."""
+    """The log is printable text."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:
@@ -124,7 +124,7 @@ def check_log(candidate: Candidate, data: bytes) -> Iterator[Fault]:
 
 
 def check_sheet(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The sheet begins as a PNG of a sensible size does; it is not decoded."""
+    """The sheet has a PNG's beginning with a sensible size; it is not decoded."""
     header, (width, height) = data[8:29], (int.from_bytes(data[at : at + 4]) for at in (16, 20))
     if not data.startswith(_PNG) or header[:8] != b"\0\0\0\x0dIHDR" or len(data) < 45:
         yield Fault("bad-png", "is no PNG: it does not begin as one")

@@ -1,4 +1,4 @@
-"""The folders of a store: which there are, and what must not be in them."""
+"""Folders of a store: their contents, and what must not be in them."""
 
 import os
 import time
@@ -39,11 +39,11 @@ class Survey:
     truths: dict[TruthKey, Truth] = field(default_factory=dict)
 
     def note(self, place: str, kind: str, message: str) -> None:
-        """Add a fault of something."""
+        """Add a fault."""
         self.faults.append((place, Fault(kind, message)))
 
     def entries(self, place: str) -> Iterator[os.DirEntry[str]]:
-        """The contents of a folder in the order of the names; links are noted and left out."""
+        """Contents of a folder, sorted by name; links are noted as faults and left out."""
         try:
             with os.scandir(self.root / place) as listed:
                 found = sorted(listed, key=lambda entry: entry.name)
@@ -58,12 +58,11 @@ class Survey:
 
 
 def join(place: str, name: str) -> str:
-    """A place below another."""
     return f"{place}/{name}" if place else name
 
 
 def survey(root: Path, *, boards: Sequence[Board]) -> Survey:
-    """Look at the folders of a store; only labels are read."""
+    """List the folders of a store; only labels are read."""
     found = Survey(root=root, boards=boards)
     look_below(found, "", depth=0)
     return found
@@ -102,7 +101,7 @@ def look_at_result(found: Survey, place: str) -> None:
 
 
 def look_at_staged(found: Survey) -> None:
-    """Note folders that killed processes left while they added runs; new ones may be under way."""
+    """Note folders that killed processes left while they added runs; new ones may be in progress."""
     for entry in found.entries(STAGED):
         try:
             age = time.time() - entry.stat(follow_symlinks=False).st_mtime

@@ -1,4 +1,4 @@
-"""Predictions of pictures: ``predictions.npz`` read without trust, and counted against labels."""
+"""Predictions of pictures: ``predictions.npz`` read as untrusted, and counted against labels."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +20,7 @@ class Predictions:
     """The category that a network chose for each picture of one task.
 
     Attributes:
-        task: its name, as the file says.
+        task: as the file says.
         image_ids: int64 [n]; not checked further.
         category_ids: int64 [n].
     """
@@ -48,7 +48,7 @@ def read_predictions(data: bytes) -> Predictions:
 
 
 def count_right(predictions: Predictions, truth: Truth) -> int:
-    """Count the pictures of a split that were given their own category; all must be predicted, each once."""
+    """Number of pictures of a split with the right category; all must be predicted, each once."""
     order = np.argsort(predictions.image_ids)
     places = order[np.searchsorted(predictions.image_ids, truth.ids, sorter=order)]
     return int((predictions.category_ids[places] == truth.labels).sum())

@@ -24,9 +24,9 @@ _work: Callable[[int], Any]
 
 
 def spread(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """The results of `work` for each item, in order.
+    """Results of `work` for each item, in order.
 
-    The processes are forks: they see `work` and `items` without a copy, and only what is made comes back, pickled.
+    The processes are forks: they see `work` and `items` without a copy, and only the results come back, pickled.
     They share nothing else, so `work` may write files and must not change values.
 
     Args:

@@ -1,7 +1,7 @@
-"""Reading a store: a folder of result files, one folder per result, written whole and never changed.
+"""Reading of a store: a folder of result files, one folder per result, written atomically and never changed.
 
     STORE/<benchmark>/<task>/<method>/seed<seed>-<run key>-<attempt key>/result.json, and the evidence beside it
-    STORE/truth/<benchmark>-<task>-<split>.json    labels, where the store's owner puts them there
+    STORE/truth/<benchmark>-<task>-<split>.json    labels, if the store's owner puts them there
 
 A result is made in ``STORE/.staged`` and renamed into place: any number of processes on any number of machines can add
 to one store, without locks.  There is no index: 10,000 results are read in seconds.
@@ -43,7 +43,6 @@ class StoredResult:
 
     @property
     def folder(self) -> Path:
-        """The folder on disk."""
         return self.root / self.place
 
 
@@ -65,15 +64,15 @@ class Finding:
 def read_store(root: Path, *, labels: Truths | None = None) -> tuple[list[StoredResult], list[Finding]]:
     """Read and check a store.
 
-    Of several attempts at a run that agree in every number, the first by place is given; where they do not agree, none
+    Of several attempts at a run that agree in every number, the first by place is returned; if they do not agree, none
     is, and each is a finding.
 
     Args:
         root: the store.
-        labels: more labels to count right pictures with, beside those in ``STORE/truth``.
+        labels: further labels to recount right pictures with, beside those in ``STORE/truth``.
 
     Returns:
-        The results without any finding, in the order of their places, and all findings, in the order of theirs.
+        The results without any finding, and all findings, both in the order of their places.
 
     Raises:
         ResultError: there is no such folder.
@@ -103,7 +102,7 @@ def read_store(root: Path, *, labels: Truths | None = None) -> tuple[list[Stored
 def judge_result(
     root: Path, *, place: str, files: tuple[str, ...], boards: Mapping[str, Board], truths: Truths
 ) -> tuple[StoredResult | None, list[tuple[str, str, str]]]:
-    """Give a result, or the kind, message and file of each of its faults."""
+    """Check a result; returns it, or the kind, message and file of each of its faults."""
     try:
         candidate = take(root / place, place=place, files=files, boards=boards, truths=truths)
     except Fault as fault:
@@ -115,7 +114,7 @@ def judge_result(
 
 
 def describe(place: str, fault: Fault) -> Finding:
-    """A fault as it may be shown."""
+    """The finding for a fault, escaped and shortened."""
     where = f"{place}/{fault.file}" if fault.file else place
     return Finding(place=shown(where, longest=300), kind=fault.kind, message=shown(fault.message, longest=400))
 
@@ -124,7 +123,7 @@ def take(folder: Path, *, place: str, files: tuple[str, ...], boards: Mapping[st
     """Read a result's record, for the checks.
 
     Raises:
-        Fault: it cannot be read or is none.
+        Fault: it cannot be read or is not a record.
     """
     try:
         data = read_file(f"{folder}/{RECORD}", limit=LIMITS[RECORD], follow=False, name=RECORD)
@@ -152,7 +151,7 @@ def settle(results: list[StoredResult]) -> tuple[list[StoredResult], list[tuple[
 
 
 def numbers(result: Result) -> tuple[object, ...]:
-    """The properties in which two attempts at a run must agree: all that is shown, but not where, when and how long."""
+    """Properties in which two attempts at a run must agree: all that is shown, but not where, when and how long."""
     return (
         *(result.metrics, result.counts, result.bits, result.parameter_ratio, result.official_data, result.origin),
         *(result.fingerprints, result.citation, result.table, result.label, result.link, result.note),

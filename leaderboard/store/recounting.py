@@ -1,4 +1,4 @@
-"""Checks that count a record's numbers again, from predictions of pictures or a confusion matrix of pixels."""
+"""Checks that recount a record's numbers, from predictions of pictures or a confusion matrix of pixels."""
 
 import hashlib
 from collections.abc import Iterator
@@ -64,18 +64,17 @@ class Answered:
 
     @property
     def truth(self) -> Truth | None:
-        """The labels of that split, where they are those of the release that the record was measured on."""
+        """Labels of that split, if they are those of the release that the record was measured on."""
         result = self.candidate.result
         truth = self.candidate.truths.get((self.board.name, result.task, self.split))
         return truth if truth is not None and truth.official in (None, result.official_data) else None
 
     @property
     def rule(self) -> PictureIds | None:
-        """The rule of the task's ids."""
         return self.board.find_ids(self.candidate.result.task)
 
     def wanted(self) -> Ids | None:
-        """The pictures of that split, ascending: by its labels or by the official release; None where neither says."""
+        """Ids of that split's pictures, ascending: by its labels or by the official release; None if neither says."""
         if (truth := self.truth) is not None:
             return truth.ids
         official = self.rule.official.get(self.split) if self.rule and self.candidate.result.official_data else None

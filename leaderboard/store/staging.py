@@ -1,4 +1,4 @@
-"""Copies of runs, made in a corner of the store and renamed into place when they are whole."""
+"""Copies of runs, made in a corner of the store and renamed into place when they are complete."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def find_runs(folder: Path, *, without: Path | None = None) -> list[Path]:
 
     Args:
         folder: to look in, at most `DEPTH` levels deep.
-        without: a folder that is passed over, such as the store.
+        without: a folder to skip, such as the store.
 
     Raises:
         ResultError: the folder cannot be read.
@@ -78,7 +78,7 @@ def find_records(run_folder: Path) -> list[str]:
         ResultError: it has none.
     """
     if not (run_folder / RECORD).exists():
-        raise ResultError(f"{shown(run_folder)} is no finished run: it has no {RECORD}")
+        raise ResultError(f"{shown(run_folder)} is not a finished run: it has no {RECORD}")
     return [RECORD, TEST_RECORD] if (run_folder / TEST_RECORD).exists() else [RECORD]
 
 
@@ -136,13 +136,13 @@ def _copy_log(path: Path, target: Path) -> None:
 
 
 def plain(data: bytes) -> str:
-    """The text that a user of the terminal would have read, without colours and characters that do not print."""
+    """The text as a terminal would show it, without colours and characters that do not print."""
     text = _ESCAPES.sub("", data.decode(errors="replace")).replace("\r\n", "\n").replace("\r", "\n")
     return "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def move_into_place(staged: Path, target: Path) -> bool:
-    """Rename a staged folder; False where the place is taken, by an earlier process or one at the same time."""
+    """Rename a staged folder; returns False if the place is taken, perhaps by a process at the same time."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.rename(target)

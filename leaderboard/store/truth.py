@@ -1,4 +1,4 @@
-"""Labels of pictures, for counting again what a record says was right.
+"""Labels of pictures, for recounting the right answers that a record states.
 
 They come from the store's owner, who puts them into ``STORE/truth``, or from a zip or folder of one
 ``<task>_test.json`` per task in COCO's format, such as ``labels_test.zip`` of github.com/srebuffi/residual_adapters.
@@ -28,13 +28,13 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """The labels of one split of one task.
+    """Labels of one split of one task.
 
     Attributes:
         ids: of the pictures, int64 [n], ascending, each once.
         labels: category id of each, int64 [n].
-        categories: that the task has, whether or not a picture shows them; None where nobody says.
-        official: whether the pictures are those of the official release; None where their ids follow no rule.
+        categories: of the task, whether or not a picture shows them; None if unknown.
+        official: whether the pictures are those of the official release; None if their ids follow no rule.
     """
 
     ids: Ids
@@ -50,12 +50,12 @@ Truths = Mapping[TruthKey, Truth]
 
 
 def truth_name(board: Board, *, task: str, split: str) -> str:
-    """The name of a file of labels in ``STORE/truth``."""
+    """Name of a file of labels in ``STORE/truth``."""
     return f"{board.name}-{task}-{split}.json"
 
 
 def find_key(name: str, boards: Iterable[Board]) -> tuple[Board, str, str] | None:
-    """The board, task and split that a file of labels is named after; None where there are none such."""
+    """Board, task and split that a file of labels is named after; None if there are none such."""
     for board in boards:
         whole, begin = name.removesuffix(".json"), f"{board.name}-"
         if not isinstance(board.evidence, Answers) or whole == name or not whole.startswith(begin):
@@ -75,7 +75,7 @@ def make_truth(ids: object, labels: object, *, board: Board, task: str, split: s
         ids: list of the pictures' ids.
         labels: list of as many category ids.
         board, task, split: whose they are.
-        categories: list of the ids of all categories; None where nobody says.
+        categories: list of the ids of all categories; None if unknown.
 
     Raises:
         Fault: ``bad-truth``.
@@ -107,7 +107,7 @@ def read_truth(path: Path, *, board: Board, task: str, split: str) -> Truth:
     """Read a file of ``STORE/truth``: ``{"ids": [...], "labels": [...]}``.
 
     Raises:
-        Fault: it is no such file.
+        Fault: it is not such a file.
     """
     document = parse_json(read_file(path, limit=MAX_BYTES, follow=False, name=""), values=MAX_VALUES)
     if not isinstance(document, dict) or document.keys() != {"ids", "labels"}:
@@ -120,7 +120,7 @@ def read_labels(path: Path, *, boards: Iterable[Board]) -> Truths:
 
     Args:
         path: of the zip or folder.
-        boards: whose tasks the files may be named after; those alone whose ids follow a rule.
+        boards: whose tasks the files may be named after; only those whose ids follow a rule.
 
     Raises:
         ResultError: there are none, or a file is damaged, too large or contradicts itself.

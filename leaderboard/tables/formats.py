@@ -1,4 +1,4 @@
-"""Views as tables, Markdown, CSV, JSON and LaTeX."""
+"""Views written as terminal tables, Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
@@ -42,8 +42,8 @@ def cell_text(cell: Cell, column: Column, *, bounded: bool = False) -> str:
     """A cell in one line, not yet escaped: the number, its spread, its interval, marks of ties and single seeds.
 
     Args:
-        cell: to show.
-        column: that it is in.
+        cell: the cell.
+        column: its column.
         bounded: whether the interval is shown too.
     """
     if cell.value is None:
@@ -135,7 +135,7 @@ def _ampersands(texts: Iterator[str] | Sequence[str]) -> str:
 
 
 def to_csv(view: View) -> str:
-    """Every number with all its digits, fractions as fractions; beside it, where known, spread, seeds and interval."""
+    """Every number with all its digits, fractions as fractions; beside it spread, seeds and interval if known."""
     heads: list[str] = []
     rows: list[list[str | float | None]] = [[] for _ in view.rows]
     for column in view.columns:
@@ -173,7 +173,7 @@ def _about_keys() -> tuple[str, ...]:
 
 
 def _about(entry: Entry) -> dict[str, str]:
-    """The source of an entry's numbers, as texts."""
+    """Source of an entry's numbers, as texts."""
     protocol = entry.protocol
     official = {True: "yes", False: "no", None: ""}[protocol.official]
     texts = (entry.evidence, protocol.split, official, protocol.trained_on or "", protocol.backbone, protocol.data)
@@ -210,10 +210,10 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 
 
 def print_view(view: View, *, format: str) -> None:
-    """Write a view to standard output.
+    """Print a view on standard output.
 
     Args:
-        view: what to show.
+        view: the view.
         format: ``table``, ``md``, ``csv``, ``json`` or ``latex``.
     """
     match format:

@@ -27,7 +27,7 @@ VERDICT_NOTE: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class HeldBackbone:
-    """A backbone that the user holds for the network of published rows.
+    """A user's backbone that counts as the network of published rows.
 
     Attributes:
         digits: the first of its fingerprint, at least 4.
@@ -45,7 +45,7 @@ class HeldBackbone:
             )
 
     def is_published(self, measured: Protocol, published: Protocol) -> bool:
-        """Whether this is a measured protocol's backbone, and it is held for a published protocol's network."""
+        """Whether a measured protocol has this backbone, and a published protocol the network that it counts as."""
         digits = measured.backbone.removeprefix("backbone ")
         return self.digits[: len(digits)] == digits[: len(self.digits)] and published.backbone.lower().startswith(
             self.network.lower()
@@ -73,12 +73,12 @@ def verdict(measured: Value, published: float, *, points: bool = False) -> str:
 
 
 def why_not_comparable(measured: Protocol, published: Protocol, *, held: Sequence[HeldBackbone] = ()) -> str:
-    """The known differences of two protocols, in words; empty when numbers under them may be compared.
+    """Known differences of two protocols, in words; empty if numbers under them may be compared.
 
     Args:
         measured: of an entry of a store.
         published: of a published row.
-        held: backbones that the user holds for published ones.
+        held: the user's backbones that count as published ones.
     """
     reasons = []
     if measured.official is not True:
@@ -98,9 +98,9 @@ def reproduced_view(
     """Each measured entry beside each verified published row of its method, number by number.
 
     Args:
-        entries: measured and published ones; unverified ones are not looked at.
+        entries: measured and published ones; unverified ones are ignored.
         shown: which of the measured ones.
-        left_out: results that did not pass the checks, for a note.
+        left_out: number of results that did not pass the checks, for a note.
         held: as for `why_not_comparable`.
     """
     columns = (

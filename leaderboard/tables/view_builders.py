@@ -36,7 +36,7 @@ KINDS: Final[Mapping[Unit, Kind]] = {"fraction": "percent", "number": "number"}
 
 
 def every(entry: Entry) -> bool:
-    """The choice of all entries."""
+    """Whether to show an entry: always."""
     return True
 
 
@@ -53,13 +53,13 @@ def board_views(
 
 
 def board_view(board: Board, entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0) -> View:
-    """The table of a board: the main metric of each task with mean and total, or the metrics of each task.
+    """A board's table: the main metric of each task with mean and total, or the metrics of each task.
 
     Args:
-        board: whose table.
+        board: the board.
         entries: of any benchmark; the board's own are shown.
-        shown: which of them; places are those among all.
-        left_out: results that did not pass the checks, for a note.
+        shown: which of them; ranks are those among all.
+        left_out: number of results that did not pass the checks, for a note.
     """
     chosen = [entry for entry in entries if entry.benchmark == board.name]
     kind = KINDS[board.main.unit]
@@ -110,7 +110,7 @@ def _task_columns(board: Board, *, kind: Kind) -> dict[str, Column]:
 
 
 def _key(name: str) -> str:
-    """The key of a column of numbers: the name of its task or metric, unless that is the key of another column."""
+    """Key of a column of numbers: the name of its task or metric, unless another column has that key."""
     return f"{name}_" if name in _TAKEN else name
 
 
@@ -127,7 +127,6 @@ def _score_column(board: Board) -> dict[str, Column]:
 
 
 def value_cell(value: Value | None, *, kind: Kind | None = None) -> Cell:
-    """The cell of a number over seeds."""
     if value is None:
         return Cell(value=None)
     return Cell(
@@ -136,7 +135,7 @@ def value_cell(value: Value | None, *, kind: Kind | None = None) -> Cell:
 
 
 def protocol_letters(entries: Sequence[Entry]) -> dict[str, str]:
-    """A short name for each protocol, in the order of the entries: A to Z, then AA and so on."""
+    """A letter for each protocol, in the order of the entries: A to Z, then AA and so on."""
     letters: dict[str, str] = {}
     for entry in entries:
         if entry.protocol.label not in letters:
@@ -154,7 +153,7 @@ def protocol_notes(letters: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def left_out_notes(left_out: int) -> tuple[str, ...]:
-    """A sentence on results that are not shown, and where to learn why."""
+    """A sentence about results that are not shown, and how to find out why."""
     if not left_out:
         return ()
     were = "1 result was" if left_out == 1 else f"{left_out} results were"
@@ -200,7 +199,7 @@ def _view(
 
 
 def _seeds(entry: Entry) -> float | str | None:
-    """The number of seeds; a range where an entry's numbers have different ones; None of published numbers."""
+    """Number of seeds; a range if an entry's numbers have different ones; None for published numbers."""
     if entry.evidence != "measured":
         return None
     # The backbone's own accuracy serves for every seed, whatever its count.
@@ -214,7 +213,7 @@ def _is_own(entry: Entry, value: Value) -> bool:
 
 
 def sources(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """The sources of published numbers: a sentence per work and table."""
+    """Sources of published numbers: a sentence per work and table."""
     found: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         if entry.citation or entry.table:

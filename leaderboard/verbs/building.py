@@ -21,7 +21,7 @@ def run_build(options: BuildOptions) -> int:
     """``piggyback leaderboard build``; findings are counted, and do not stop the page.
 
     Returns:
-        1 where one of `options.runs` was refused; the page is there all the same.
+        1 if one of `options.runs` was refused; the page is built all the same.
     """
     check_target(options.out, store=options.store)  # before the long work
     done = Added()
@@ -48,7 +48,7 @@ def build_from_store(options: BuildOptions) -> Built:
     """Read a store, make the tables and write the page.
 
     Raises:
-        ResultError: there is no such store, or no place for the page.
+        ResultError: there is no such store, or the page cannot be written.
     """
     held = held_backbones(options.same_backbone)
     results, findings = read_store(options.store)

@@ -42,7 +42,7 @@ def run_show(options: ShowOptions) -> int:
 
 
 def find_view(name: str | None, boards: Mapping[str, Board]) -> str:
-    """The name of the table that was asked for; the first board's where none was.
+    """Name of the requested table; the first board's if none was requested.
 
     Raises:
         UnknownName: there is no such table.
@@ -72,7 +72,7 @@ def build(
 
 
 def held_backbones(words: Sequence[str]) -> list[HeldBackbone]:
-    """Read the words of ``--same-backbone``.
+    """Parse the words of ``--same-backbone``.
 
     Raises:
         ResultError: a word is not of the form DIGITS=NETWORK.
@@ -82,7 +82,7 @@ def held_backbones(words: Sequence[str]) -> list[HeldBackbone]:
 
 
 def is_chosen(entry: Entry, options: ShowOptions) -> bool:
-    """Whether an entry is of the protocol and the method that `options` asks for."""
+    """Whether an entry has the protocol and the method that `options` ask for."""
     if options.protocol == "official" and entry.protocol.official is not True:
         return False
     return any(fnmatchcase(name, options.method) for name in (entry.method, entry.label)) or (
@@ -91,6 +91,6 @@ def is_chosen(entry: Entry, options: ShowOptions) -> bool:
 
 
 def count_left_out(results: Iterable[StoredResult], findings: Iterable[Finding], boards: Mapping[str, Board]) -> int:
-    """The number of results that are in no table: those with findings, and those that no table has a place for."""
+    """Number of results in no table: those with findings, and those that no table has a place for."""
     places = {tuple(one.place.split("/")[:_DEPTH]) for one in findings if one.place.count("/") >= _DEPTH - 1}
     return len(places) + sum(not is_shown(one, boards) for one in results)

@@ -17,7 +17,7 @@ from piggyback.shell.errors import ResultError, shown
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """The outcome of adding runs: places in the store, and why runs were refused, by their folder."""
+    """Outcome of adding runs: places in the store, and why runs were refused, by their folder."""
 
     added: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
@@ -25,10 +25,10 @@ class Added:
 
 
 def add_runs(store: Path, runs: Sequence[Path]) -> Added:
-    """Put runs into a store; one that is refused keeps none of the others out.
+    """Put runs into a store; a refused run does not stop the others.
 
     Args:
-        store: the folder, made where it is not there.
+        store: the folder, made if it is missing.
         runs: their folders.
     """
     done = Added()
@@ -42,7 +42,6 @@ def add_runs(store: Path, runs: Sequence[Path]) -> Added:
 
 
 def show_added(store: Path, done: Added) -> None:
-    """Report the outcome of adding runs."""
     for message in done.refused.values():
         say(message)
     counts = f"{len(done.added)} results added, {len(done.there)} were there, {len(done.refused)} runs refused"
@@ -50,7 +49,7 @@ def show_added(store: Path, done: Added) -> None:
 
 
 def run_add(options: AddOptions) -> int:
-    """``piggyback leaderboard add``; 1 where a run was refused."""
+    """``piggyback leaderboard add``; returns 1 if a run was refused."""
     if not options.runs:
         raise ResultError("nothing to add: give run folders, or folders that hold some")
     runs: list[Path] = []
@@ -69,7 +68,7 @@ def run_add(options: AddOptions) -> int:
 
 
 def run_check(options: CheckOptions) -> int:
-    """``piggyback leaderboard check``; 1 where there are findings."""
+    """``piggyback leaderboard check``; returns 1 if there are findings."""
     boards = find_boards().boards.values()
     labels = read_labels(options.labels, boards=boards) if options.labels is not None else None
     results, findings = read_store(options.store, labels=labels)

@@ -19,8 +19,8 @@ from piggyback.shell.errors import PiggybackError, Requeue, UnknownName, refusal
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
-REQUEUE: Final = 75
-INTERRUPTED: Final = 130
+REQUEUE: Final = 75  # sysexits.h: EX_TEMPFAIL, try again later
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,11 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """The words of the name."""
         return self.name.split()
 
 
 def load(place: str | Callable[..., Any]) -> Any:
-    """Import what ``module:name`` names; anything else stands for itself."""
+    """Import what ``module:name`` names; any other object is returned as it is."""
     if not isinstance(place, str):
         return place
     module, _, name = place.partition(":")
@@ -60,7 +59,7 @@ def load(place: str | Callable[..., Any]) -> Any:
 
 
 def find_commands() -> list[Command]:
-    """Find the verbs of all installed packages, in the order of their names."""
+    """The verbs of all installed packages, sorted by name."""
     found: list[Command] = []
     for point in entry_points(group="piggyback.commands"):
         found.extend(cast(tuple[Command, ...], point.load()))
@@ -68,13 +67,13 @@ def find_commands() -> list[Command]:
 
 
 def choose(commands: Sequence[Command], arguments: Sequence[str]) -> Command | None:
-    """Choose the verb that the arguments begin with; the longest, where one name begins another."""
+    """The verb that the arguments begin with; the longest, where one name begins another."""
     fitting = [command for command in commands if list(arguments[: len(command.words)]) == command.words]
     return max(fitting, key=lambda command: len(command.words), default=None)
 
 
 def overview(commands: Sequence[Command]) -> str:
-    """The text of ``piggyback --help`` for some of the verbs."""
+    """Text of ``piggyback --help`` for some of the verbs."""
     width = max((len(command.name) for command in commands), default=0)
     lines = [
         "usage: piggyback NOUN VERB [options]     (each with --help)",
@@ -120,10 +119,10 @@ def parse(command: Command, arguments: Sequence[str]) -> object:
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Find the verb, parse its options, run it; errors of the verb are raised.
+    """Find the verb, parse its options, run it; the verb's errors are raised.
 
     Returns:
-        The verb's exit code; `USAGE`, after a message, where there is no such verb.
+        The verb's exit code; `USAGE`, after a message, if there is no such verb.
     """
     commands = find_commands()
     command = choose(commands, arguments)
@@ -157,6 +156,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def end(code: int, message: str) -> int:
-    """Say on standard error why the command ends; gives its exit code."""
+    """Print on standard error why the command ends; returns its exit code."""
     sys.stderr.write(f"piggyback: {message}\n")
     return code

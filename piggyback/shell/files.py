@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read only where they are regular and no larger than expected."""
+"""Files, written atomically and read only if they are regular and no larger than expected."""
 
 import errno
 import hashlib
@@ -18,10 +18,10 @@ _AGAIN: Final = (errno.ESTALE, errno.EINTR)  # NFS says ESTALE of a file that is
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its name only when the block ends well.
+    """Open a file for writing that takes its name only if the block succeeds.
 
     The bytes are written to a temporary file beside `path`, flushed to the disk and renamed, so that no
-    reader and no crash ever sees a part of it.  When the block raises, nothing is left behind.  A link at
+    reader and no crash ever sees a part of it.  If the block raises, nothing is left behind.  A link at
     `path` is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,24 +42,24 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinity are errors."""
+    """Write `value` as indented JSON atomically; NaN and infinity are errors."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_file(path: Path | str, *, limit: int, follow: bool = True, name: str | None = None) -> bytes:
-    """The bytes of a regular file; no pipe or device is waited for.
+    """Bytes of a regular file; a pipe or device is refused without waiting for it.
 
     Args:
         path: of the file.
         limit: in bytes.
-        follow: read through a link; without, a link is a fault.
-        name: of the file, for messages; empty where the caller names it, the path when not given.
+        follow: read through a link; otherwise a link is a fault.
+        name: the file's name for messages; empty if the caller names it, the path by default.
 
     Raises:
         Fault: ``unreadable``, ``not-a-file``, ``too-large`` or ``link``.
@@ -94,7 +94,7 @@ def _read(path: Path | str, *, limit: int, follow: bool, name: str) -> bytes:
 
 
 def _open_regular(path: Path | str, *, follow: bool = True, name: str) -> tuple[int, int]:
-    """The descriptor and the bytes of a regular file."""
+    """Descriptor and size in bytes of a regular file."""
     # Without O_NONBLOCK, opening a pipe would wait for a writer.
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     there = os.fstat(number)
@@ -106,7 +106,7 @@ def _open_regular(path: Path | str, *, follow: bool = True, name: str) -> tuple[
 
 
 def sync_folder(folder: Path) -> None:
-    """Ask the system to keep the names in a folder, not only the files' bytes."""
+    """Flush a folder's entries to the disk, since flushing a file keeps its bytes but not its name."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
@@ -115,7 +115,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
-    """Hex digest of a file; `progress` gets the number of bytes of each piece read."""
+    """Hex digest of a file; `progress` is called with the number of bytes of each piece read."""
     digest = hashlib.sha256()
     number, _ = _open_regular(path, name=one_line(path))
     with os.fdopen(number, "rb") as file:

@@ -1,4 +1,4 @@
-"""Classification, measured: the class chosen for each picture, and the share of right ones."""
+"""Accuracy: the class that a network chooses for each picture, and the fraction chosen right."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +18,10 @@ def choose_classes(network: nn.Module, batches: Iterable[Tensor], *, job: Job, s
     """The most likely class of each picture, int64 (n).
 
     Args:
-        network: gives logits (n, classes).
-        batches: its inputs; made while they are used.
-        job: has device and precision.
-        split: that the pictures are of.
+        network: returns logits (n, classes).
+        batches: its inputs, produced while they are consumed.
+        job: gives device and precision.
+        split: name of the pictures' split, for the message.
 
     Raises:
         Diverged: a logit is not finite.
@@ -38,7 +38,7 @@ def choose_classes(network: nn.Module, batches: Iterable[Tensor], *, job: Job, s
 
 
 def measure_accuracy(right: NDArray[np.bool_], *, split: str, evidence: Path, official: bool) -> Measured:
-    """Accuracy and error with their counts, of which pictures are right; `Measured` has the rest."""
+    """Turn a flag for each picture, whether its class was chosen right, into accuracy and error with their counts."""
     accuracy = int(right.sum()) / len(right)
     return Measured(
         split=split,

@@ -1,7 +1,7 @@
-"""What one run works on: its job, and what the benchmark opened for it.
+"""One run's job, and what its benchmark opens for it.
 
-`Bench` is the second half of a benchmark's contract, the half that needs torch.  The functions here make of it what
-all benchmarks need alike: the method with the recipe's settings, the adapter with the fresh task, the optimizer.
+`Bench` is the half of a benchmark's contract that needs torch.  The functions here build on it what every benchmark
+needs: the method with the recipe's settings, the adapter with the fresh task, the optimizer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,20 +38,17 @@ Part = Literal["train", "train+val"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[R]):
-    """What to train; pickle can carry it to another process.  Generic in the benchmark's recipe.
+    """What to train; picklable, so that worker processes can receive it.  Generic in the benchmark's recipe.
 
     Attributes:
-        benchmark, task, method: names.
-        recipe: with the seed.
+        recipe: includes the seed.
         data: folder that the benchmark's ``prepare`` wrote.
-        backbone: file.
         out: folder under which the run's folder is made.
-        device: to train on.
-        folder: the run's, when somebody else has chosen it, such as a sweep.
-        after: folder of the run that this one builds on, when somebody else has chosen that.
-        ground: folder to take the network from that the method is built on, when it was made elsewhere.
-        allow_other_environment: continue a checkpoint although its bits cannot be kept.
-        finished: the run is opened to be measured again: what only matters for training is not refused.
+        folder: the run's folder, when the caller chose it, as a sweep does.
+        after: folder of the run that this one builds on, when the caller chose it.
+        ground: folder to copy the method's own network from, when it was made elsewhere.
+        allow_other_environment: continue a checkpoint even if the same bits cannot be promised.
+        finished: the run is opened only to be measured; checks that matter for training alone are skipped.
         own: the benchmark's own options for training, if it has any.
     """
 
@@ -72,28 +69,27 @@ class Job(Generic[R]):
 
     @property
     def title(self) -> str:
-        """What to call it in progress and notices."""
         task = f"{self.task} " if find_benchmark(self.benchmark).several else ""
         return f"{task}{self.method} seed {self.recipe.seed}"
 
     @property
     def waits_for(self) -> str | None:
-        """Title of the job that must be done before this one."""
+        """Title of the job that must finish before this one."""
         before = previous_task(self)
         return None if before is None else replace(self, task=before).title
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a finished training measured.
+    """Numbers measured after a training.
 
     Attributes:
-        split: that it was measured on.
+        split: name of the split measured on.
         metrics: fractions by name.
-        counts: behind the first metric.
-        evidence: file whose digest the result carries: predictions, or the counts of a confusion.
-        official: whether data and labels are the official ones as a whole.
-        noted: more for the result's recipe, as JSON.
+        counts: the counts behind the first metric.
+        evidence: file whose digest the result carries: predictions, or the counts of a confusion matrix.
+        official: whether data and labels are the complete official ones.
+        noted: further entries for the result's recipe, as JSON.
     """
 
     split: str
@@ -109,11 +105,11 @@ class Finish:
     """What a bench may use when a training has ended.
 
     Attributes:
-        network: shows the task as it is in the payload.
-        folder: the run's.
-        environment: of the training, for evidence that depends on it.
-        stop: asks for an end.
-        say: tells, in words, what is done; who watches the run sees it.
+        network: shows the task as the payload has it.
+        folder: the run's folder.
+        environment: the training's, for evidence that depends on it.
+        stop: set when the run is asked to end.
+        say: called with the stage reached, in words; shown to those who watch the run.
     """
 
     network: nn.Module
@@ -125,77 +121,77 @@ class Finish:
 
 @runtime_checkable
 class Bench(Protocol):
-    """A job with its data and its backbone opened; made by `Benchmark.opener`, quickly, before anything is trained."""
+    """A job with its data and backbone opened.  `Benchmark.opener` makes it, quickly, before anything is trained."""
 
     @property
     def job(self) -> Job:
-        """What it was opened for."""
+        """The job it was opened for."""
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Digests of the pictures, by what they are for, those trained on first.
+        """Digests of the pictures by purpose, those trained on first.
 
         Together with task, backbone file, method and recipe they identify a run.
         """
 
     @property
     def head(self) -> str:
-        """Name of the slot in the network that a task's head fills."""
+        """Name of the network's slot for a task's head."""
 
     def build_network(self, path: Path) -> nn.Module:
-        """A fresh copy of the network in the backbone's file, or one that `save_network` wrote; on the CPU."""
+        """A fresh copy, on the CPU, of the network in a backbone file or in a file that `save_network` wrote."""
 
     def make_head(self, network: nn.Module) -> nn.Module:
-        """A fresh head; the recipe's seed fixes it, for every method alike."""
+        """A fresh head, fixed by the recipe's seed and the same for every method."""
 
     def draw_weights(self, network: nn.Module) -> Mapping[str, Tensor]:
-        """State dict of a freshly drawn network, for methods that begin from one; the recipe's seed fixes it."""
+        """State dict of a freshly initialised network, fixed by the recipe's seed; for methods that start from one."""
 
     def count_batches(self, part: Part) -> int:
-        """How many batches an epoch has."""
+        """Number of batches in an epoch."""
 
     def batches(self, part: Part, epoch: int, start: int) -> Iterator[Pair]:
-        """Inputs and targets of an epoch from the `start`-th batch on, on any device.
+        """Inputs and targets of an epoch from batch `start` on, on any device.
 
-        Everything random follows from seed, epoch and picture, so that a resumed run sees the same.
+        All randomness follows from seed, epoch and picture, so that a resumed run sees the same batches.
         """
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The mean over a batch."""
+        """Mean loss over a batch."""
 
     def measure(self, network: nn.Module) -> float:
-        """The benchmark's first metric on val: by it, learning rates and epochs are chosen.  Never test."""
+        """The benchmark's first metric on val, never on test; learning rates and epochs are chosen by it."""
 
     def finish(self, finish: Finish) -> Measured:
-        """Predict and measure when the training has ended; leaves its evidence in the run's folder."""
+        """Predict and measure after the training; leaves its evidence in the run's folder."""
 
 
 @runtime_checkable
 class OwnTask(Protocol):
-    """A bench that opens the backbone's own task in a way of its own, not as any other task."""
+    """A bench that opens the backbone's own task differently from other tasks."""
 
     def open_own_task(self, recipe: Recipe) -> Bench:
-        """The backbone's own task under this recipe, fed as the backbone was, with its own head as `make_head`."""
+        """The backbone's own task under this recipe, fed as the backbone was; its `make_head` returns that head."""
 
 
 @runtime_checkable
 class OwnFile(Protocol):
-    """A bench whose backbone file holds more than weights and where they come from."""
+    """A bench whose backbone file holds more than weights and their source."""
 
     def save_network(self, path: Path, network: nn.Module, source: Mapping[str, Any]) -> None:
-        """Write a network into a file of the backbone's kind; `source` says how it was made."""
+        """Write a network into a file of the backbone's format; `source` says how it was made."""
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw torch's random numbers from a seed while the block runs; those of outside go on as if it were not there."""
+    """Seed torch's random numbers for the block, and restore the state from before it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def open_bench(job: Job) -> Bench:
-    """Open everything a job needs; quick, so that what is missing shows before anything is trained.
+    """Open everything a job needs, quickly, so that a missing input shows before anything is trained.
 
     Raises:
         BadInput: data or backbone are missing, or method and task do not go together.
@@ -214,10 +210,10 @@ def open_bench(job: Job) -> Bench:
 
 
 def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
-    """The backbone's own task under a recipe, with its own head as `make_head`.
+    """The backbone's own task under a recipe; its `make_head` returns the backbone's head.
 
     Raises:
-        BadInput: the benchmark does not have it, or its pictures are not there.
+        BadInput: the benchmark does not have it, or its pictures are missing.
     """
     if isinstance(bench, OwnTask):
         return bench.open_own_task(recipe)
@@ -229,7 +225,7 @@ def open_own_task(bench: Bench, recipe: Recipe) -> Bench:
 
 
 def save_network(bench: Bench, path: Path, network: nn.Module, source: Mapping[str, Any]) -> None:
-    """Write a network into a file of the backbone's kind; `source` says how it was made."""
+    """Write a network into a file of the backbone's format; `source` says how it was made."""
     if isinstance(bench, OwnFile):
         bench.save_network(path, network, source)
     else:
@@ -238,17 +234,17 @@ def save_network(bench: Bench, path: Path, network: nn.Module, source: Mapping[s
 
 @lru_cache(maxsize=4)
 def backbone_digest(path: Path) -> str:
-    """The sha256 of a backbone file, its id; read once per process."""
+    """The sha256 of a backbone file, which is its id; computed once per process."""
     return sha256_of(path)
 
 
 def data_fingerprint(bench: Bench) -> str:
-    """That of the pictures trained on; others follow after a ``+``."""
+    """Fingerprint of the pictures trained on; those of other pictures follow after a ``+``."""
     return "+".join(bench.fingerprints.values())
 
 
 def key_of(bench: Bench) -> dict[str, Any]:
-    """What identifies the run: the same key, the same numbers."""
+    """Everything that identifies the run: the same key means the same numbers."""
     job = bench.job
     task = {"task": job.task} if benchmark_of(bench).several else {}
     data = {**bench.fingerprints, "backbone": backbone_digest(job.backbone)}
@@ -256,7 +252,7 @@ def key_of(bench: Bench) -> dict[str, Any]:
 
 
 def root_of(bench: Bench) -> Path:
-    """The run's folder: readable, and different for different keys."""
+    """The run's folder; its name is readable, and differs for different keys."""
     job = bench.job
     label = find_benchmark(job.benchmark).label_of(job.task, job.recipe)
     name = f"{label}-{job.method}-seed{job.recipe.seed}-{run_id(key_of(bench))}"
@@ -264,7 +260,6 @@ def root_of(bench: Bench) -> Path:
 
 
 def method_of(job: Job) -> Method:
-    """The method with the recipe's settings."""
     recipe, method = job.recipe, named_method(job.method)
     if isinstance(method, Follows):
         return method.for_tasks(len(sequence_of(find_benchmark(job.benchmark), recipe)))
@@ -272,7 +267,7 @@ def method_of(job: Job) -> Method:
 
 
 def previous_task(job: Job) -> str | None:
-    """The task that this one builds on, for methods whose tasks do."""
+    """The task that this one builds on, if the method's tasks build on each other."""
     if not isinstance(named_method(job.method), Follows):
         return None
     return task_before(find_benchmark(job.benchmark), job.recipe, task=job.task)
@@ -294,11 +289,11 @@ def find_previous(job: Job) -> Path | None:
 
 
 def attach_adapter(bench: Bench, *, network: Path | None) -> Adapter:
-    """The frozen weights that the method is built on, without any task.
+    """The frozen weights that the method builds on, without any task.
 
     Args:
-        bench: of the job.
-        network: file of those that were changed for the method first; None for the backbone itself.
+        bench: the job's.
+        network: file with the method's own network; None for the backbone itself.
     """
     job, method = bench.job, method_of(bench.job)
     built = bench.build_network(network or job.backbone)
@@ -309,7 +304,7 @@ def attach_adapter(bench: Bench, *, network: Path | None) -> Adapter:
 
 
 def make_adapter(bench: Bench, *, network: Path | None) -> Adapter:
-    """The frozen weights with the fresh task on them; the same seed gives the same head for every method."""
+    """The frozen weights with a fresh task; the head depends on the seed alone, not on the method."""
     adapter, job = attach_adapter(bench, network=network), bench.job
     begin = bench.draw_weights(adapter.network) if method_of(job).adapts == "anew" else None
     previous = find_previous(job)
@@ -319,7 +314,6 @@ def make_adapter(bench: Bench, *, network: Path | None) -> Adapter:
 
 
 def make_optimizer(recipe: Recipe, adapter: Adapter, *, rate: float) -> AdapterOptimizer:
-    """The optimizer by a recipe at a base learning rate."""
     adam, sgd = AdamRule(weight_decay=recipe.weight_decay), SGDRule(weight_decay=recipe.weight_decay)
     rule: Rule = adam if recipe.rule == "adam" else sgd
     head_rule: Rule = adam if recipe.head_rule == "adam" else sgd
@@ -335,7 +329,6 @@ def make_optimizer(recipe: Recipe, adapter: Adapter, *, rate: float) -> AdapterO
 
 
 def make_plan(recipe: Recipe, *, epochs: int, steps: int) -> Plan:
-    """So many epochs of so many steps by a recipe."""
     return Plan(
         epochs=epochs,
         steps=steps,
@@ -348,15 +341,12 @@ def make_plan(recipe: Recipe, *, epochs: int, steps: int) -> Plan:
 
 
 def steps_of(bench: Bench, part: Part) -> int:
-    """Steps of an epoch."""
     return -(-bench.count_batches(part) // bench.job.recipe.accumulate)
 
 
 def benchmark_of(bench: Bench) -> Benchmark:
-    """The benchmark that a bench is of."""
     return find_benchmark(bench.job.benchmark)
 
 
 def names_of(jobs: Sequence[Job]) -> str:
-    """Titles for a message."""
     return ", ".join(job.title for job in jobs)

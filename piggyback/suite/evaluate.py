@@ -1,4 +1,4 @@
-"""A finished run's payload, measured again."""
+"""Finished runs, measured again from their payloads."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +23,8 @@ class Finished:
     """A finished run, opened again with its payload on the network.
 
     Attributes:
-        bench: that it was trained on.
         adapter: shows the task.
-        folder: the run's.
-        result: its own.
-        options: of the verb.
+        options: the verb's.
     """
 
     bench: Bench
@@ -41,11 +38,11 @@ def open_finished(benchmark: Benchmark, options: EvaluateOptions[Any]) -> Finish
     """Open the run that the options name, and load its payload onto the network that it was trained on.
 
     Raises:
-        BadInput: the run is not finished or another benchmark's, or data or backbone are others.
+        BadInput: the run is not finished or belongs to another benchmark, or data or backbone are not those of the run.
     """
     folder, name = RunFolder(options.run), one_line(options.run)
     if not folder.result.exists():
-        raise BadInput(f"{name} is no finished run: it has no result.json")
+        raise BadInput(f"{name} is not a finished run: it has no result.json")
     result = load_result(folder.result)
     if result.benchmark != benchmark.name:
         raise BadInput(f"{name} is a run of {result.benchmark}: `piggyback {result.benchmark} evaluate` reads it")
@@ -72,7 +69,7 @@ def open_finished(benchmark: Benchmark, options: EvaluateOptions[Any]) -> Finish
 
 
 def measure_again(finished: Finished) -> int:
-    """What benchmarks evaluate by that say nothing else: the first metric on val."""
+    """Default of `Benchmark.evaluate`: the first metric on val."""
     bench, benchmark = finished.bench, finished.bench.job.benchmark
     value = bench.measure(finished.adapter.network)
     report = {"benchmark": benchmark, "task": bench.job.task, "method": bench.job.method, "val": value}

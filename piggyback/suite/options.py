@@ -1,7 +1,7 @@
-"""What can be asked of the verbs that the suite makes for every benchmark; imports nothing heavy.
+"""Options of the verbs that the suite makes for every benchmark; imports nothing heavy.
 
-Each class is generic in the benchmark's recipe and in the options of its own; a benchmark with several tasks gets the
-class whose name says so.
+Each class is generic in the benchmark's recipe and in its own options; a benchmark with several tasks gets the
+class whose name begins with Task or Tasks.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ O = TypeVar("O")  # noqa: E741 -- own options
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing:
-    """No options of one's own."""
+    """No options of the benchmark's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Which tasks a method has, and in which order.
+"""The tasks of a method, and their order.
 
-Most methods treat tasks one by one.  Those that are built on a network made first (`Method.stands_on`) have the tasks
-of the recipe's order: PackNet adds them one after the other, joint training has all of them at once.  Loads no torch.
+Most methods treat tasks independently.  Those with a network of their own (`Method.stands_on`) have the tasks of the
+recipe's order: PackNet adds them one after the other, joint training has all of them at once.  Loads no torch.
 """
 
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ R = TypeVar("R", bound=Recipe)
 
 
 def sequence_of(benchmark: Benchmark, recipe: Recipe) -> tuple[str, ...]:
-    """The tasks of methods that do not treat them one by one, in their order."""
+    """The tasks, in order, of methods that do not treat them independently."""
     order = recipe.order if isinstance(recipe, SequenceRecipe) else ()
     return order or benchmark.tasks
 
 
 def recipe_for(benchmark: Benchmark, recipe: R, *, stands_on: "StandsOn", tasks: Sequence[str]) -> R:
-    """The recipe; methods that do not treat tasks one by one take those that are run, in their order.
+    """The recipe with the tasks to run as its order, if the method's tasks depend on each other and it names none.
 
     Args:
-        benchmark: whose tasks they are.
-        recipe: as it was asked for.
+        benchmark: the tasks' benchmark.
+        recipe: as the user gave it.
         stands_on: as the method declares.
-        tasks: that are run.
+        tasks: the tasks to run.
     """
     if not isinstance(recipe, SequenceRecipe) or recipe.order or stands_on == "backbone":
         return recipe
@@ -41,7 +41,7 @@ def recipe_for(benchmark: Benchmark, recipe: R, *, stands_on: "StandsOn", tasks:
 def tasks_of(
     benchmark: Benchmark, recipe: Recipe, *, method: str, stands_on: "StandsOn", tasks: Sequence[str]
 ) -> list[str]:
-    """The tasks to run with a method: in its order, and with the backbone's own where that is trained jointly.
+    """The tasks to run with a method, in its order; joint training adds the backbone's own task if the order has it.
 
     Raises:
         BadInput: the method does not have one of them.
@@ -57,7 +57,7 @@ def tasks_of(
 
 
 def refuse_task(benchmark: Benchmark, recipe: Recipe, *, task: str, method: str, stands_on: "StandsOn") -> None:
-    """Raise BadInput for a task that a method does not have by this recipe."""
+    """Raise BadInput for a task that the method does not have under this recipe."""
     own, sequence = benchmark.backbone_task, sequence_of(benchmark, recipe)
     if task == own and not (stands_on == "joint" and task in sequence):
         raise BadInput(f"{own} is the backbone's own task: see `piggyback {benchmark.name} backbone`")
@@ -69,7 +69,7 @@ def refuse_task(benchmark: Benchmark, recipe: Recipe, *, task: str, method: str,
 
 
 def task_before(benchmark: Benchmark, recipe: Recipe, *, task: str) -> str | None:
-    """The task that comes before in the order, for methods whose tasks build on one another."""
+    """The task before this one in the order, for methods whose tasks build on each other."""
     sequence = sequence_of(benchmark, recipe)
     place = sequence.index(task) if task in sequence else 0
     return sequence[place - 1] if place else None

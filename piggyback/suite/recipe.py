@@ -93,7 +93,7 @@ class Recipe:
             raise BadInput("a state cannot be selected on val when val is trained on: take selected_on 'last epoch'")
 
     def epochs_for(self, batches: int) -> int:
-        """Epochs of so many batches each: `epochs`, or more until there are `min_steps`."""
+        """Epochs of `batches` batches each: `epochs`, or more until there are `min_steps` steps."""
         return max(self.epochs, -(-self.min_steps // -(-batches // self.accumulate)))
 
 
@@ -146,16 +146,16 @@ def refuse_numbers(recipe: Recipe) -> None:
 
 
 def refuse_beyond(recipe: object, names: Sequence[str], *, most: float, zero: bool = False) -> None:
-    """Raise BadInput where a field is not positive (or zero, where it may be), or larger than `most`."""
+    """Raise BadInput for a field above `most` or not positive; with `zero` a field may be 0."""
     for name in names:
         value = getattr(recipe, name)
         if not (0 <= value <= most and (value or zero)) or math.isnan(value):
-            least = "not be negative" if zero else "be positive"
-            raise BadInput(f"a recipe's {name} must {least} and at most {most:,}, not {value}")
+            least = "at least 0" if zero else "positive"
+            raise BadInput(f"a recipe's {name} must be {least} and at most {most:,}, not {value}")
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The fields that identify a recipe, as its runs' files carry them; later ones only where they are in use."""
+    """The fields that identify a recipe, as result files hold them; fields added later only where they are in use."""
     defaults = {entry.name: entry.default for entry in fields(recipe) if entry.default is not MISSING}
     return {
         name: value
@@ -173,7 +173,7 @@ def find_recipe(name: str, *, recipes: Mapping[str, R]) -> R:
     """The recipe of that name.
 
     Raises:
-        UnknownName: naming the nearest one.
+        UnknownName: suggests the nearest one.
     """
     try:
         return recipes[name]
@@ -182,7 +182,7 @@ def find_recipe(name: str, *, recipes: Mapping[str, R]) -> R:
 
 
 def recipe_named_in(arguments: Sequence[str], *, recipes: Mapping[str, R], default: str) -> R:
-    """The recipe that ``--recipe`` names among arguments not parsed yet; the last one, as the parser takes it."""
+    """The recipe that ``--recipe`` names in arguments not yet parsed; the last one counts, as for the parser."""
     name = default
     for position, argument in enumerate(arguments):
         if argument.startswith("--recipe="):
@@ -196,23 +196,23 @@ def read_recipe(values: Mapping[str, Any], *, kind: type[R], name: str) -> R:
     """The recipe that a result was measured with.
 
     Args:
-        values: of the result's recipe; what a run adds to it is passed over.
+        values: the result's recipe; entries that a run adds to it are ignored.
         kind: the recipe's class.
-        name: of the file, for messages.
+        name: the file's name, for messages.
 
     Raises:
-        BadInput: it is none of that class.
+        BadInput: the values do not make a recipe of that class.
     """
     known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]  # a dataclass, all of them
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in known}
     hints = get_type_hints(kind)
     for key, value in chosen.items():
         if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
-            raise BadInput(f"{name} has no such recipe: {key} is {value!r:.40}, not one of {get_args(hints[key])}")
+            raise BadInput(f"{name} has no valid recipe: {key} is {value!r:.40}, not one of {get_args(hints[key])}")
     try:
         return kind(**chosen)
     except (PiggybackError, TypeError, ValueError) as fault:  # the latter of comparing a text with a number and such
-        raise BadInput(f"{name} has no such recipe: {fault}") from None
+        raise BadInput(f"{name} has no valid recipe: {fault}") from None
 
 
 def as_flags(settings: Mapping[str, Any], *, start: object | None = None) -> list[str]:
@@ -220,8 +220,8 @@ def as_flags(settings: Mapping[str, Any], *, start: object | None = None) -> lis
 
     Args:
         settings: fields by name.
-        start: the recipe that the flags change; what it has already gets no flag, as a switch that is on can only
-            be turned off on the command line.
+        start: the recipe that the flags change; values equal to its own get no flag, because the command line can only
+            turn a switch off that is on.
     """
     flags: list[str] = []
     for name, value in sorted(settings.items()):
@@ -247,7 +247,7 @@ def change_recipe(recipe: D, settings: Mapping[str, Any], *, name: str) -> D:
         name: of the file or table, for messages.
 
     Raises:
-        BadInput: a field is not known, or its value is of another type or out of its range.
+        BadInput: a field is unknown, or its value has the wrong type or is out of range.
     """
     known = {entry.name for entry in fields(recipe)}
     for key, value in settings.items():
@@ -257,5 +257,5 @@ def change_recipe(recipe: D, settings: Mapping[str, Any], *, name: str) -> D:
         number = isinstance(usual, int | float) and not isinstance(usual, bool)
         fits = isinstance(value, int | float) if number else usual is None or isinstance(value, type(usual) | list)
         if not fits or (isinstance(value, bool) and not isinstance(usual, bool)):
-            raise BadInput(f"{name}: {key} must be of the kind of {usual!r}, not {value!r:.60}")
+            raise BadInput(f"{name}: {key} must be a value like {usual!r}, not {value!r:.60}")
     return replace(recipe, **{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})

@@ -1,4 +1,4 @@
-"""The final tables: numbers with their spread over seeds, learning rates tried, sizes."""
+"""Final tables: numbers with their spread over seeds, learning rates tried, sizes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,18 @@ BITS_PER_MB: Final = 8e6
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a report is asked for.
+    """A report to make.
 
     Attributes:
-        benchmark: whose runs they are.
         out: folder of the runs.
         data: prepared folder.
         methods, tasks, seeds: to show, each once.
-        device: where something has to be computed.
-        json: whether nothing but the returned document is printed.
-        verb: that asks: ``run`` after training, or ``report``.
-        recipe: of the runs, as far as it is known: of ``run``.
+        device: for what has to be computed.
+        json: print nothing but the returned document.
+        verb: ``run``, after training, or ``report``.
+        recipe: the runs' recipe if it is known, as it is after ``run``.
         own: the benchmark's own options for that verb.
-        keep: whether a finished run is one of those asked for.
+        keep: says whether the report covers a finished run.
     """
 
     benchmark: Benchmark
@@ -50,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """A number over n seeds: fractions in [0, 1]; no deviation for one seed."""
+    """Mean and deviation over n seeds, as fractions in [0, 1]; no deviation for one seed."""
 
     mean: float
     deviation: float | None
@@ -62,24 +61,20 @@ class Spread:
         return cls(mean=fmean(values), deviation=stdev(values) if len(values) > 1 else None, n=len(values))
 
     def percent(self) -> str:
-        """As shown."""
         spread = f" ± {100 * self.deviation:.2f}" if self.deviation is not None else ""
         return f"{100 * self.mean:.2f}{spread}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What the runs of one task with one method gave.
+    """The runs of one task with one method, summed up over their seeds.
 
     Attributes:
-        method, task: names.
-        seeds: of the runs.
-        metrics: the benchmark's, over the seeds.
         rates: learning rate used, by seed.
         trials: learning rates tried, by seed.
-        zeros: share of masked weights that are off, over the seeds; None without masks.
-        bits: of a payload by kind, of the first seed.
-        seconds: of all runs.
+        zeros: fraction of masked weights that are off; None without masks.
+        bits: a payload's bits by kind, of the first seed.
+        seconds: of all runs together.
         parameter_ratio: by the paper's convention.
     """
 
@@ -95,7 +90,6 @@ class Summary:
     parameter_ratio: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
         return {
             "seeds": list(self.seeds),
             **{name: dict(vars(spread)) for name, spread in self.metrics.items()},
@@ -108,7 +102,7 @@ class Summary:
 
 
 def summarise(benchmark: Benchmark, runs: Sequence[FinishedRun]) -> Summary:
-    """Gather the runs of one task with one method, at least one."""
+    """Sum up the runs of one task with one method; there must be at least one."""
     results = [run.result for run in runs]
     off = [result.metrics["zeros"] for result in results if "zeros" in result.metrics]
     return Summary(
@@ -126,7 +120,7 @@ def summarise(benchmark: Benchmark, runs: Sequence[FinishedRun]) -> Summary:
 
 
 def find_all(request: Request, *, method: str | None = None) -> list[FinishedRun]:
-    """The finished runs asked for, of one method or of all."""
+    """The finished runs that the request covers, of one method or of all."""
     methods = request.methods if method is None else (method,)
     found = (
         run
@@ -137,7 +131,7 @@ def find_all(request: Request, *, method: str | None = None) -> list[FinishedRun
 
 
 def gather(request: Request) -> list[Summary]:
-    """A summary for each method and task that has finished runs."""
+    """One summary for each method and task with finished runs."""
     found = []
     for method in request.methods:
         runs = find_all(request, method=method)
@@ -147,7 +141,6 @@ def gather(request: Request) -> list[Summary]:
 
 
 def find_missing(request: Request) -> list[str]:
-    """Titles of the runs that are not finished."""
     benchmark, missing = request.benchmark, []
     for method in request.methods:
         found = {(run.result.task, run.seed) for run in find_all(request, method=method)}
@@ -160,7 +153,7 @@ def find_missing(request: Request) -> list[str]:
 
 
 def tell(request: Request) -> dict[str, Any]:
-    """The report of a benchmark that has none of its own: prints tables, or gives the document for ``--json``."""
+    """Default of `Benchmark.report`: print the tables, unless the request is for JSON, and return the document."""
     summaries = gather(request)
     if not request.json:
         show(request.benchmark, summaries, title=request.benchmark.title)
@@ -168,7 +161,7 @@ def tell(request: Request) -> dict[str, Any]:
 
 
 def as_json(benchmark: Benchmark, summaries: Sequence[Summary]) -> dict[str, Any]:
-    """The report as ``--json`` prints it: by method, and by task where there are several."""
+    """The document that ``--json`` prints: by method, and by task if there are several."""
     methods: dict[str, Any] = {}
     for one in summaries:
         if benchmark.several:
@@ -180,7 +173,6 @@ def as_json(benchmark: Benchmark, summaries: Sequence[Summary]) -> dict[str, Any
 
 
 def show(benchmark: Benchmark, summaries: Sequence[Summary], *, title: str, caption: str = "") -> None:
-    """Print the final tables."""
     spread = "± is the sample standard deviation over seeds"
     caption = f"{spread}; {caption}" if caption else spread
     if benchmark.several:
@@ -191,7 +183,7 @@ def show(benchmark: Benchmark, summaries: Sequence[Summary], *, title: str, capt
 
 
 def show_methods(benchmark: Benchmark, summaries: Sequence[Summary], *, title: str, caption: str) -> None:
-    """A row for each method, a column for each metric."""
+    """Print a row for each method, a column for each metric."""
     rows: list[tuple[str, ...]] = [
         (
             one.method,
@@ -208,7 +200,7 @@ def show_methods(benchmark: Benchmark, summaries: Sequence[Summary], *, title: s
 
 
 def show_tasks(benchmark: Benchmark, summaries: Sequence[Summary], *, title: str, caption: str) -> None:
-    """A row for each task, a column for each method: the first metric."""
+    """Print the first metric: a row for each task, a column for each method."""
     methods = list(dict.fromkeys(one.method for one in summaries))
     by_place = {(one.task, one.method): one for one in summaries}
     metric = benchmark.metrics[0]
@@ -226,7 +218,7 @@ def show_tasks(benchmark: Benchmark, summaries: Sequence[Summary], *, title: str
 
 
 def show_trials(benchmark: Benchmark, summaries: Sequence[Summary]) -> None:
-    """Every learning rate tried, with what it gave on val; the one used has a star."""
+    """Print every learning rate tried with its metric on val; a star marks the one used."""
     lines: list[tuple[str, ...]] = [
         (
             *((one.task,) if benchmark.several else ()),
@@ -244,6 +236,6 @@ def show_trials(benchmark: Benchmark, summaries: Sequence[Summary]) -> None:
 
 
 def trial_text(trial: Mapping[str, Any], *, used: float, metric: str) -> str:
-    """One learning rate tried: its value, a star when it was used, and its percentage on val."""
+    """A learning rate, a star if it was used, and its percentage on val."""
     value = "diverged" if trial[metric] is None else f"{100 * trial[metric]:.2f}"
     return f"{trial['lr']:g}{'*' if trial['lr'] == used else ''} {value}"

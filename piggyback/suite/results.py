@@ -24,12 +24,11 @@ class FinishedRun:
 
     @property
     def seed(self) -> int:
-        """Of the run."""
         return self.result.seed or 0
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """What it was trained by, with what the run noted."""
+        """The settings trained with, and what the run noted beside them."""
         return self.result.recipe or {}
 
 
@@ -37,7 +36,7 @@ def load_result(path: Path) -> Result:
     """Read a run's result.
 
     Raises:
-        BadInput: it is missing, damaged, or says what cannot be.
+        BadInput: the file is missing, damaged, or contradicts itself.
     """
     try:
         return read_result(path)
@@ -47,7 +46,7 @@ def load_result(path: Path) -> Result:
 
 @contextmanager
 def advise(folder: RunFolder) -> Iterator[None]:
-    """Ends a message about another file of a finished run with how to have it made again."""
+    """Add to a message about another file of a finished run how to have that file made again."""
     try:
         yield
     except BadInput as fault:
@@ -57,16 +56,16 @@ def advise(folder: RunFolder) -> Iterator[None]:
 def find_runs(
     runs: Path, *, benchmark: Benchmark, method: str, seeds: Collection[int] | None = None
 ) -> dict[tuple[str, int], FinishedRun]:
-    """The finished runs of one method, by task and seed, in the order of tasks and then of seeds.
+    """The finished runs of one method by task and seed, sorted by task and then seed.
 
     Args:
         runs: the folder that ``--out`` named.
-        benchmark: two may share a folder.
+        benchmark: several benchmarks may share a folder.
         method: its name.
-        seeds: of the runs; any when None.
+        seeds: only these; all when None.
 
     Raises:
-        BadInput: there are several of one task and seed, of different recipes or data; or a result lacks something.
+        BadInput: two runs of one task and seed differ in recipe or data, or a result lacks an entry.
     """
     found: dict[tuple[str, int], FinishedRun] = {}
     patterns = ("*",) if seeds is None else tuple(f"{seed}-*" for seed in seeds)

@@ -26,11 +26,11 @@ from piggyback.suite.training.workers import show_share, train_jobs
 
 
 def named(benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Methods and seeds as asked for, each once.
+    """Methods and seeds as the user named them, each once.
 
     Raises:
-        UnknownName: a method is not known.
-        BadInput: no method or no seed was named, or a method means nothing here.
+        UnknownName: a method is unknown.
+        BadInput: no method or no seed was named, or a method is meaningless for the benchmark.
     """
     if not methods or not seeds:
         raise BadInput("name at least one method and one seed: --methods piggyback,feature --seeds 0,1,2")
@@ -41,16 +41,16 @@ def named(benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int]) ->
 
 
 def named_tasks(benchmark: Benchmark, options: object) -> list[str]:
-    """The tasks that the options name, each once; all that are trained when they name none."""
+    """The tasks that the options name, each once; all tasks to train if they name none."""
     return [benchmark.find_task(name) for name in dict.fromkeys(getattr(options, "tasks", ()))] or list(benchmark.tasks)
 
 
 def plan_jobs(benchmark: Benchmark, options: RunOptions[Any, Any]) -> list[Job]:
-    """Every task with every method and seed, a seed's and a task's methods one after the other.
+    """Every task with every method and seed, sorted by seed, then task, then method.
 
     Raises:
-        UnknownName: a task or method is not known; nothing was trained then.
-        BadInput: no method was named, or one does not have a task.
+        UnknownName: a task or method is unknown; nothing has been trained then.
+        BadInput: no method was named, or a method does not have one of the tasks.
     """
     tasks = named_tasks(benchmark, options)
     methods, seeds = named(benchmark, options.methods, options.seeds or (options.settings.seed,))
@@ -79,17 +79,17 @@ def plan_jobs(benchmark: Benchmark, options: RunOptions[Any, Any]) -> list[Job]:
 
 
 def place_of(job: Job, *, tasks: Sequence[str]) -> tuple[bool, int]:
-    """Where a job stands: a task's methods one after the other, then those whose tasks depend on one another."""
+    """Sort key: independent tasks first, each with its methods; then methods whose tasks depend on each other."""
     apart = named_method(job.method).stands_on != "backbone"
     return apart, 0 if apart else tasks.index(job.task)
 
 
 def check_jobs(benchmark: Benchmark, jobs: Sequence[Job]) -> None:
-    """Find what would fail before anything is trained, which can take days.
+    """Find what would fail before training starts, which can take days.
 
     Raises:
-        BadInput: data or backbone do not fit, or the folder has finished runs of another recipe, so that tables
-            could not tell which to take.
+        BadInput: data or backbone do not fit, or the folder has finished runs of another recipe, so that the tables
+            could not tell which to show.
     """
     if benchmark.begin is not None:
         load(benchmark.begin)(jobs, strict=True)
@@ -137,7 +137,7 @@ def run(benchmark: Benchmark, options: RunOptions[Any, Any]) -> int:
 
 
 def keeper(benchmark: Benchmark, own: Any, recipe: Recipe | None) -> Callable[[FinishedRun], bool]:
-    """Which finished runs a report is about."""
+    """Make the predicate that says which finished runs a report covers."""
     if benchmark.keep is None:
         return lambda run: True
     keep: Callable[[FinishedRun], bool] = load(benchmark.keep)(own, recipe)
@@ -145,7 +145,7 @@ def keeper(benchmark: Benchmark, own: Any, recipe: Recipe | None) -> Callable[[F
 
 
 def make_networks(jobs: Sequence[Job], *, stop: StopFlag) -> None:
-    """Make the networks that methods are built on, before runs side by side would each want to."""
+    """Make the methods' own networks first, so that runs side by side do not each begin to make them."""
     done = set[Path]()
     for job in jobs:
         bench = open_bench(job)
@@ -161,7 +161,7 @@ def make_networks(jobs: Sequence[Job], *, stop: StopFlag) -> None:
 
 
 def run_report(benchmark: Benchmark, options: ReportOptions[Any]) -> int:
-    """``piggyback <benchmark> report``; 1 where a run is missing."""
+    """``piggyback <benchmark> report``; returns 1 if a run is missing."""
     methods, seeds = named(benchmark, options.methods, options.seeds)
     tasks = named_tasks(benchmark, options)
     request = Request(

@@ -49,13 +49,11 @@ from piggyback.suite.training.run_folder import RunFolder, Watch, code_version, 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A run under way in this process.
+    """A run in progress in this process.
 
     Attributes:
-        bench: what it works on.
-        folder: the run's.
-        watch: keeps ``status.json``.
-        stop: asks for a checkpoint and an end.
+        watch: keeps ``status.json`` up to date.
+        stop: set when the run is asked to write a checkpoint and end.
         on_step: called with the fraction of the final training completed.
     """
 
@@ -67,16 +65,15 @@ class Work:
 
     @property
     def job(self) -> Job:
-        """What is done."""
         return self.bench.job
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What the final training gave.
+    """Outcome of the final training.
 
     Attributes:
-        adapter: shows the task as it is in the payload.
+        adapter: shows the task as the payload has it.
         history: one record per epoch.
         rate: learning rate used.
         trials: records of the learning rates tried.
@@ -93,17 +90,17 @@ class Trained:
 def train_task(
     job: Job, *, stop: StopFlag | None = None, on_step: Callable[[float], None] = lambda share: None
 ) -> RunFolder:
-    """Do a run, or go on with it, or find it done.
+    """Do a run from the start or from its checkpoint; a finished one is left alone.
 
     Args:
         job: what to train.
-        stop: asks for a checkpoint and an end.
+        stop: set to ask for a checkpoint and an end.
         on_step: called with the fraction of the final training completed.
 
     Raises:
-        BadInput: data or backbone are missing or do not fit, or another process is at work on the run.
+        BadInput: data or backbone are missing or do not fit, or another process is working on the run.
         Diverged: the loss is not finite.
-        Requeue: a stop was asked for.
+        Requeue: a stop was requested.
     """
     bench = open_bench(job)
     folder = open_run(root_of(bench), key=key_of(bench))
@@ -120,9 +117,9 @@ def train_task(
 
 
 def find_rate(work: Work) -> tuple[float, list[Record]]:
-    """The learning rate to train with, and the records of those tried on val.
+    """The learning rate to train with, and the records of those tried.
 
-    Trials never train on val, and begin from the same start and see the same pictures for every rate and method.
+    Trials never train on val; each starts from the same weights and sees the same pictures, for every rate and method.
     """
     recipe = work.job.recipe
     if not recipe.lr_grid:
@@ -137,7 +134,7 @@ def find_rate(work: Work) -> tuple[float, list[Record]]:
 
 
 def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
-    """One trial: its steps, and the benchmark's first metric on val."""
+    """Run one trial; returns its steps and the benchmark's first metric on val."""
     bench, recipe = work.bench, work.job.recipe
     work.watch.say("running", stage=f"trying learning rate {rate:g}, {number} of {len(recipe.lr_grid)}")
     count = bench.count_batches("train")
@@ -164,7 +161,6 @@ def try_rate(work: Work, *, rate: float, number: int) -> tuple[int, float]:
 
 
 def make_learner(work: Work, *, rate: float) -> TaskLearner:
-    """The fresh task under the recipe's optimizer and the bench's loss."""
     adapter = make_adapter(work.bench, network=find_foundation(work.bench))
     return TaskLearner(
         adapter=adapter,
@@ -177,7 +173,6 @@ def make_learner(work: Work, *, rate: float) -> TaskLearner:
 def make_training(
     work: Work, learner: TaskLearner, *, plan: Plan, batches: Batches, checkpoints: Checkpoints
 ) -> Training:
-    """The loop with the recipe's seed and the work's stop."""
     return Training(
         learner=learner,
         batches=batches,
@@ -190,7 +185,7 @@ def make_training(
 
 
 def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
-    """The training that counts; leaves the payload and gives the adapter that shows its state."""
+    """Train with the chosen rate and save the payload; the returned adapter shows the task as saved."""
     bench, recipe, metric = work.bench, work.job.recipe, benchmark_of(work.bench).trial_metric
     epochs = recipe.epochs_for(bench.count_batches(recipe.trained_on))
     plan = make_plan(recipe, epochs=epochs, steps=steps_of(bench, recipe.trained_on))
@@ -237,7 +232,7 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
 
 
 def find_pruning(bench: Bench, *, total: int) -> int:
-    """After how many steps the task gives weights back; 0 for never, as the last of a sequence keeps all."""
+    """Number of steps after which the task prunes its weights; 0 for never: a sequence's last task keeps them all."""
     recipe = bench.job.recipe
     if not isinstance(method_of(bench.job), Prunes) or not isinstance(recipe, SequenceRecipe):
         return 0
@@ -247,7 +242,7 @@ def find_pruning(bench: Bench, *, total: int) -> int:
 
 
 def take_trained(work: Work) -> Trained:
-    """What the joint training gave for this task."""
+    """Outcome of the joint training for this task."""
     folder = foundation_folder(work.bench)
     adapter, record = take_joint(work.bench, folder=folder, payload=work.folder.payload)
     loss = record["loss"][work.job.task]
@@ -264,12 +259,11 @@ def take_trained(work: Work) -> Trained:
 
 
 def save_payload(work: Work, adapter: Adapter) -> None:
-    """Write what the task adds."""
     adapter.save(work.folder.payload, task=work.job.task, recipe=settings_of(work.job.recipe))
 
 
 def finish(work: Work, trained: Trained) -> None:
-    """Let the bench predict and measure, and write the result last."""
+    """Let the bench predict and measure, then write the result, last of all."""
     measured = work.bench.finish(
         Finish(
             network=trained.adapter.network,
@@ -283,7 +277,6 @@ def finish(work: Work, trained: Trained) -> None:
 
 
 def make_result(work: Work, trained: Trained, measured: Measured) -> Result:
-    """The measured numbers with their evidence."""
     bench, job, adapter, benchmark = work.bench, work.job, trained.adapter, benchmark_of(work.bench)
     current = cast(str, adapter.current)
     payload = read_payload(work.folder.payload)

@@ -47,7 +47,7 @@ class Pupil(nn.Module):
 def train_backbone(
     path: Path, *, pictures: int = 60, epochs: int = 12, seed: int = 0, stop: StopFlag | None = None
 ) -> None:
-    """Draw things, train on them, and write the backbone file; one that is there stays.
+    """Draw things, train on them, and write the backbone file; an existing one is kept.
 
     Args:
         path: the file; the folder of the training lies beside it.
@@ -102,7 +102,7 @@ def train_backbone(
 
 
 def start(seed: int) -> Pupil:
-    """A fresh one: by He's rule, without dropout."""
+    """An untrained pupil: by He's rule, without dropout."""
     with seeded(seed):
         network, classifier = FCN32s(SMALL, margin="same", dropout=0.0), nn.Linear(SMALL.hidden, len(LABELS))
         for module in network.modules():
@@ -119,7 +119,6 @@ def draw_things(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def run(options: DrawOptions) -> int:
-    """``piggyback segmentation draw``."""
     with stop_on_signal() as stop:
         write_release(options.out / "release")
         train_backbone(options.out / "backbone.safetensors", stop=stop)

@@ -18,8 +18,7 @@ Matrix = NDArray[np.int64]
 """Scored pixels, int64 (21, 21): rows are the truth's classes, columns the prediction's."""
 
 _N: Final = len(CLASSES)
-_DENSE: Final = 5
-"""One change in so many pixels, or more, and counting pixels is faster than counting runs (measured)."""
+_DENSE: Final = 5  # with one change in so many pixels, or more, counting pixels is faster than counting runs (measured)
 
 _KEYS: Final = {"classes", "rows", "columns", "matrix"}
 
@@ -35,7 +34,7 @@ def count_pairs(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Matr
         int64 (21, 21), rows truth, columns prediction; matrices of several pictures add up.
 
     Raises:
-        BadInput: the shapes differ, or a label is none; the message says which and names no file.
+        BadInput: the shapes differ, or a value is not a label; the message says which and names no file.
         ValueError: they are not uint8.
     """
     if truth.dtype != np.uint8 or prediction.dtype != np.uint8:
@@ -51,7 +50,7 @@ def count_pairs(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Matr
 
 
 def _count_bytes(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each pair of bytes stands at the same place of two vectors, int64 (256, 256).
+    """Counts of the pairs of bytes at the same place of two vectors, int64 (256, 256).
 
     Neighbours in a label map are mostly equal, so runs are counted and not pixels; where they are not, the two
     bytes together are one number of 16 bits.  Float weights are exact: a picture has fewer than 2^53 pixels.
@@ -72,7 +71,7 @@ def _count_bytes(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray
 
 
 def _refuse(table: NDArray[np.int64]) -> None:
-    """Say which label is none, from counts of all pairs of bytes."""
+    """Raise BadInput for the first value that is not a label, from counts of all pairs of bytes."""
     for label in range(_N, VOID):
         if table[label].any():
             raise BadInput(f"the truth has the label {label}; labels are 0..{_N - 1}, and {VOID} for void")
@@ -95,11 +94,11 @@ def read_matrix(path: Path) -> Matrix:
     """Read what `write_matrix` wrote.
 
     Raises:
-        BadInput: it is missing, or no confusion matrix of VOC's classes.
+        BadInput: it is missing, or not a confusion matrix of VOC's classes.
     """
     document, name = read_json(path), one_line(path)
     if not isinstance(document, dict) or document.keys() != _KEYS:
-        raise BadInput(f"{name} is no confusion matrix: it must have exactly {', '.join(sorted(_KEYS))}")
+        raise BadInput(f"{name} is not a confusion matrix: it must have exactly {', '.join(sorted(_KEYS))}")
     if document["classes"] != list(CLASSES):
         raise BadInput(f"{name} has other classes than VOC's, or in another order")
     if (document["rows"], document["columns"]) != ("truth", "prediction"):
@@ -112,7 +111,7 @@ def read_matrix(path: Path) -> Matrix:
             raise BadInput(f"{name}: the row of {label} must be {_N} counts")
         for value in row:
             if type(value) is not int or value < 0:  # a boolean is an int to Python, but no count
-                raise BadInput(f"{name}: the row of {label} has {str(value)[:40]}, which is no count of pixels")
+                raise BadInput(f"{name}: the row of {label} has {str(value)[:40]}, which is not a count of pixels")
     if sum(map(sum, rows)) >= 1 << 63:
         raise BadInput(f"{name} counts more pixels than there can be")
     return np.array(rows, dtype=np.int64)

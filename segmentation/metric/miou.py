@@ -31,7 +31,6 @@ class Scores:
         frequency_weighted_iou: mean of `iou`, weighted with the class's pixels in the truth.
         iou: of the 21 classes, in order; None where a class is in neither truth nor prediction.
         accuracy: of the 21 classes: its pixels that are right; None where a class is not in the truth.
-        pictures: how many were scored.
     """
 
     mean_iou: float
@@ -44,7 +43,7 @@ class Scores:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of the classes that are in neither truth nor prediction: they are in no mean."""
+        """Names of the classes that are in neither truth nor prediction, and so in no mean."""
         return tuple(name for name, iou in zip(CLASSES, self.iou, strict=True) if iou is None)
 
     def as_json(self) -> dict[str, object]:
@@ -60,15 +59,11 @@ class Scores:
 
 
 def score(matrix: Matrix, *, pictures: int) -> Scores:
-    """The four numbers and those per class.
-
-    Args:
-        matrix: int64 (21, 21), summed over all pictures.
-        pictures: how many.
+    """The four numbers and those per class, from a matrix summed over all pictures.
 
     Raises:
         BadInput: no pixel was scored.
-        ValueError: the matrix is none.
+        ValueError: the matrix is not int64 (21, 21) of counts.
     """
     if matrix.dtype != np.int64 or matrix.shape != (len(CLASSES), len(CLASSES)) or (matrix < 0).any():
         raise ValueError(
@@ -76,7 +71,7 @@ def score(matrix: Matrix, *, pictures: int) -> Scores:
         )
     total = int(matrix.sum())
     if not total:
-        raise BadInput(f"nothing to score: {pictures} pictures, and no pixel of the truth that is not void")
+        raise BadInput(f"nothing to score: {pictures} pictures, and every pixel of the truth is void")
     right, truth, predicted = matrix.diagonal().tolist(), matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist()
     unions = [t + p - r for t, p, r in zip(truth, predicted, right, strict=True)]
     iou = _fractions(right, unions)
@@ -104,13 +99,13 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def warn_if_background(matrix: Matrix) -> bool:
-    """Say so when every predicted pixel is background; on VOC such predictions have a mean IoU of some 3.5 %."""
+    """Warn when every predicted pixel is background; on VOC such predictions have a mean IoU of some 3.5 %."""
     total = int(matrix.sum())
     if not total or total != int(matrix[:, 0].sum()):
         return False
     console.notice(
-        "every predicted pixel is background: the network found no object, or the predictions were written in "
-        "another way than as palette indices"
+        "every predicted pixel is background: the network found no object, or the predictions were not written "
+        "as palette indices"
     )
     return True
 

@@ -17,15 +17,12 @@ from segmentation.release.splits import parse_ids
 from segmentation.voc import CLASSES
 
 SUFFIX: Final = ".png"
-NAMED: Final = 3
-"""Names in a message, of however many there are."""
-
+NAMED: Final = 3  # names in a message, of however many there are
 _THREADS: Final = 8  # more than cores: on a network's disk most of the time is waiting for small files
 _BATCH: Final = 256  # pictures handed to the threads at a time, so that a failure comes soon
 
 
 def run(options: MiouOptions) -> int:
-    """``piggyback segmentation miou``."""
     ids = chosen_ids(options)
     matrix = count_folders(options.truth, options.predictions, ids=ids)
     scores = score(matrix, pictures=len(ids))
@@ -42,11 +39,10 @@ def run(options: MiouOptions) -> int:
 def chosen_ids(options: MiouOptions) -> tuple[str, ...]:
     """The pictures to score: those of the list, or every PNG of the predictions.
 
-    Without a list a person is told how many label maps have no prediction, as leaving pictures out changes the
-    numbers.
+    Without a list, a notice says how many label maps have no prediction: leaving pictures out changes the numbers.
 
     Raises:
-        BadInput: a folder is none, the list is no list of ids, files are missing, or there is nothing to score.
+        BadInput: a path is not a folder, the list is not one of ids, files are missing, or nothing is to be scored.
     """
     there = {folder: list_ids(folder) for folder in (options.truth, options.predictions)}
     truth, predictions = there[options.truth], there[options.predictions]
@@ -75,8 +71,7 @@ def count_folders(truth: Path, predictions: Path, *, ids: Sequence[str]) -> Matr
     """One confusion matrix over all pictures, int64 (21, 21); only a few label maps are in memory at a time.
 
     Args:
-        truth, predictions: folders that hold ``<id>.png`` for each id.
-        ids: of the pictures.
+        truth, predictions: folders that hold ``<id>.png`` for each of `ids`.
 
     Raises:
         BadInput: of the first picture, in order of `ids`, whose two files cannot be compared; it names both.
@@ -101,10 +96,10 @@ def count_folders(truth: Path, predictions: Path, *, ids: Sequence[str]) -> Matr
 
 
 def list_ids(folder: Path) -> dict[str, None]:
-    """The names of a folder's PNGs without their ending, sorted; hidden files are none.
+    """The names of a folder's PNGs without their ending, sorted; hidden files are left out.
 
     Raises:
-        BadInput: it is no folder.
+        BadInput: it is not a folder.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is not there"
@@ -117,7 +112,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     """The ids of a list, one per line.
 
     Raises:
-        BadInput: it cannot be read, a line is no id, or an id is there twice.
+        BadInput: it cannot be read, a line is not an id, or an id is there twice.
     """
     try:
         data = path.read_bytes()
@@ -127,5 +122,4 @@ def read_ids(path: Path) -> tuple[str, ...]:
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first few names, in one line."""
     return ", ".join(map(one_line, names[:NAMED])) + (", ..." if len(names) > NAMED else "")

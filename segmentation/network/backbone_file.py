@@ -6,7 +6,7 @@ The file's metadata entry, ``piggyback_backbone``, is a JSON object::
      "normalise": {"order": "rgb", "range": 1, "mean": [...], "std": [...]}, "source": {...}}
 
 ``hidden`` is null where the file has convolutions only; fc6 and fc7 are then new layers of the task.  How pictures
-are normalised belongs to the weights and stands in the file: a network trained on BGR in 0..255 that is fed RGB in
+are normalised belongs to the weights, so the file says it: a network trained on BGR in 0..255 that is fed RGB in
 0..1 still runs, and is just worse (wkentaro/pytorch-fcn#52).
 """
 
@@ -43,11 +43,11 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 Stage = Annotated[tuple[Width, ...], Field(min_length=1, max_length=100)]
 
 HIDDEN: Final = {"classifier.0": "hidden.fc6", "classifier.3": "hidden.fc7"}  # torchvision's name and ours
-OWN_HEAD: Final = "classifier.6."  # ImageNet's classes; no task of ours uses them
+OWN_HEAD: Final = "classifier.6."  # scores ImageNet's classes, which no task here has
 
 
 class Normalise(BaseModel):
-    """How pictures are fed: ordered, scaled to [0, range], then (x - mean) / std per channel of that order."""
+    """Form of the input: channels ordered, scaled to [0, range], then (x - mean) / std per channel of that order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     order: Literal["rgb", "bgr"]
@@ -87,7 +87,6 @@ class Backbone:
         header: widths and convention.
         weights: float32, by the names of `FCN32s`.
         sha256: of the file; the backbone's id.
-        path: the file.
     """
 
     header: Header
@@ -123,7 +122,7 @@ def load_backbone(path: Path) -> Backbone:
     """Read a backbone file.
 
     Raises:
-        BadInput: it is missing, damaged, or none of ours: then the message says how to import it.
+        BadInput: it is missing, damaged, or weights of another form: then the message says how to import them.
     """
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
@@ -183,7 +182,7 @@ def import_backbone(path: Path, *, convention: str, out: Path, force: bool = Fal
 
 
 def name_of(key: str) -> str:
-    """Our name of one of torchvision's."""
+    """The name in `FCN32s` for one of torchvision's."""
     layer, _, part = key.rpartition(".")
     return f"{HIDDEN[layer]}.{part}" if layer in HIDDEN else key
 
@@ -195,14 +194,14 @@ def as_convolution(weight: Tensor, *, kernel: int, path: Path) -> Tensor:
     if weight.ndim == 4 and weight.numel() and weight.shape[2:] == (kernel, kernel):
         return weight
     shape = tuple(weight.shape)
-    raise BadInput(f"{one_line(path)}: a hidden layer of shape {shape} is no fully connected layer of a VGG")
+    raise BadInput(f"{one_line(path)}: a hidden layer of shape {shape} is not a fully connected layer of a VGG")
 
 
 def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[int, ...], ...]:
     """Widths of the convolutions by stage: between two of a stage is a ReLU, between two stages a pooling too.
 
     Raises:
-        BadInput: these are no convolutions of a plain VGG.
+        BadInput: these are not the convolutions of a plain VGG.
     """
     found = {
         int(match[1]): tensor
@@ -225,8 +224,8 @@ def infer_channels(state: Mapping[str, Tensor], *, path: Path) -> tuple[tuple[in
     if len(stages) != 5 or sum(map(len, stages)) != len(found) or 0 not in found or hollow:
         first = ", ".join(map(one_line, list(state)[:4]))
         raise BadInput(
-            f"{one_line(path)} is no VGG of five stages in torchvision's names (features.0, features.2, features.5, "
-            f"...): its keys begin {first}"
+            f"{one_line(path)} is not a VGG of five stages in torchvision's names (features.0, features.2, "
+            f"features.5, ...): its keys begin with {first}"
         )
     return tuple(tuple(stage) for stage in stages)
 

@@ -31,7 +31,7 @@ PADDINGS: Final[dict[Margin, tuple[int, int]]] = {"fcn": (100, 0), "same": (1, 3
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How wide a VGG-style network is.
+    """Widths of a VGG-style network.
 
     Attributes:
         channels: of the convolutions of each of the five stages.
@@ -71,7 +71,6 @@ class FCN32s(nn.Module):
         self.head: nn.Module = nn.Identity()
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits for every pixel."""
         height, width = pictures.shape[-2:]
         maps: Tensor = self.head(self.hidden(self.features(pictures)))
         here = self.offset
@@ -114,7 +113,7 @@ def make_hidden(shape: Shape, *, padding: int, dropout: float) -> nn.Sequential:
 
 
 def make_head(network: FCN32s, *, classes: int, deconvolution: Deconvolution) -> nn.Sequential:
-    """What a task trains from scratch: score layer and deconvolution, after fc6 and fc7 where the backbone has none.
+    """Layers that a task trains from scratch: score layer, deconvolution, and fc6 and fc7 if the backbone has none.
 
     New hidden layers start by He's rule, as ReLUs follow them; the score layer starts at zero, so that the first
     loss is ln(classes).

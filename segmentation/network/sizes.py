@@ -1,4 +1,4 @@
-"""What a task adds to the network, in weights and bytes.
+"""Sizes of what a task adds to the network, in weights and bytes.
 
 For VGG-16 (computed from its shapes, and what the paper's section 6 reports as 17 MB and 7.5 MB): 134,248,128 masked
 weights are 16.78 MB at one bit each; the new layers are 7.57 MB with a full learned deconvolution, and 0.344 MB with
@@ -40,17 +40,16 @@ class Sizes:
 
     @property
     def mask_bytes(self) -> int:
-        """Of the masks, before any compression."""
+        """Bytes of the masks, before any compression."""
         return -(-self.masked // 8)
 
     @property
     def new_bytes(self) -> int:
-        """Of the new layers."""
         return BYTES * sum(self.new.values())
 
 
 def measure_sizes(network: FCN32s, head: nn.Module) -> Sizes:
-    """Count; the tensors may be on torch's meta device."""
+    """Sizes by counting parameters; the tensors may be on torch's meta device."""
     anatomy = dissect(network, head=HEAD)
     counts = {name: parameter.numel() for name, parameter in network.named_parameters()}
     new: dict[str, int] = {}
@@ -65,14 +64,12 @@ def measure_sizes(network: FCN32s, head: nn.Module) -> Sizes:
 
 
 def sizes_of(recipe: FCNRecipe, network: FCN32s) -> Sizes:
-    """What the recipe's task adds to a network."""
     with torch.device("meta"):
         head = make_head(network, classes=len(CLASSES), deconvolution=recipe.deconvolution)
     return measure_sizes(network, head)
 
 
 def run(options: SizesOptions) -> int:
-    """``piggyback segmentation sizes``."""
     recipe = options.settings
     if options.backbone is None:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Planned runs: the commands that a benchmark wants done, from its entry point in ``piggyback.benchmarks``.
+"""Planned runs: the commands that a benchmark asks for, from its entry point in ``piggyback.benchmarks``.
 
 A benchmark's method ``plan`` takes its part of a sweep, a mapping, and returns mappings with the fields of
 `PlannedRun`.  It must not import torch: a plan of a thousand runs is made on a login node.
@@ -30,12 +30,12 @@ class PlannedRun:
         kind: its stage; stages follow each other in the order of `Kind`.
         argv: arguments of the console command.
         folder: where it leaves ``status.json`` and ``result.json``.
-        proof: file that exists exactly when it is finished; None for what leaves none, and is done again when
+        proof: file that exists exactly when it is finished; None for a run that leaves none, which is done again when
             something that it needs was.
         needs: ids of runs that must have ended before.
         after: whether those must be done, or only ended, in whatever way.
-        cost: a word that runs of about the same time share, for the estimate.
-        inputs: files and folders that must be there before it is sent, as no run of the plan makes them.
+        cost: a word shared by runs that take about the same time, for the estimate.
+        inputs: files and folders that must exist before it is sent, as no run of the plan makes them.
     """
 
     id: str
@@ -51,15 +51,15 @@ class PlannedRun:
 
 
 def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
-    """Check and take over a run that a benchmark has planned.
+    """Make a `PlannedRun` of a benchmark's mapping.
 
     Raises:
-        SweepError: the benchmark broke the contract.
+        SweepError: the mapping breaks the contract.
     """
     known = {field.name for field in fields(PlannedRun)}
     wrong = sorted(value.keys() ^ (value.keys() & known))
     if wrong or not {"id", "title", "kind", "argv", "folder", "proof"} <= value.keys():
-        raise SweepError(f"the plan of {benchmark} has a run with other fields than it must have: {sorted(value)}")
+        raise SweepError(f"the plan of {benchmark} has a run with unknown or missing fields: {sorted(value)}")
     if ID.fullmatch(str(value["id"])) is None or value["kind"] not in get_args(Kind):
         raise SweepError(f"the plan of {benchmark} has a run with id {value['id']!r:.80} of kind {value['kind']!r:.40}")
     if value.get("after", "done") not in get_args(After):
@@ -83,7 +83,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
     """Ask a benchmark what it would run.
 
     Args:
-        name: of the benchmark.
+        name: the benchmark's.
         spec: its part of the sweep.
 
     Raises:
@@ -103,7 +103,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
 
 
 def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Check a plan, and sort it so that every run comes after what it needs; the very same run counts once.
+    """Check a plan, and sort it so that every run comes after what it needs; identical runs count once.
 
     Raises:
         SweepError: the plan cannot be done: an id twice, a need that is no run, or runs that wait for each other.
@@ -122,7 +122,7 @@ def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Sort runs so that every one comes after what it needs, and otherwise stays where it is.
+    """Sort runs so that each comes after what it needs, and otherwise keeps its place.
 
     Raises:
         SweepError: some wait for each other.

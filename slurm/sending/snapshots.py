@@ -27,7 +27,7 @@ RECORD: Final = "code.json"
 
 
 def import_variables(code: Path | None) -> dict[str, str]:
-    """The environment variables with which Python imports the packages from a snapshot; none without one.
+    """Environment variables with which Python imports the packages from a snapshot; none without one.
 
     Python's start folder is left off the path (PYTHONSAFEPATH), as it would come before.
     """
@@ -38,7 +38,7 @@ def import_variables(code: Path | None) -> dict[str, str]:
 
 
 def find_packages() -> dict[str, Path]:
-    """The folder of each package that jobs run, as imported now; the file of a module without one."""
+    """Folder of each package that jobs run, as imported now, or the file of a single module."""
     points = (point for group in GROUPS for point in entry_points(group=group))
     names = {"piggyback", "slurm", *(point.module.partition(".")[0] for point in points)}
     origins = {name: Path(spec.origin) for name in sorted(names) if (spec := find_spec(name)) and spec.origin}
@@ -46,14 +46,14 @@ def find_packages() -> dict[str, Path]:
 
 
 def list_files(package: Path) -> list[Path]:
-    """The files of a package, in a fixed order."""
+    """Files of a package, in a fixed order."""
     if package.is_file():
         return [package]
     return sorted(path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def hash_code(packages: dict[str, Path]) -> str:
-    """The first ten hexadecimal digits of a digest of all files' names and bytes."""
+    """First ten hexadecimal digits of a digest of all files' names and bytes."""
     digest = hashlib.sha256()
     for name, folder in sorted(packages.items()):
         for path in list_files(folder):
@@ -63,7 +63,7 @@ def hash_code(packages: dict[str, Path]) -> str:
 
 
 def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
-    """The commit of the checkout that the packages are in, and whether it was changed; Nones outside of one."""
+    """Commit of the checkout that the packages are in, and whether it was modified; Nones outside of one."""
     here, said = packages["slurm"].parent, []
     if (here / RECORD).exists():  # sent from a job that runs from a snapshot itself
         return read_state(here / RECORD)
@@ -79,7 +79,6 @@ def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
 
 
 def copy_package(source: Path, target: Path) -> None:
-    """Copy a package's folder, or a module's file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file():
         shutil.copy2(source, target)
@@ -88,15 +87,15 @@ def copy_package(source: Path, target: Path) -> None:
 
 
 def take_snapshot(root: Path) -> Path:
-    """Copy the packages into ``<root>/code-<hash>``, whole or not at all.
+    """Copy the packages into ``<root>/code-<hash>`` atomically.
 
     Beside them lies ``code.json`` with the commit, which results made from the copy record.
 
     Args:
-        root: folder for snapshots, seen by all nodes.
+        root: folder for snapshots, visible to all nodes.
 
     Returns:
-        The copy; the one that is there already for the same code.
+        The copy; an existing one of the same code is used again.
 
     Raises:
         SweepError: it cannot be written.

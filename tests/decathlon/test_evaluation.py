@@ -65,7 +65,7 @@ def test_evaluate_refuses_what_does_not_fit(
     result = json.loads(folder.result.read_text())
     folder.result.write_text(json.dumps(result | {"recipe": {"epochs": "many"}}))
     assert evaluate(job) == 1
-    assert "has no such recipe" in capsys.readouterr().err
+    assert "has no valid recipe" in capsys.readouterr().err
     folder.result.unlink()
     assert evaluate(job) == 1
-    assert "no finished run" in capsys.readouterr().err
+    assert "not a finished run" in capsys.readouterr().err

@@ -316,7 +316,7 @@ def test_ids_change_with_all_that_changes_a_number_and_with_nothing_else() -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"taks": ["dtd"]}, "'taks', which means nothing here; known: backbone, data"),
+        ({"taks": ["dtd"]}, "unknown field, 'taks'; known: backbone, data"),
         ({"tasks": ["dtdd"]}, "'dtdd'"),
         ({"tasks": ["imagenet12"]}, "imagenet12 is the backbone's own task"),
         (

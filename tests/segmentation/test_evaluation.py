@@ -194,14 +194,14 @@ def test_pictures_that_were_trained_on_are_refused_unless_allowed(
 
 def test_what_is_no_finished_run_is_said(options: Options, done: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="no finished run"):
+    with pytest.raises(BadInput, match="not a finished run"):
         run(BENCHMARK, changed(options, run=tmp_path / "empty"))
     result = json.loads(done.result.read_text())
     done.result.write_text(json.dumps({**result, "benchmark": "decathlon"}))
     with pytest.raises(BadInput, match="`piggyback decathlon evaluate` reads it"):
         run(BENCHMARK, options)
     done.result.write_text(json.dumps({**result, "recipe": {**result["recipe"], "size": "wide"}}))
-    with pytest.raises(BadInput, match=r"result\.json has no such recipe"):
+    with pytest.raises(BadInput, match=r"result\.json has no valid recipe"):
         run(BENCHMARK, options)
     assert not options.own.out.exists()
 
@@ -225,7 +225,7 @@ def test_the_same_weights_fed_in_another_way_are_refused(options: Options, make_
 
 def test_the_runs_own_folder_is_not_written_over(options: Options, done: RunFolder, outcome: Any) -> None:
     before = outcome(done)
-    with pytest.raises(BadInput, match=r"no predictions of a run.*another --out"):
+    with pytest.raises(BadInput, match=r"not a run's predictions.*another --out"):
         run(BENCHMARK, changed(options, out=done.root, split="voc2012_test"))
     assert outcome(done) == before
 

@@ -235,7 +235,7 @@ def test_a_folder_with_other_things_is_left_alone(predict: Any, tmp_path: Path, 
     (folder / name).mkdir(parents=True) if "." not in name else folder.mkdir()
     if "." in name:
         (folder / name).write_bytes(b"a day's work")
-    with pytest.raises(BadInput, match=r"out holds files that are no predictions of a run.*take another --out"):
+    with pytest.raises(BadInput, match=r"out holds files that are not a run's predictions.*take another --out"):
         predict()
     assert [path.name for path in folder.iterdir()] == [name]
 

@@ -135,7 +135,7 @@ def test_methods_that_mean_something_here() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tasks": ["voc"]}, "'tasks', which means nothing here; known: backbone, data"),
+        ({"tasks": ["voc"]}, "unknown field, 'tasks'; known: backbone, data"),
         ({"methods": ["x"]}, "no method is called 'x'"),
         ({"recipe": "x"}, "no recipe is called 'x'"),
         ({"settings": {"margin": "x"}}, "margin is 'x', not one of"),

@@ -1,7 +1,7 @@
-"""PackNet's beginning: the backbone gives back the smallest of its weights and is trained on without them.
+"""PackNet's first pruning: the smallest weights of the backbone are freed, and the rest is trained on without them.
 
 Source: the authors' code (arunmallya/packnet): half of each layer is pruned, then 10 epochs on the backbone's own task
-train the rest, norm layers and biases with it.
+train the rest, including norm layers and biases.
 """
 
 from dataclasses import replace
@@ -32,10 +32,10 @@ DECAY_AFTER: Final = 0.5  # 5 of 10 epochs
 
 
 def prune_backbone(bench: Bench, making: Making) -> None:
-    """Prune, train on the backbone's own pictures, and write the network as a file of the backbone's kind.
+    """Prune, train on the backbone's own pictures, and write the network as a file of the backbone's format.
 
     Raises:
-        BadInput: those pictures are missing, or the backbone's head is not of their classes.
+        BadInput: those pictures are missing, or the backbone's head does not fit their classes.
     """
     job, recipe, method = bench.job, bench.job.recipe, method_of(bench.job)
     if not isinstance(recipe, SequenceRecipe) or not isinstance(method, Prunes):

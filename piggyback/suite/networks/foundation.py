@@ -1,6 +1,6 @@
-"""Networks that a method is built on in the backbone's place: made once, before any task's run.
+"""Networks that a method builds on in place of the backbone: made once, before any task's run.
 
-A folder each under ``<out>/grounds``: the network as a file of the backbone's kind, written last, and for joint
+Each has a folder under ``<out>/grounds``: the network as a file of the backbone's format, written last, and for joint
 training what each task adds to it.
 """
 
@@ -38,7 +38,7 @@ GROUNDS: Final = "grounds"  # folder, beside that of the runs
 
 
 def key_of_foundation(bench: Bench) -> dict[str, Any]:
-    """What identifies the network that the bench's method is built on."""
+    """Everything that identifies the network that the bench's method builds on."""
     job, recipe = bench.job, bench.job.recipe
     if method_of(job).stands_on == "pruned":
         if isinstance(recipe, SequenceRecipe):
@@ -57,23 +57,25 @@ def key_of_foundation(bench: Bench) -> dict[str, Any]:
 
 
 def foundation_folder(bench: Bench) -> Path:
-    """Where the network that the bench's method is built on is made."""
+    """Folder of the network that the bench's method builds on."""
     job = bench.job
     return job.out / GROUNDS / f"{job.method}-seed{job.recipe.seed}-{run_id(key_of_foundation(bench))}"
 
 
 def find_foundation(bench: Bench) -> Path | None:
-    """The network file that the bench's method is built on; None for the backbone itself.
+    """The network file that the bench's method builds on; None for the backbone itself.
 
     Raises:
-        BadInput: it is not made yet.
+        BadInput: it has not been made yet.
     """
     job = bench.job
     if method_of(job).stands_on == "backbone":
         return None
     path = foundation_folder(bench) / NETWORK_FILE
     if not path.exists():
-        raise BadInput(f"{job.method} is built on {path}, which is not there: `piggyback {job.benchmark} ground`")
+        raise BadInput(
+            f"{job.method} is built on {path}, which does not exist yet: run `piggyback {job.benchmark} ground`"
+        )
     return path
 
 
@@ -84,21 +86,21 @@ def make_foundation(
     stop: StopFlag | None = None,
     on_step: Callable[[float], None] = lambda share: None,
 ) -> RunFolder | None:
-    """Make the network that the bench's method is built on, or go on with it, or find it done.
+    """Make the network that the bench's method builds on, from the start or from its checkpoint.
 
     Args:
         bench: of any of the method's tasks.
-        root: its folder; where the runs look for it when not given.
-        stop: asks for a checkpoint and an end.
+        root: its folder; by default the one where the runs look for it.
+        stop: set to ask for a checkpoint and an end.
         on_step: called with the fraction completed.
 
     Returns:
-        Its folder; None where the method is built on the backbone itself.
+        Its folder; None if the method builds on the backbone itself.
 
     Raises:
-        BadInput: what it is trained on is missing, or another process is at work on it.
+        BadInput: what it is trained on is missing, or another process is working on it.
         Diverged: the loss is not finite.
-        Requeue: a stop was asked for.
+        Requeue: a stop was requested.
     """
     method = method_of(bench.job)
     if method.stands_on == "backbone":
@@ -117,12 +119,12 @@ def make_foundation(
 
 
 def copy_foundation(source: Path, *, root: Path, key: Mapping[str, object], noun: str) -> None:
-    """Copy a network that was made elsewhere, unless it is there, so that the folder of the runs is whole by itself.
+    """Copy a network that was made elsewhere, unless it is there, so that the folder of the runs is complete by itself.
 
-    Several processes may do so at once: each file is written whole, and the network last.
+    Several processes may do so at once: each file is written atomically, and the network last.
 
     Raises:
-        BadInput: it is not finished, or was made by another recipe or of other data.
+        BadInput: it is not finished, or was made by another recipe or from other data.
     """
     if (root / NETWORK_FILE).exists():
         return
@@ -165,10 +167,10 @@ def run(benchmark: Benchmark, options: GroundOptions[Any]) -> int:
 
 
 def open_any(job: Job, *, tasks: list[str]) -> Bench:
-    """The bench of the first task whose data are there: a joint training looks for all of them itself.
+    """The bench of the first task whose data are there; joint training checks the data of all tasks itself.
 
     Raises:
-        BadInput: none can be opened; the message is the first one's.
+        BadInput: none can be opened; the message is that of the first task.
     """
     faults = []
     for task in tasks:

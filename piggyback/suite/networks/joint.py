@@ -1,8 +1,8 @@
-"""Joint training: one network for several tasks at once, each with norm layers, a head and adapters of its own.
+"""Joint training: one network for several tasks at once, each with its own norm layers, head and adapters.
 
-Every task has a copy of the network, and all copies hold the *same* parameters but for what is the task's own.  A step
-is a batch of one task: of the one that has done the smallest share of its steps, so that all end together, each after
-the epochs that it would have alone.
+Every task has a copy of the network, and all copies hold the *same* parameters except those that are the task's own.  A
+step is a batch of one task, the one that has done the smallest fraction of its steps; so all end together, each after
+as many epochs as it would have alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ class Member:
     part: Part
 
     def batches(self, start: int) -> Iterator[Any]:
-        """Its batches from the `start`-th on, over all epochs."""
+        """Its batches from batch `start` on, over all epochs."""
         cut = cut_batches(
             lambda epoch, first: self.bench.batches(self.part, epoch, first),
             epoch=self.bench.count_batches(self.part),
@@ -61,7 +61,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
-    """All members under one optimizer: what the loop trains."""
+    """All members under one optimizer: the `Learner` of joint training."""
 
     members: tuple[Member, ...]
     optimizer: torch.optim.Optimizer
@@ -70,42 +70,36 @@ class Together:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
         return self.members[0].bench.job.device
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the tasks."""
         return tuple(member.bench.job.task for member in self.members)
 
     @property
     def steps(self) -> int:
-        """Steps of all."""
         return sum(member.steps for member in self.members)
 
     def begin(self) -> None:
-        """Training mode for every copy."""
         for member in self.members:
             member.adapter.train()
 
     def loss(self, batch: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor]:
-        """Forward through the copy of one member."""
         number, inputs, targets = batch[0], batch[1].to(self.device), batch[2].to(self.device)
         member = self.members[number]
         with autocast(self.device, precision=self.precision):
             return number, member.bench.loss(member.adapter.network(inputs), targets)
 
     def state(self) -> dict[str, Any]:
-        """Of every copy; what is shared stands in each."""
+        """State of every copy; shared parameters are stored once per copy."""
         return {"networks": [member.adapter.network.state_dict() for member in self.members]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
         for member, saved in zip(self.members, state["networks"], strict=True):
             member.adapter.network.load_state_dict(saved)
 
     def batches(self, _: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Batches of all members in turn, each with its member's number, from the `start`-th step on."""
+        """Batches of all members in turn, each with its member's number, from step `start` on."""
         turns = self.turns()
         done = [0] * len(self.members)
         for _ in range(start):
@@ -115,7 +109,7 @@ class Together:
             yield number, *next(own[number])
 
     def turns(self) -> Iterator[int]:
-        """Whose batch each step takes: of the member that has done the smallest share of its steps."""
+        """Number of each step's member: the one that has done the smallest fraction of its steps."""
         done = [0] * len(self.members)
         for _ in range(self.steps):
             number = min(range(len(done)), key=lambda n: (done[n] / self.members[n].steps, n))
@@ -127,9 +121,9 @@ def train_jointly(bench: Bench, making: Making) -> None:
     """Train all tasks of the recipe's order, and write the network, what each task adds to it, and a record.
 
     Raises:
-        BadInput: a task is not packed, or the recipe asks for what joint training cannot do.
+        BadInput: a task is not packed, or the recipe has a setting that joint training does not support.
         Diverged: a loss is not finite, at every learning rate.
-        Requeue: a stop was asked for.
+        Requeue: a stop was requested.
     """
     recipe, benchmark, folder = bench.job.recipe, benchmark_of(bench), making.folder
     if recipe.accumulate != 1:
@@ -177,7 +171,7 @@ def train_jointly(bench: Bench, making: Making) -> None:
 
 
 def make_member(bench: Bench, *, share: float, part: Part) -> Member:
-    """A task on a copy of the backbone of its own, for a share of the steps that it has alone."""
+    """A task on its own copy of the backbone, for the given share of the steps that it would take alone."""
     recipe = bench.job.recipe
     network = bench.build_network(bench.job.backbone)
     network.to(device=bench.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -189,7 +183,7 @@ def make_member(bench: Bench, *, share: float, part: Part) -> Member:
 
 
 def share_weights(members: tuple[Member, ...]) -> tuple[Member, ...]:
-    """The same members, whose networks hold the first one's weights and biases, now trained."""
+    """The same members, with the first one's weights and biases, now trainable, in all networks."""
     first = dict(members[0].adapter.network.named_parameters())
     anatomy = members[0].adapter.anatomy
     for name in (*anatomy.weights, *anatomy.rest):
@@ -203,9 +197,9 @@ def share_weights(members: tuple[Member, ...]) -> tuple[Member, ...]:
 
 
 def make_optimizer(members: tuple[Member, ...], *, rate: float) -> torch.optim.Optimizer:
-    """Over what is shared, each once, and what each task has for itself; heads and norm layers at their own rates.
+    """An optimizer over shared parameters, each once, and each task's own; heads and norm layers have their own rates.
 
-    A parameter without a gradient is left alone, moments included, so a step moves one task's own.
+    It skips parameters without a gradient, moments included, so a step changes no other task's own parameters.
 
     Raises:
         BadInput: the recipe has another optimizer for heads.
@@ -233,7 +227,7 @@ def make_optimizer(members: tuple[Member, ...], *, rate: float) -> torch.optim.O
 def write_outcome(
     members: tuple[Member, ...], *, root: Path, losses: list[float], rate: float, trials: list[Record]
 ) -> None:
-    """What each task adds, the record, and the network last."""
+    """Write what each task adds, the record, and last the network."""
     first = members[0].bench
     shared = first.build_network(first.job.backbone)
     trained = members[0].adapter.network.state_dict()
@@ -264,12 +258,12 @@ def write_outcome(
 
 
 def take_joint(bench: Bench, *, folder: Path, payload: Path) -> tuple[Adapter, dict[str, Any]]:
-    """The adapter with a task as the joint training left it, and the record beside it; copies its payload.
+    """The adapter with a task as the joint training left it, and the record; copies the task's payload.
 
     Args:
-        bench: of the task.
+        bench: the task's.
         folder: of the joint training.
-        payload: where to.
+        payload: file to copy to.
 
     Raises:
         BadInput: the record is missing or damaged.

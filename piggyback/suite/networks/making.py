@@ -1,4 +1,4 @@
-"""What the makers of networks share."""
+"""The state of a network being made, shared by the modules that make one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,8 @@ class Making:
     """A network being made in this process.
 
     Attributes:
-        folder: its own.
-        watch: keeps ``status.json``.
-        stop: asks for a checkpoint and an end.
+        watch: keeps ``status.json`` up to date.
+        stop: set when asked to write a checkpoint and end.
         on_step: called with the fraction completed.
     """
 

@@ -1,4 +1,4 @@
-"""Plain networks, trained by a recipe in a folder of their own: how a benchmark makes its backbone."""
+"""Plain networks trained by a recipe, each in its own folder: how a benchmark makes its backbone."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,19 +21,19 @@ from piggyback.weight_files import write_backbone
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A training of all of a network.
+    """A training of a whole network.
 
     Attributes:
-        network: at its start, where it is to be trained.
+        network: initialised, on the device to train on.
         recipe: its fields for length, schedule, `rule`, `lr`, `weight_decay`, `precision` and `seed` count here.
-        batches: of an epoch from a given batch on.
-        count: how many an epoch has.
+        batches: batches of an epoch, from a given one on.
+        count: batches in an epoch.
         criterion: the loss of outputs and targets, a mean over the batch.
         data: what else the network depends on, as JSON.
         goal: the network's file, written last.
-        folder: for checkpoints, state and the numbers of each epoch; that of `goal` when not given.
-        write: writes `goal`, given recipe and `data`; when not given, the whole network is written with these.
-        stop: asks for a checkpoint and an end; SIGTERM and SIGUSR2 do when it is not given.
+        folder: for checkpoints, state and the numbers of each epoch; by default the folder of `goal`.
+        write: writes `goal`, given recipe and `data`; by default the whole network is written with these.
+        stop: set to ask for a checkpoint and an end; by default SIGTERM and SIGUSR2 ask for it.
     """
 
     network: nn.Module
@@ -49,16 +49,16 @@ class Pretraining:
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the network depends on."""
+        """Everything that the network depends on."""
         return {"recipe": settings_of(self.recipe), **self.data}
 
     def run(self) -> None:
-        """Train, or go on after a stop, or find it done.
+        """Train from the start or from the checkpoint; a finished network is left alone.
 
         Raises:
-            BadInput: the folder is of another training, or another process is at work in it.
+            BadInput: the folder belongs to another training, or another process is working in it.
             Diverged: the loss is not finite.
-            Requeue: a stop was asked for; the same call continues.
+            Requeue: a stop was requested; the same call continues.
         """
         folder = open_run(self.folder or self.goal.parent, key=self.source)
         conduct(folder, lambda watch: self._work(folder, watch), proof=self.goal)
@@ -95,7 +95,6 @@ class Pretraining:
 
 
 def make_optimizer(network: nn.Module, *, recipe: Recipe) -> torch.optim.Optimizer:
-    """Over all of the network's parameters, by a recipe."""
     if recipe.rule == "adam":
         return torch.optim.Adam(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)

@@ -1,6 +1,6 @@
-"""Data and backbone of a sweep's part: those that are there, or the steps that make them.
+"""Data and backbone of a sweep's part: existing ones, or the steps that make them.
 
-The steps are the same for every part that names the same source, so that parts share them.
+Parts that name the same source get the same steps, and so share them.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,9 @@ class Inputs:
 
     Attributes:
         data: prepared folder.
-        backbone: file.
-        steps: planned runs that make these.
-        needs: ids of those that runs wait for.
-        given: those of data and backbone that no step makes.
+        steps: planned runs that make data and backbone.
+        needs: ids of the steps that runs wait for.
+        given: data and backbone as far as no step makes them.
         identity: tells data and backbone from others.
     """
 
@@ -37,7 +36,7 @@ class Inputs:
 
     @property
     def flags(self) -> list[str]:
-        """Arguments of the console command that name data and backbone."""
+        """Flags that name data and backbone."""
         return ["--data", str(self.data), "--backbone", str(self.backbone)]
 
 
@@ -46,10 +45,9 @@ class Data:
     """A prepared folder and how it is made.
 
     Attributes:
-        path: the folder.
         identity: tells it from others.
-        steps: that make it, the last one last; none where it is given.
-        drawn: folder of what was drawn, if it was.
+        steps: steps that make it, in order; none if it is given.
+        drawn: folder of the drawn release, if there is one.
     """
 
     path: Path
@@ -63,11 +61,11 @@ class Origin:
     """What a folder is prepared from.
 
     Attributes:
-        flags: that name it.
+        flags: flags that name it.
         identity: tells it from others.
-        steps: that make it.
-        given: the files or folders of it that no step makes.
-        drawn: folder of what was drawn, if it was.
+        steps: steps that make it.
+        given: files or folders of it that no step makes.
+        drawn: folder of the drawn release, if there is one.
     """
 
     flags: tuple[str, ...]
@@ -81,7 +79,7 @@ def plan_inputs(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path, 
     """Data and backbone for a spec.
 
     Raises:
-        BadInput, UnknownName: the spec lacks one, or names what there is not.
+        BadInput, UnknownName: the spec lacks one, or names something unknown.
     """
     data = plan_data(benchmark, spec, shared=shared, recipe=recipe)
     made = tuple(step["id"] for step in data.steps[-1:])
@@ -174,21 +172,21 @@ def plan_data(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path, re
 
 
 def plan_origin(benchmark: Benchmark, spec: Mapping[str, Any], *, shared: Path) -> Origin:
-    """The pictures that a spec's source names, or that are drawn first, or that ``prepare`` has itself.
+    """The source that a spec names or asks to be drawn, or none if ``prepare`` brings its own pictures.
 
     Raises:
-        BadInput: there is no such source.
+        BadInput: the benchmark has no such source.
     """
     source, noun = benchmark.source, benchmark.name
     if source.has_pictures:
         if "source" in spec:
-            raise BadInput(f"{noun} has its pictures itself: leave source out")
+            raise BadInput(f"{noun} brings its own pictures: leave source out")
         return Origin(flags=(), identity="own pictures")
     if take(spec, "source", str, default=None) != "drawn":
         place = take_place(spec, "source")
         return Origin(flags=("--source", str(place.path)), identity=place.identity, given=(place.path,))
     if source.draw is None:
-        raise BadInput(f"{noun} draws no release: give a source or data")
+        raise BadInput(f"{noun} cannot draw a release: give a source or data")
     drawn = shared / source.drawn
     step = planned_run(
         f"{noun}-draw",

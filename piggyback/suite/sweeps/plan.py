@@ -1,13 +1,13 @@
-"""A benchmark's part of a sweep: draw, prepare, backbone, every task with every method and seed, score.
+"""Plan of a benchmark's part of a sweep: draw, prepare, backbone, every task with every method and seed, score.
 
 Fields of the spec: ``methods``, ``tasks`` (all when empty), ``seeds``, ``recipe``, ``settings``; ``data``, a prepared
 folder, or ``source``, what is prepared (``"drawn"`` draws a small release); ``backbone``, a file, or a table of
-settings, and the ``recipe`` that they change, to train one by; ``label``, to tell two parts of one sweep, which share
-data and backbone where both name the same.  A benchmark may know more (`Source.report_paths`).
+settings, and the ``recipe`` that they change, to train one by; ``label``, which tells apart two parts of one sweep;
+they share data and backbone where both name the same.  A benchmark may know more fields (`Source.report_paths`).
 
-Methods that are built on a network of their own (`piggyback.methods.table`) have one run more for each seed, which
-makes it; tasks that follow one another wait for each other besides.  Two parts whose networks would be the same have
-one between them.  Nothing here loads torch.
+Methods with a network of their own (`piggyback.methods.table`) have one more run for each seed, which makes it; tasks
+that build on each other also wait for each other.  Two parts whose networks would be the same share one.  Nothing here
+loads torch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,17 +42,15 @@ KNOWN: Final = ("methods", "seeds", "recipe", "settings", "data", "source", "bac
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Runs of one recipe, which lie in one folder and are scored together.
+    """Runs of one recipe, which share a folder and are scored together.
 
     Attributes:
-        benchmark: whose runs they are.
         label: of the part of the sweep.
-        score: name of the step that scores them, within the part.
+        score: name, within the part, of the step that scores them.
         start: name of the recipe that `recipe` changes.
-        recipe: of all runs, but for the seed.
-        methods, tasks, seeds: every one with every other.
-        inputs: data and backbone.
-        shared: folder of what several parts of the sweep may have in common.
+        recipe: of all runs, apart from the seed.
+        methods, tasks, seeds: all are combined with each other.
+        shared: folder of what several parts of the sweep share.
         out: folder of the part.
     """
 
@@ -87,27 +85,26 @@ class Batch:
         return tasks_of(self.benchmark, self.recipe, method=method, stands_on=stands_on(method), tasks=self.tasks)
 
     def words_of(self, task: str) -> tuple[str, ...]:
-        """The task's name, where it tells runs apart."""
+        """The task's name if the benchmark has several tasks."""
         return (task,) if self.benchmark.several else ()
 
     def name_of(self, task: str, *, method: str, seed: int) -> str:
-        """Id of a run, and name of its folder."""
+        """Id of a run, which is also its folder's name."""
         recipe = settings_of(replace(self.recipe, seed=seed))
         key = short_id(self.label, *self.words_of(task), method, recipe, self.inputs.identity)
         return f"{self.benchmark.label_of(task, self.recipe)}-{method}-seed{seed}-{key}"
 
     def flags_of(self, recipe: Recipe) -> list[str]:
-        """Arguments of the console command that name a recipe and change it, but for the seed."""
+        """Flags that name a recipe and change it, apart from the seed."""
         changed = {name: value for name, value in settings_of(recipe).items() if name != "seed"}
         return ["--recipe", self.start, *as_flags(changed, start=self.benchmark.recipes[self.start])]
 
 
 def plan(benchmark: Benchmark, spec: Mapping[str, Any]) -> list[Planned]:
-    """What the spec would run.
+    """Plan the runs of a spec.
 
     Raises:
-        BadInput, UnknownName: it has fields, tasks, methods, recipes or settings that there are not, or a method does
-            not have a task.
+        BadInput, UnknownName: a field, task, method, recipe or setting is unknown, or a method does not have a task.
     """
     own = benchmark.source.report_paths
     refuse_unknown(spec, known=(*KNOWN, *(("tasks",) if benchmark.several else ()), *own))
@@ -138,10 +135,10 @@ def plan(benchmark: Benchmark, spec: Mapping[str, Any]) -> list[Planned]:
 
 
 def split_by_recipe(batch: Batch) -> Iterator[Batch]:
-    """The batch, and behind it one of those methods whose recipe names the tasks that are run, where they are not all.
+    """The batch; if not all tasks are run, followed by one of those methods whose recipe must name the tasks.
 
-    With other tasks these are other networks, and cannot be counted among the runs that there are; the other methods'
-    runs stay what they are when tasks are added.
+    Other tasks make other networks for these methods, so their runs cannot be counted among those of all tasks; the
+    other methods' runs stay the same when tasks are added.
     """
     recipes = {
         method: recipe_for(batch.benchmark, batch.recipe, stands_on=stands_on(method), tasks=batch.tasks)
@@ -154,10 +151,10 @@ def split_by_recipe(batch: Batch) -> Iterator[Batch]:
 
 
 def plan_runs(batch: Batch) -> Iterator[Planned]:
-    """Every task with every method and seed, each method's network before them.
+    """Every task with every method and seed, after the methods' networks.
 
     Raises:
-        BadInput: a method does not have a task, or one builds on a task that is not run.
+        BadInput: a method does not have a task, or a task builds on one that is not run.
     """
     own = {method: batch.own_tasks(method) for method in batch.methods}
     for method in batch.methods:
@@ -173,7 +170,7 @@ def plan_runs(batch: Batch) -> Iterator[Planned]:
 
 
 def refuse_gaps(batch: Batch, *, method: str, tasks: Sequence[str]) -> None:
-    """Raise BadInput where a task builds on one that is not run."""
+    """Raise BadInput for a task that builds on one that is not run."""
     if not follows(method):
         return
     for task in tasks:
@@ -186,7 +183,6 @@ def refuse_gaps(batch: Batch, *, method: str, tasks: Sequence[str]) -> None:
 
 
 def plan_run(batch: Batch, *, task: str, method: str, seed: int, network: Planned | None) -> Planned:
-    """One task with one method and seed."""
     name, noun, words = batch.name_of(task, method=method, seed=seed), batch.benchmark.name, batch.words_of(task)
     folder, needs = batch.place / "runs" / name, list(batch.inputs.needs)
     argv = [noun, "train", *(("--task", *words) if words else ()), "--method", method, *batch.flags_of(batch.recipe)]
@@ -212,7 +208,7 @@ def plan_run(batch: Batch, *, task: str, method: str, seed: int, network: Planne
 
 
 def plan_network(batch: Batch, *, method: str, seed: int) -> Planned:
-    """The run that makes the network that a method is built on.
+    """The run that makes the network that a method builds on.
 
     A pruned one is the same whatever the tasks and their order, so that parts with other orders share it.
     """
@@ -237,7 +233,7 @@ def plan_network(batch: Batch, *, method: str, seed: int) -> Planned:
 
 
 def plan_score(batch: Batch, runs: Sequence[Planned], *, paths: Mapping[str, Path]) -> Planned:
-    """The step that scores a batch's runs, after any ending of theirs."""
+    """The step that scores a batch's runs, however they ended."""
     benchmark, inputs = batch.benchmark, batch.inputs
     argv = [benchmark.name, "report", "--runs", str(batch.place), "--data", str(inputs.data)]
     if benchmark.source.report_words is not None:
@@ -261,10 +257,10 @@ def plan_score(batch: Batch, runs: Sequence[Planned], *, paths: Mapping[str, Pat
 
 
 def take_tasks(benchmark: Benchmark, spec: Mapping[str, Any]) -> list[str]:
-    """The tasks of a spec, each once; all that are trained when it names none.
+    """The tasks of a spec, each once; all tasks to train if it names none.
 
     Raises:
-        BadInput, UnknownName: there are no such tasks, or one is the backbone's own.
+        BadInput, UnknownName: a task is unknown, or is the backbone's own.
     """
     tasks = [benchmark.find_task(str(name)) for name in take(spec, "tasks", list, default=[])]
     if benchmark.backbone_task in tasks:

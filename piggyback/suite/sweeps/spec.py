@@ -1,7 +1,7 @@
 """A benchmark's part of a sweep's file, read field by field.
 
 The spec is that part with ``out``, the sweep's folder, and ``root``, from which relative paths count.  What is planned
-has the fields that ``slurm.planned.PlannedRun`` documents.  Nothing here loads torch.
+has the fields that ``slurm.planning.planned_run.PlannedRun`` documents.  Nothing here loads torch.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def take(spec: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, d
     """A field of a spec.
 
     Raises:
-        BadInput: it is of another type, or missing where `default` is None.
+        BadInput: it has another type, or is missing and `default` is None.
     """
     value = spec.get(name, default)
     if value is None:
@@ -42,17 +42,17 @@ def take(spec: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, d
 
 
 def refuse_unknown(spec: Mapping[str, Any], *, known: Sequence[str]) -> None:
-    """Raise BadInput for a field that no plan asks for: a typing error would pass unseen."""
+    """Raise BadInput for a field that no plan reads, since a misspelt one would go unnoticed."""
     unknown = sorted(spec.keys() - {*known, "name", "label", "out", "root"})
     if unknown:
-        raise BadInput(f"the sweep has {unknown[0]!r}, which means nothing here; known: {', '.join(sorted(known))}")
+        raise BadInput(f"the sweep's file has an unknown field, {unknown[0]!r}; known: {', '.join(sorted(known))}")
 
 
 def take_label(spec: Mapping[str, Any], *, benchmark: str) -> str:
-    """What tells this part of a sweep from others of the same benchmark: names its folder and steps."""
+    """The label that tells this part from others of the same benchmark; it names the part's folder and steps."""
     label = str(take(spec, "label", str, default=benchmark))
     if LABEL.fullmatch(label) is None:
-        raise BadInput(f"the sweep's label must be small letters, digits and dashes, not {label!r:.60}")
+        raise BadInput(f"the sweep's label must be lowercase letters, digits and dashes, not {label!r:.60}")
     return label
 
 
@@ -70,10 +70,10 @@ class Place:
 
 
 def take_place(spec: Mapping[str, Any], name: str) -> Place:
-    """A path of a spec; a relative one counts from the spec's ``root``, or from here without one.
+    """A path of a spec; a relative one counts from the spec's ``root``, or from the working directory without one.
 
     Raises:
-        BadInput: it is missing or no text.
+        BadInput: it is missing or not text.
     """
     text = str(take(spec, name, str, default=None))
     path = os.path.abspath(os.path.join(str(spec.get("root", "")), text))
@@ -82,10 +82,10 @@ def take_place(spec: Mapping[str, Any], name: str) -> Place:
 
 
 def take_methods(spec: Mapping[str, Any]) -> list[str]:
-    """The methods of a spec, each once; ``piggyback`` when it names none.
+    """The methods of a spec, each once; ``piggyback`` if it names none.
 
     Raises:
-        BadInput, UnknownName: there are no such methods.
+        BadInput, UnknownName: one of them is unknown.
     """
     methods = take(spec, "methods", list, default=["piggyback"])
     known = known_methods()
@@ -96,10 +96,10 @@ def take_methods(spec: Mapping[str, Any]) -> list[str]:
 
 
 def take_seeds(spec: Mapping[str, Any]) -> list[int]:
-    """The seeds of a spec, each once; 0 when it names none.
+    """The seeds of a spec, each once; 0 if it names none.
 
     Raises:
-        BadInput: they are no seeds.
+        BadInput: one of them is not a whole number from 0.
     """
     seeds = take(spec, "seeds", list, default=[0])
     for seed in seeds:
@@ -125,11 +125,11 @@ def take_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R], default: s
     Args:
         spec: ``recipe``, a name, and ``settings``.
         recipes: by name.
-        default: name of the recipe where none is given.
-        place: what the settings are of, for messages.
+        default: name of the recipe if none is given.
+        place: where the settings are, for messages.
 
     Raises:
-        BadInput, UnknownName: there is no such recipe or setting.
+        BadInput, UnknownName: the recipe or a setting is unknown.
     """
     name = str(take(spec, "recipe", str, default=default))
     settings, base = dict(take(spec, "settings", dict, default={})), find_recipe(name, recipes=recipes)
@@ -145,10 +145,10 @@ def take_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R], default: s
 
 
 def take_run_recipe(spec: Mapping[str, Any], *, recipes: Mapping[str, R], default: str) -> tuple[list[str], R]:
-    """As `take_recipe`, for runs: their seeds stand beside the settings.
+    """As `take_recipe`, for runs, whose seeds are given beside the settings.
 
     Raises:
-        BadInput, UnknownName: there is no such recipe or setting.
+        BadInput, UnknownName: the recipe or a setting is unknown.
     """
     if "seed" in take(spec, "settings", dict, default={}):
         raise BadInput("the sweep's settings have a seed: give seeds = [...] beside them instead")
@@ -173,7 +173,6 @@ def planned_run(  # noqa: PLR0913 -- the fields of a planned run
     cost: str = "",
     inputs: Sequence[Path] = (),
 ) -> Planned:
-    """One planned run."""
     return {
         "id": run,
         "title": title,

@@ -1,4 +1,4 @@
-"""Training states on the disk, and the signals that ask for one: how a training goes on after a break."""
+"""Checkpoints of a training, and the signals that ask for one."""
 
 import hashlib
 import io
@@ -21,11 +21,10 @@ KEPT_CHECKPOINTS: Final = 2  # the newest may be damaged
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What the bits of a run depend on beside its recipe ("Bits" in ``docs/decisions.md``).
+    """What the bits of a run depend on besides its recipe ("Bits" in ``docs/decisions.md``).
 
     Attributes:
-        torch_version: of torch.
-        device: the GPU's name, or the processor's with the number of threads; of how many processes.
+        device: the GPU's name, or the processor's with the number of threads; and the number of processes if several.
         machine: the processor's architecture.
         update: form of the mask update: ``compiled``, ``eager``, or ``none`` without masks.
     """
@@ -37,7 +36,7 @@ class Environment:
 
     @staticmethod
     def here(device: torch.device, *, update: str, processes: int = 1) -> "Environment":
-        """This process's, and that of the others that train with it."""
+        """The environment of this process and of the others that train with it."""
         version = str(torch.__version__)  # its own class would not be loaded from a checkpoint again
         together = f", {processes} processes" if processes > 1 else ""
         return Environment(
@@ -48,7 +47,7 @@ class Environment:
         )
 
     def differences(self, other: Mapping[str, object]) -> list[str]:
-        """Describe what a saved environment had otherwise."""
+        """Describe each difference from a saved environment."""
         return [
             f"{key} was {other.get(key)}, is {value}" for key, value in vars(self).items() if other.get(key) != value
         ]
@@ -56,14 +55,14 @@ class Environment:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Training states in a folder; the newest whole one counts."""
+    """Training states in a folder; the newest intact one counts."""
 
     folder: Path
 
     def save(self, state: Mapping[str, Any], *, step: int) -> None:
-        """Write the state at a step, whole or not at all, and keep only the one before beside it.
+        """Write the state at a step atomically, and keep only the checkpoint before it.
 
-        Later ones go too: they are damaged, or this state would not have come after an earlier one.
+        Those of later steps are removed too: they are damaged, or this run would not have started at an earlier one.
         """
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
@@ -76,7 +75,7 @@ class Checkpoints:
             other.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state whose digest is right; None when there is none."""
+        """The newest state whose digest is right; None if there is none."""
         for path in reversed(self._files()):
             data = path.read_bytes()
             digest, _, body = data.partition(b"\n")
@@ -91,14 +90,14 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove all: the run is finished."""
+        """Remove all checkpoints, once the run is finished."""
         for path in self._files() + self._begun():
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _begun(self) -> list[Path]:
-        """What a kill in the middle of writing left; one process at a time writes here."""
+        """Files left by a kill during writing; safe to remove, as one process at a time writes here."""
         return list(self.folder.glob(".step-*.tmp")) if self.folder.is_dir() else []
 
     def _files(self) -> list[Path]:
@@ -106,19 +105,18 @@ class Checkpoints:
 
 
 class StopFlag:
-    """Set by SIGUSR2 or SIGTERM: the training checkpoints at the next step boundary and ends."""
+    """A flag set by SIGUSR2 or SIGTERM: the training writes a checkpoint at the next step boundary and ends."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def request(self, *_: object) -> None:
-        """Signal handler."""
         self.requested = True
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """A flag that SIGUSR2 and SIGTERM set while the block runs."""
+    """Yield a flag that SIGUSR2 and SIGTERM set while the block runs."""
     flag = StopFlag()
     before = {number: signal.signal(number, flag.request) for number in (signal.SIGUSR2, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""What the loop can train: a task on an adapter, or a plain network; each a `piggyback.suite.training.loop.Learner`."""
+"""Learners that the loop trains: a task on an adapter, or a plain network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,7 @@ class TaskLearner:
     """The current task of an adapter.
 
     Attributes:
-        adapter: showing the task.
-        optimizer: the task's.
+        adapter: shows the task.
         criterion: the loss of outputs and targets, a mean over the batch.
         precision: of the forward pass, as in `piggyback.device.autocast`.
     """
@@ -34,20 +33,17 @@ class TaskLearner:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
         return next(self.adapter.network.parameters()).device
 
     @property
     def update(self) -> str:
-        """As the optimizer does it."""
         return self.optimizer.update_form()
 
     def begin(self) -> None:
-        """Training mode, but for fixed norm layers."""
+        """Set training mode, except for fixed norm layers."""
         self.adapter.train()
 
     def loss(self, batch: Pair) -> tuple[int, Tensor]:
-        """The criterion of the network's outputs."""
         inputs, targets = (part.to(self.device) for part in batch)
         with autocast(self.device, precision=self.precision):
             return 0, self.criterion(self.adapter.network(inputs), targets)
@@ -57,17 +53,15 @@ class TaskLearner:
         return dict(self.adapter.training_state(self.optimizer.task_name))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put them back."""
         self.adapter.load_training_state(self.optimizer.task_name, state)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkLearner:
-    """A plain network, all of it: how a benchmark trains its backbone.
+    """A plain network, all of it trained: how a benchmark makes its backbone.
 
     Attributes:
-        network: the network, where it is to be trained.
-        optimizer: over its parameters.
+        network: on the device to train on.
         criterion: the loss of outputs and targets, a mean over the batch.
         precision: of the forward pass, as in `piggyback.device.autocast`.
     """
@@ -81,23 +75,18 @@ class NetworkLearner:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
         return next(self.network.parameters()).device
 
     def begin(self) -> None:
-        """Training mode."""
         self.network.train()
 
     def loss(self, batch: Pair) -> tuple[int, Tensor]:
-        """The criterion of the network's outputs."""
         inputs, targets = (part.to(self.device) for part in batch)
         with autocast(self.device, precision=self.precision):
             return 0, self.criterion(self.network(inputs), targets)
 
     def state(self) -> dict[str, Any]:
-        """The network's tensors."""
         return {"network": self.network.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put them back."""
         self.network.load_state_dict(state["network"])

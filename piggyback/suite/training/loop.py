@@ -1,7 +1,7 @@
-"""The training loop: epochs of steps, checkpoints at step boundaries, and nothing about any benchmark.
+"""The training loop: epochs of steps with checkpoints at step boundaries; it knows nothing of benchmarks.
 
-Everything that is trained here goes through it: tasks on an adapter, several tasks jointly, backbones.  What is trained
-is a `Learner`; the loop owns learning rates, random numbers, checkpoints, stops and records.
+All training goes through it: tasks on an adapter, several tasks jointly, backbones.  What is trained is a `Learner`;
+the loop owns learning rates, random numbers, checkpoints, stops and records.
 """
 
 import itertools
@@ -31,7 +31,7 @@ AGREE_EVERY: Final = 20  # steps after which several processes ask each other wh
 
 
 class Schedule(Protocol):
-    """How long a training is, and how learning rates fall."""
+    """Length of a training, and how its learning rates fall."""
 
     @property
     def epochs(self) -> int:
@@ -39,7 +39,7 @@ class Schedule(Protocol):
 
     @property
     def steps(self) -> int:
-        """Steps of each."""
+        """Steps per epoch."""
 
     @property
     def accumulate(self) -> int:
@@ -50,7 +50,7 @@ class Schedule(Protocol):
         """Seconds between checkpoints."""
 
     def decay(self, step: int) -> float:
-        """What learning rates are multiplied with in a step, counted from 0 through all epochs."""
+        """Factor of the learning rates in a step; steps are counted from 0 through all epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Plan:
         accumulate: batches whose mean gradient makes one step; an epoch's last step may have fewer.
         schedule: ``steps``, or ``cosine``: half a cosine's period, from the full learning rate to zero.
         decay_after: share of all steps at full learning rate.
-        decay_again: share of all steps after which learning rates fall once more; None: they do not.
-        decay_factor: what learning rates are multiplied with each time.
+        decay_again: share of all steps after which learning rates fall a second time; None for once only.
+        decay_factor: factor of each fall.
         checkpoint_s: seconds between checkpoints.
     """
 
@@ -78,7 +78,7 @@ class Plan:
     checkpoint_s: float = 120.0
 
     def decay(self, step: int) -> float:
-        """What learning rates are multiplied with in a step, counted from 0 through all epochs."""
+        """Factor of the learning rates in a step; steps are counted from 0 through all epochs."""
         total = self.epochs * self.steps
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * step / total))
@@ -87,15 +87,15 @@ class Plan:
 
 
 class Learner(Protocol):
-    """What a loop trains."""
+    """What the loop trains: a forward pass, an optimizer and a state."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """What moves the parameters."""
+        """The optimizer of everything that is trained."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
 
     @property
     def update(self) -> str:
@@ -103,27 +103,27 @@ class Learner(Protocol):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of what has a loss of its own; one empty name where there is one."""
+        """Names of the parts that have a loss of their own; one empty name if there is one part."""
 
     def begin(self) -> None:
-        """Called before each epoch, and when one is resumed: set training mode."""
+        """Set training mode; called before each epoch, and when one is resumed."""
 
     def loss(self, batch: Any) -> tuple[int, Tensor]:
-        """Forward: the part that the batch is of, and its mean loss."""
+        """Forward pass: the number of the batch's part, and the mean loss."""
 
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint needs beside the optimizer's state; all processes are asked."""
+        """Everything a checkpoint needs besides the optimizer's state; called in all processes."""
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave; the optimizer's state is loaded afterwards."""
+        """Restore what `state` returned; the optimizer's state is loaded afterwards."""
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a training is; changes with every step.
+    """Position of a training; changes with every step.
 
     Attributes:
-        epoch: the one under way, from 0.
+        epoch: the current one, from 0.
         step: steps done in it.
         total: sums of their losses by part, float64 on the device: reading them would make the device wait.
         seconds: that earlier processes spent in the epoch.
@@ -141,21 +141,19 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is to be trained, and for how long: all that is fixed; `run` keeps what changes to itself.
+    """A training with its settings, all fixed; `run` keeps what changes to itself.
 
     Attributes:
-        learner: what is trained.
-        batches: of an epoch from a given batch on.
-        plan: how long.
+        batches: batches of an epoch, from a given one on.
         seed: of torch's random numbers at the start.
-        checkpoints: where to; without them a training starts again after a break.
-        stop: asks for a checkpoint and an end.
-        place: this process among those that train together; None: it is alone.
-        allow_other_environment: continue a checkpoint although its bits cannot be kept.
-        on_step: called after each step with how many are done, of all epochs.
+        checkpoints: without them an interrupted training starts over.
+        stop: set to ask for a checkpoint and an end.
+        place: this process among those that train together; None if it is alone.
+        allow_other_environment: continue a checkpoint even if the same bits cannot be promised.
+        on_step: called after each step with the number of steps done, over all epochs.
         on_epoch: called after each epoch with the records so far; may add to the last one, such as an accuracy on
             val, and may leave the network in evaluation mode.
-        on_save: called after each checkpoint with how many steps are in it, of all epochs.
+        on_save: called after each checkpoint with the number of steps in it, over all epochs.
     """
 
     learner: Learner
@@ -172,17 +170,16 @@ class Training:
 
     @property
     def environment(self) -> Environment:
-        """What the bits depend on, compared with that of a checkpoint."""
+        """What the bits depend on; compared with that of a checkpoint."""
         world = 1 if self.place is None else self.place.world
         return Environment.here(self.learner.device, update=self.learner.update, processes=world)
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other process takes part."""
         return self.place is None or self.place.world == 1
 
     def run(self) -> list[Record]:
-        """Train to the end, from the newest checkpoint when there is one.
+        """Train to the end, from the newest checkpoint if there is one.
 
         Returns:
             One record per epoch: ``epoch`` (from 1), ``loss`` (mean over its steps), ``lr`` (of the
@@ -191,7 +188,7 @@ class Training:
 
         Raises:
             Diverged: the loss is not finite.
-            Requeue: a stop was asked for; a checkpoint is there, if there is a place for it.
+            Requeue: a stop was requested; there is a checkpoint, if `checkpoints` is given.
             BadInput: the checkpoint comes from an environment in which the same bits are not promised.
         """
         torch.manual_seed(self.seed)
@@ -220,7 +217,7 @@ class Training:
         }
 
     def _train_epoch(self, progress: Progress, *, rates: list[float], begun: float) -> None:
-        """The rest of the epoch, with the optimizer's base `rates`; without a break it would have begun at `begun`."""
+        """Train the rest of the epoch with base `rates`; `begun` is when it would have begun without a break."""
         learner, plan, optimizer = self.learner, self.plan, self.learner.optimizer
         learner.begin()
         batches = self.batches(progress.epoch, progress.step * plan.accumulate)
@@ -241,7 +238,7 @@ class Training:
         self._refuse_non_finite(progress)
 
     def _look(self, progress: Progress, *, begun: float) -> None:
-        """After a step: is the loss finite, is a checkpoint due, is a stop asked for?"""
+        """Check after a step whether the loss is finite, a checkpoint is due, or a stop was requested."""
         every = LOOK_EVERY if self.is_alone else AGREE_EVERY
         if progress.step % every == 0:
             self._refuse_non_finite(progress)
@@ -259,7 +256,7 @@ class Training:
             raise Requeue
 
     def _mean(self, values: Tensor) -> Tensor:
-        """The mean of the processes' values: the values themselves where it is alone."""
+        """Mean of the processes' values; the values themselves in a single process."""
         if self.place is None or self.place.world == 1:
             return values
         return self.place.sum(values.clone()) / self.place.world
@@ -276,7 +273,7 @@ class Training:
         )
 
     def _resume(self) -> Progress:
-        """Where the newest checkpoint is, or the start."""
+        """Progress at the newest checkpoint, or at the start."""
         device = self.learner.device
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if self.place is not None:
@@ -291,7 +288,7 @@ class Training:
         if differences and not self.allow_other_environment:
             raise BadInput(
                 f"the checkpoint comes from another environment, so the same bits cannot be promised: "
-                f"{'; '.join(differences)}. Continue all the same with --allow-other-environment."
+                f"{'; '.join(differences)}. To continue anyway, add --allow-other-environment."
             )
         self.learner.load(found["learner"])
         self.learner.optimizer.load_state_dict(found["optimizer"])
@@ -307,7 +304,6 @@ class Training:
         )
 
     def _save(self, progress: Progress) -> None:
-        """Write a checkpoint, if there is a place for it; the first process does, for all."""
         progress.saved = time.monotonic()
         if self.checkpoints is None:
             return

@@ -1,4 +1,4 @@
-"""The processes that train one network together.
+"""Processes that train one network together.
 
 They find each other through the variables that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
 MASTER_PORT; submitit's TorchDistributedEnvironment exports the same.  Without them there is one process.
@@ -29,13 +29,13 @@ class Place:
     device: torch.device
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of the processes' values, in place; the same bits everywhere."""
+        """Sum the processes' values, in place; the same bits in all of them."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """The values of all processes, in their order; of one shape."""
+        """The values of all processes, in rank order; they must have one shape."""
         if self.world == 1:
             return [values]
         found = [torch.empty_like(values) for _ in range(self.world)]
@@ -43,17 +43,17 @@ class Place:
         return found
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextmanager
 def join_processes(device: str | None) -> Iterator[Place]:
-    """Meet the other processes of this run, if the environment names any.
+    """Connect to the other processes of this run, if the environment names any.
 
     Raises:
-        BadInput: the environment's variables are incomplete or no numbers.
+        BadInput: one of the environment's variables is missing or not a number.
     """
     chosen = pick_device(device)
     world = int_variable("WORLD_SIZE", default=1)
@@ -81,7 +81,7 @@ def int_variable(name: str, *, default: int) -> int:
     """A whole number from the environment.
 
     Raises:
-        BadInput: it is none.
+        BadInput: the variable is something else.
     """
     text = os.environ.get(name, str(default))
     if not text.isascii() or not text.isdigit():
@@ -90,7 +90,7 @@ def int_variable(name: str, *, default: int) -> int:
 
 
 def average_statistics(network: nn.Module, *, place: Place) -> None:
-    """Give batch norm in every process the mean of all processes' running statistics."""
+    """Set batch norm's running statistics in every process to the mean over all processes."""
     if place.world == 1:
         return
     for buffer in network.buffers():

@@ -1,4 +1,4 @@
-"""Learning rates tried in short trainings, and the best one chosen by a number measured on held-out pictures."""
+"""Trials of learning rates: short trainings, of which the best on held-out pictures is chosen."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +19,10 @@ def choose_rate(
 
     Args:
         grid: rates to try, at least one.
-        file: where the trials are noted; those an earlier process finished are not repeated.
-        metric: what the number is called in the records, such as ``val_accuracy``.
-        title: of the run, for notices.
-        measure: does the trial of a rate with its number from 1; gives the steps trained and the number.
+        file: record of the trials; those that an earlier process finished are not repeated.
+        metric: name of the number in the records, such as ``val_accuracy``.
+        title: the run's, for notices.
+        measure: called with a rate and the trial's number, from 1; returns the steps trained and the metric.
 
     Returns:
         The rate, and a record of each trial: ``lr``, ``steps`` and the metric; the last two are None where it
@@ -71,7 +71,6 @@ def read_trials(file: Path, *, grid: Sequence[float], metric: str) -> list[Recor
 
 
 def is_trial(value: object, *, metric: str) -> bool:
-    """Whether a value from a file is a record of a trial."""
     if not isinstance(value, dict) or value.keys() != {"lr", "steps", metric}:
         return False
     tried = value["steps"] is not None or value[metric] is not None
@@ -79,12 +78,12 @@ def is_trial(value: object, *, metric: str) -> bool:
 
 
 def cut_batches(batches: Batches, *, epoch: int, total: int) -> Batches:
-    """Batches of a short training as one epoch, whatever epochs of the pictures it reaches over.
+    """Batches of a short training as one epoch, although it may span several epochs of the pictures.
 
     Args:
         batches: of each epoch.
-        epoch: how many those are.
-        total: how many the short training takes.
+        epoch: batches in an epoch of the pictures.
+        total: batches in the short training.
     """
 
     def cut(_: int, start: int) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Run folders: what a training leaves on the disk, and how it goes on after a break."""
+"""Run folders: the files of a training, and how an interrupted one continues."""
 
 import json
 import os
@@ -24,7 +24,7 @@ State = Literal["running", "done", "failed", "requeue"]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Every path of a run.
+    """The paths of a run.
 
     ``result.json`` is written last: it exists exactly when the run is finished.
     """
@@ -33,12 +33,12 @@ class RunFolder:
 
     @property
     def key(self) -> Path:
-        """The recipe and what else identifies the run."""
+        """Recipe and everything else that identifies the run."""
         return self.root / "recipe.json"
 
     @property
     def status(self) -> Path:
-        """State and progress, for whoever watches from outside."""
+        """State and progress, for watchers outside the process."""
         return self.root / "status.json"
 
     @property
@@ -53,39 +53,35 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Training states at step boundaries."""
         return self.root / "checkpoints"
 
     @property
     def payload(self) -> Path:
-        """What the task adds to the backbone."""
         return self.root / "payload.safetensors"
 
     @property
     def predictions(self) -> Path:
-        """Categories predicted for the test pictures."""
         return self.root / "predictions.npz"
 
     @property
     def sparsity(self) -> Path:
-        """Share of every layer's weights that the task masks out; not there for methods without masks."""
+        """Share of every layer's weights that the task masks out; missing for methods without masks."""
         return self.root / "sparsity.json"
 
     @property
     def result(self) -> Path:
-        """The measured result."""
         return self.root / "result.json"
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep other processes away while the block runs.
 
         Raises:
-            BadInput: another process is at work on the run.
+            BadInput: another process is working on the run.
         """
         return hold(self.root, work="at work on")
 
     def read_status(self) -> dict[str, Any]:
-        """What ``status.json`` says; nothing where it is missing or damaged, as nothing depends on it."""
+        """Content of ``status.json``; empty if it is missing or damaged, since nothing depends on it."""
         try:
             value = read_json(self.status)
         except BadInput:
@@ -93,11 +89,10 @@ class RunFolder:
         return value if isinstance(value, dict) else {}
 
     def write_status(self, state: State, **progress: object) -> None:
-        """Replace ``status.json``."""
         write_json(self.status, {"state": state, "updated": time.time(), "pid": os.getpid(), **progress})
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Replace ``metrics.jsonl`` by the epochs so far; a resumed run writes none twice."""
+        """Replace ``metrics.jsonl`` by the epochs so far, so that a resumed run writes none twice."""
         write_bytes(self.metrics, b"".join((json.dumps(line, allow_nan=False) + "\n").encode() for line in history))
 
 
@@ -106,9 +101,8 @@ class Watch:
     """Keeps ``status.json`` up to date while one process works on a run.
 
     Attributes:
-        folder: the run's.
-        progress: share of the training that is done, in [0, 1].
-        earlier: seconds that other processes worked on the run before, as far as they said.
+        progress: fraction of the training completed, in [0, 1].
+        earlier: seconds that earlier processes worked on the run, as far as they recorded them.
     """
 
     folder: RunFolder
@@ -118,7 +112,7 @@ class Watch:
 
     @classmethod
     def over(cls, folder: RunFolder) -> "Watch":
-        """Goes on where the last process left off."""
+        """A watch that continues the last process's progress and seconds."""
         before = folder.read_status()
         numbers = [before.get(key) for key in ("progress", "seconds")]
         progress, earlier = (float(n) if isinstance(n, int | float) and n >= 0 else 0.0 for n in numbers)
@@ -126,21 +120,21 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """That all processes worked on the run; what a killed one did after its last word is missing."""
+        """Seconds that all processes worked on the run; a killed one counts up to its last record."""
         return self.earlier + time.monotonic() - self.begun
 
     def note(self, progress: float) -> None:
-        """Say how far the training is, so that who starts it again and again sees that it gets further."""
+        """Record the fraction completed, by which a sweep that keeps restarting the run sees it advance."""
         self.progress = progress
         self.say("running", stage="training")
 
     def say(self, state: State, **more: object) -> None:
-        """Write the state, with how far the run is and how long it has taken."""
+        """Write the state, with the fraction completed and the seconds so far."""
         self.folder.write_status(state, progress=self.progress, seconds=round(self.seconds, 1), **more)
 
 
 def open_run(root: Path, *, key: Mapping[str, object]) -> RunFolder:
-    """The folder of a run, made when it is not there.
+    """The folder of a run, made if it is missing.
 
     Raises:
         BadInput: the folder holds another run.
@@ -156,16 +150,16 @@ def open_run(root: Path, *, key: Mapping[str, object]) -> RunFolder:
 
 
 def conduct(folder: RunFolder, work: Callable[[Watch], None], *, proof: Path | None = None) -> None:
-    """Do a run, or go on with it, or find it done; ``status.json`` says how it stands, whatever happens.
+    """Call `work` unless the run is finished, and keep ``status.json`` true however it ends.
 
     Args:
         folder: the run's.
-        work: does it; leaves the result.
-        proof: what is there when the run is finished, where that is not its result.
+        work: does the run from the start or its checkpoint, and leaves the result.
+        proof: file that exists when the run is finished, if that is not its result.
 
     Raises:
-        BadInput: another process is at work on the run.
-        Requeue: a stop was asked for.
+        BadInput: another process is working on the run.
+        Requeue: a stop was requested.
     """
     if (proof or folder.result).exists():
         if folder.read_status().get("state") != "done":  # the process that finished it had no time left to say so
@@ -181,7 +175,7 @@ def conduct(folder: RunFolder, work: Callable[[Watch], None], *, proof: Path | N
         except (Requeue, KeyboardInterrupt):
             watch.say("requeue")
             raise
-        except Exception as fault:  # the caller tells the user; whoever watches the folder must hear of it too
+        except Exception as fault:  # the caller tells the user; those who watch the folder must see it too
             watch.say("failed", message=str(fault) or type(fault).__name__)
             if is_out_of_memory(fault):
                 said = f"not enough memory ({first_line(fault)}): take smaller batches or pictures"
@@ -191,17 +185,17 @@ def conduct(folder: RunFolder, work: Callable[[Watch], None], *, proof: Path | N
 
 
 def is_out_of_memory(fault: Exception) -> bool:
-    """Whether Python, a GPU or torch's allocator on the processor had no memory left."""
+    """Whether memory ran out: in Python, on a GPU, or in torch's allocator for the processor."""
     return isinstance(fault, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(fault)
 
 
 def first_line(fault: Exception) -> str:
-    """What a fault says, without the stack and the advice that torch appends; its kind where it says nothing."""
+    """First line of a fault's message, without the stack and advice that torch appends; its class if there is none."""
     return str(fault).partition("\n")[0][:120] or type(fault).__name__
 
 
 def close_run(watch: Watch) -> None:
-    """Say that the run is done, and keep nothing that only a run under way needs."""
+    """Record that the run is done, and remove what only an unfinished run needs."""
     Checkpoints(watch.folder.checkpoints).clear()
     watch.progress = 1.0
     watch.say("done")
@@ -209,7 +203,7 @@ def close_run(watch: Watch) -> None:
 
 @cache
 def code_version() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this code runs from, or was copied from, and whether it was changed; else Nones.
+    """Commit of the checkout that this code runs from or was copied from, and whether it was modified; Nones otherwise.
 
     A copy that a sweep made has them in a file (`slurm.sending.snapshots`).
     """

@@ -1,4 +1,4 @@
-"""Several jobs: one after the other, or side by side, each in a process of its own."""
+"""Jobs done one after the other, or side by side in a process each."""
 
 import contextlib
 import multiprocessing
@@ -25,21 +25,21 @@ POLL_S: Final = 0.2
 
 
 class Job(Protocol):
-    """What one run is to do: a frozen dataclass of its benchmark, which pickle can carry to another process."""
+    """A run to do: a benchmark's frozen dataclass, picklable for worker processes."""
 
     @property
     def title(self) -> str:
-        """What to call it in progress and notices."""
+        """Name in progress and notices."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where to train."""
+        """Device to train on."""
         ...
 
     @property
     def waits_for(self) -> str | None:
-        """Title of the job that must be done before this one."""
+        """Title of the job that must finish before this one."""
         ...
 
 
@@ -48,16 +48,16 @@ J_contra = TypeVar("J_contra", bound=Job, contravariant=True)
 
 
 class Train(Protocol[J_contra]):
-    """Does a run, goes on with it or finds it done; a function of a module, so that pickle can carry it."""
+    """A function that does a run, or continues it; at module level, so that it can be pickled."""
 
     def __call__(self, job: J_contra, /, *, stop: StopFlag | None, on_step: Callable[[float], None]) -> RunFolder:
-        """`on_step` is told the share that is done."""
+        """Do the run; `on_step` is called with the fraction completed."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Working(Generic[J]):
-    """A job being done by a process on a device."""
+    """A job in progress in a worker process on a device."""
 
     process: BaseProcess
     job: J
@@ -78,19 +78,19 @@ def devices_for(parallel: int, *, device: torch.device) -> list[torch.device]:
 
 
 def train_jobs(jobs: Sequence[J], *, train: Train[J], parallel: int, stop: StopFlag) -> list[J]:
-    """Do all jobs, with progress; one that fails does not keep the others from being done.
+    """Do all jobs, showing progress; a failed job does not stop the others.
 
     Args:
         jobs: all on the same device.
         train: does one.
         parallel: as for `devices_for`.
-        stop: asks for checkpoints and an end.
+        stop: set to ask for checkpoints and an end.
 
     Returns:
-        The jobs that failed; each has said why.
+        The jobs that failed; a message for each has been printed.
 
     Raises:
-        Requeue: a stop was asked for; what was under way has left a checkpoint.
+        Requeue: a stop was requested; jobs in progress have left a checkpoint.
     """
     devices = devices_for(parallel, device=jobs[0].device)
     with progress_bar() as bar:
@@ -112,12 +112,11 @@ def train_jobs(jobs: Sequence[J], *, train: Train[J], parallel: int, stop: StopF
 
 
 def show_share(bar: Progress, line: TaskID, share: float) -> None:
-    """Move one line of a progress display."""
     bar.update(line, completed=share)
 
 
 def try_job(job: J, *, train: Train[J], stop: StopFlag, on_step: Callable[[float], None]) -> bool:
-    """Do one job and say how it ended, for logs that show no progress; whether it ended well."""
+    """Do one job and print how it ended, for logs that show no progress; returns whether it succeeded."""
     try:
         folder = train(job, stop=stop, on_step=on_step)
     except (PiggybackError, OSError) as fault:  # the latter of a full disk, for one
@@ -134,7 +133,7 @@ def work(job: J, train: Train[J], threads: int, parent: int) -> None:
         job: what to do.
         train: does it.
         threads: that torch may use.
-        parent: process without which the work is to end, with a checkpoint.
+        parent: process id; when that process is gone, the worker writes a checkpoint and ends.
     """
     torch.set_num_threads(threads)
     stop = StopFlag()
@@ -159,13 +158,13 @@ def train_side_by_side(
     stop: StopFlag,
     on_end: Callable[[J], None],
 ) -> list[J]:
-    """Do all jobs, as many at a time as there are devices; threads are shared out evenly.
+    """Do as many jobs at a time as there are devices; threads are shared out evenly.
 
     Returns:
-        The jobs that failed; each has said why.
+        The jobs that failed; a message for each has been printed.
 
     Raises:
-        Requeue: a stop was asked for; every worker has left a checkpoint.
+        Requeue: a stop was requested; every worker has left a checkpoint.
     """
     context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
     threads = max(1, torch.get_num_threads() // len(devices))
@@ -201,22 +200,22 @@ def train_side_by_side(
 
 
 def next_ready(waiting: Sequence[J], working: Sequence[Working[J]]) -> J | None:
-    """The first job whose predecessor, if it has one, is not still to be done."""
+    """The first waiting job whose predecessor, if any, is neither waiting nor in progress."""
     pending = {job.title for job in waiting} | {entry.job.title for entry in working}
     return next((job for job in waiting if job.waits_for not in pending), None)
 
 
 def tell_if_killed(entry: Working[Any]) -> None:
-    """A worker that was killed could not say so itself."""
+    """Print that a worker was killed, since it could not say so itself."""
     code = entry.process.exitcode or 0
     if code < 0:
-        why = ": is the memory enough for so many at a time?" if -code == signal.SIGKILL else ""
+        why = ": is there enough memory for so many at a time?" if -code == signal.SIGKILL else ""
         name = signal.Signals(-code).name
         notice(f"failed: {entry.job.title}: its process was ended by {name}{why}")
 
 
 def end(working: Sequence[Working[Any]]) -> None:
-    """Ask workers to checkpoint and end, and wait for them."""
+    """Ask workers to write a checkpoint and end, and wait for them."""
     for entry in working:
         if entry.process.is_alive() and entry.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The verbs that every benchmark gets: made from its contract, so that a new one needs none of its own.
+"""Verbs that every benchmark gets, made from its contract.
 
 Imports nothing heavy: what a verb does is loaded when it runs, so that ``--help`` stays instant.
 """
@@ -32,7 +32,7 @@ REQUIRED: Final = ("data", "backbone", "out", "task", "method", "run", "runs")
 
 
 def offered_commands() -> tuple[Command, ...]:
-    """The verbs of all installed benchmarks; one that cannot be loaded is named on standard error and left out."""
+    """The verbs of all installed benchmarks; one that cannot be loaded is reported on standard error and left out."""
     found: list[Command] = []
     for point in entry_points(group=GROUP):
         try:
@@ -107,7 +107,7 @@ def make_commands(benchmark: Benchmark) -> list[Command]:
 def make_verb(
     benchmark: Benchmark, verb: str, summary: str, *, options: Any, target: str, examples: str, own: Any = None
 ) -> Command:
-    """One verb; its function gets the benchmark and the options."""
+    """One verb, whose function is called with the benchmark and the options."""
     if "settings" in options.__origin__.__dataclass_fields__:
         methods = {name: row.summary for name, row in TABLE.items() if name not in benchmark.without}
         recipes = {name: benchmark.descriptions.get(name, "") for name in benchmark.recipes}
@@ -123,26 +123,26 @@ def make_verb(
 
 
 def required_words(own: type[Any] | None) -> str:
-    """Flags of a benchmark's own options that cannot be left out, for an example."""
+    """Flags, for an example, of a benchmark's own options that are required."""
     needed = [entry.name.replace("_", "-") for entry in fields(own or Nothing) if entry.default is tyro.MISSING]
     return "".join(f" --{name} {name}" for name in needed)
 
 
 def list_names(title: str, summaries: Mapping[str, str]) -> str:
-    """Names with a line each, to follow a verb's examples."""
+    """Names with a line each, shown after a verb's examples."""
     width = max(map(len, summaries))
     lines = (f"  {name:{width}}  {summary}".rstrip() for name, summary in summaries.items())
     return f"\n\n{title}:\n" + "\n".join(lines)
 
 
 def start(target: str, benchmark: Benchmark, options: object) -> int:
-    """Load what a verb does, and do it."""
+    """Import the function behind a verb, and call it."""
     do: Callable[[Benchmark, object], int] = load(target)
     return do(benchmark, options)
 
 
 def make_defaults(benchmark: Benchmark, options: Any, own: type[Any], arguments: Sequence[str]) -> Any:
-    """Defaults under the recipe that the arguments name; what has no default stays required."""
+    """Defaults from the recipe that the arguments name; options without a default stay required."""
     kind = getattr(options, "__origin__", options)
     names = kind.__dataclass_fields__
     values: dict[str, Any] = {name: tyro.MISSING for name in REQUIRED if name in names}

@@ -1,4 +1,4 @@
-"""The verbs that the core offers to the console command: its own, and those of all benchmarks; texts only."""
+"""Verbs of the core: its own and those of all benchmarks; texts only."""
 
 from typing import Final
 

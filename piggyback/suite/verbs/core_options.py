@@ -1,4 +1,4 @@
-"""What can be asked of the core's verbs; imports nothing heavy."""
+"""Options of the core's verbs; imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path

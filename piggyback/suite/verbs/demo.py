@@ -1,7 +1,7 @@
 """``piggyback demo``: every installed benchmark's demo, one after the other.
 
-`Benchmark.demo` names a function that takes a folder, makes its data there, does its main job on them and prints what
-came out.  The same call again continues.
+`Benchmark.demo` names a function that takes a folder, makes its data there, does its main job on them and prints the
+outcome.  The same call again continues.
 """
 
 import shlex
@@ -18,7 +18,7 @@ from piggyback.suite.verbs.core_options import DemoOptions
 
 
 def run(options: DemoOptions) -> int:
-    """Run all demos, each in a folder of its own below the one asked for.
+    """Run all demos, each in its own folder below `options.out`.
 
     Raises:
         BadInput: no installed package has a demo.
@@ -39,7 +39,7 @@ def run(options: DemoOptions) -> int:
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """Where a demo keeps what: drawn pictures in the form of the official release, the same packed, runs."""
+    """Layout of a benchmark's demo: pictures drawn in the form of the official release, the same packed, runs."""
 
     root: Path
 
@@ -57,19 +57,18 @@ class DemoFolder:
 
 
 def announce(title: str) -> None:
-    """Say what comes next."""
     out.print(f"\n{title}", style="bold", markup=False)
 
 
 def take_step(title: str, arguments: Sequence[str], *, root: Path) -> None:
-    """One of the console command's own verbs, run by the arguments that are printed: it can be typed again.
+    """Run one verb of the console command; its arguments are printed, so that they can be typed again.
 
     Args:
-        title: what it does.
+        title: what the step does.
         arguments: the verb and its flags.
         root: the demo's folder, for the message when it fails.
     """
     announce(title)
     out.print(f"$ piggyback {shlex.join(arguments)}", style="cyan", markup=False, soft_wrap=True)
     if dispatch(arguments) != DONE:
-        raise PiggybackError(f"the demo's step {arguments[:2]} failed, see above: delete {root} to begin afresh")
+        raise PiggybackError(f"the demo's step {arguments[:2]} failed, see above: delete {root} to start over")

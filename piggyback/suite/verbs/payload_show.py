@@ -1,4 +1,4 @@
-"""What ``piggyback payload show`` does: a payload's bytes, settings and zeros, in numbers."""
+"""``piggyback payload show``: a payload's bytes, settings and zeros, in numbers."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ def run_show(options: ShowOptions) -> int:
 
     Raises:
         BadInput: a file cannot be read.
-        BadPayload: a file is damaged or no payload; nothing is printed then.
+        BadPayload: a file is damaged or not a payload; nothing is printed then.
     """
     payloads = {path: read_payload(path) for path in (options.file, *options.more)}
     if options.json:
@@ -31,8 +31,8 @@ def run_show(options: ShowOptions) -> int:
 def describe(payload: Payload, *, path: Path) -> dict[str, object]:
     """Everything that is shown, as JSON.
 
-    ``zeros`` are shares of mask values, None without masks; ``bits_per_weight`` the coded bits of masks and other
-    numbers over the weights that they are of, None where there are none.
+    ``zeros`` are shares of mask values, None without masks; ``bits_per_weight`` divides the coded bits of masks and
+    other numbers by the weights that they belong to, None without any.
     """
     weights = sum(math.prod(shape) for shape in payload.shapes.values())
     values = sum(mask.weights for mask in payload.masks.values())
@@ -64,14 +64,13 @@ def describe(payload: Payload, *, path: Path) -> dict[str, object]:
 
 
 def ratio_of_such(payload: Payload) -> float:
-    """The parameter ratio, by the paper's convention, of nine tasks like this one on one backbone."""
+    """Parameter ratio, by the paper's convention, of nine tasks like this one on one backbone."""
     shapes = list(payload.shapes.values()) or [(1,)]  # without such parts it depends on no shape
     masked = [payload.masks[name].zeros if name in payload.masks else 0 for name in payload.shapes] or [0]
     return parameter_ratio([payload.method] * SUCH, shapes=shapes, masked=masked)
 
 
 def show(payload: Payload, *, path: Path) -> None:
-    """Print one payload for a person."""
     values = method_settings(payload.method).items()
     settings = "".join(
         f", {key} {value:g}" if isinstance(value, float) else f", {key} {value}" for key, value in values
@@ -96,7 +95,6 @@ def show(payload: Payload, *, path: Path) -> None:
 
 
 def show_masks(payload: Payload) -> None:
-    """Print zeros and size of every mask, and of all together."""
     rows: list[tuple[str, ...]] = [
         (
             name,

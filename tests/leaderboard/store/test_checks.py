@@ -171,7 +171,7 @@ def test_labels_that_are_none(tmp_path: Path, name: str, content: bytes, message
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match=message):
         read_labels(tmp_path, boards=[BOARD])
-    with pytest.raises(ResultError, match="is damaged or no zip of labels"):
+    with pytest.raises(ResultError, match="is damaged or not a zip of labels"):
         read_labels(tmp_path / name, boards=[BOARD])
 
 

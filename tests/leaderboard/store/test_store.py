@@ -176,7 +176,7 @@ def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
     (run / "sparsity.json").symlink_to(EXAMPLE)
     with pytest.raises(ResultError, match=r"run/sparsity\.json is a link"):
         add_run(tmp_path / "board", run)
-    with pytest.raises(ResultError, match=r"is no finished run: it has no result\.json"):
+    with pytest.raises(ResultError, match=r"is not a finished run: it has no result\.json"):
         add_run(tmp_path / "board", tmp_path)
 
 

@@ -75,5 +75,5 @@ def test_a_recipe_is_read_back_without_what_the_run_adds() -> None:
     ],
 )
 def test_what_is_no_recipe_names_the_file(values: dict[str, object], said: str) -> None:
-    with pytest.raises(BadInput, match=rf"^runs/r\.json has no such recipe: .*{said}"):
+    with pytest.raises(BadInput, match=rf"^runs/r\.json has no valid recipe: .*{said}"):
         read_recipe(values, kind=Recipe, name="runs/r.json")

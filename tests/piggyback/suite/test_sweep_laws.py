@@ -209,7 +209,7 @@ def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_tog
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"taks": ["a"]}, "'taks', which means nothing here; known: backbone, data"),
+        ({"taks": ["a"]}, "unknown field, 'taks'; known: backbone, data"),
         ({"methods": ["x"]}, "no method is called 'x'"),
         ({"methods": []}, "methods are empty"),
         ({"recipe": "x"}, "no recipe is called 'x'"),
@@ -230,7 +230,7 @@ def test_specs_with_faults(ids: Callable[..., list[str]], change: dict[str, Any]
 
 def test_tasks_that_there_are_not(small: Small, ids: Callable[..., list[str]]) -> None:
     if not small.benchmark.several:
-        with pytest.raises(BadInput, match="'tasks', which means nothing here"):
+        with pytest.raises(BadInput, match="unknown field, 'tasks'"):
             ids(tasks=list(small.benchmark.tasks))
         return
     with pytest.raises(UnknownName, match="'nothing'"):

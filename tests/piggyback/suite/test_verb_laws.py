@@ -377,7 +377,7 @@ def test_only_finished_runs_of_the_benchmark_are_measured(
     small: Small, job: Job, evaluate_words: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(evaluate_words(job.out / "runs" / "none")) == 1
-    assert "is no finished run: it has no result.json" in " ".join(capsys.readouterr().err.split())
+    assert "is not a finished run: it has no result.json" in " ".join(capsys.readouterr().err.split())
     folder = train_task(replace(job, method="feature"))
     value = json.loads(folder.result.read_text())
     folder.result.write_text(json.dumps({**value, "benchmark": "another"}))

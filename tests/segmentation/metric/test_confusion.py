@@ -206,7 +206,7 @@ def test_the_matrix_is_kept(tmp_path: Path) -> None:
     rows = whole["matrix"]
     for value in (True, 1.0, -1, "1", None, 1 << 70):
         edited(matrix=[[value, *rows[0][1:]], *rows[1:]])
-        with pytest.raises(BadInput, match=r"no count of pixels|more pixels|beyond the largest"):
+        with pytest.raises(BadInput, match=r"not a count of pixels|more pixels|beyond the largest"):
             read_matrix(path)
     for change, match in (
         ({"matrix": rows[1:]}, "21 rows"),

@@ -65,7 +65,7 @@ def test_a_list_of_ids(folders: MiouOptions, capsys: pytest.CaptureFixture[str],
     ids.write_text("2008_000003\n2008_000001\n2008_000003\n")
     assert "2008_000003" in fails(changed(folders, ids=ids), "twice")
     ids.write_text("../2008_000003\n")
-    fails(changed(folders, ids=ids), "no id")
+    fails(changed(folders, ids=ids), "not an id")
     ids.write_text("\n")
     fails(changed(folders, ids=ids), "has no id")
     fails(changed(folders, ids=tmp_path / "none.txt"), "cannot read")

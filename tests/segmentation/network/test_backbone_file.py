@@ -214,11 +214,11 @@ def without(*names: str) -> State:
 
 CHANGES: dict[str, tuple[Callable[[], State], str]] = {
     "batch norm": (lambda: make_state() | {"features.1.running_mean": torch.zeros(2)}, "plain VGG-16"),
-    "four stages": (lambda: without("features.14.weight", "features.14.bias"), "no VGG of five stages"),
-    "a gap": (lambda: without("features.8.weight", "features.8.bias"), "no VGG of five stages"),
-    "a layer between": (stretched, "no VGG of five stages"),
-    "no first layer": (lambda: without("features.0.weight"), "no VGG of five stages"),
-    "no channels": (lambda: make_state() | {"features.14.weight": torch.zeros(0, 3, 3, 3)}, "no VGG of five stages"),
+    "four stages": (lambda: without("features.14.weight", "features.14.bias"), "not a VGG of five stages"),
+    "a gap": (lambda: without("features.8.weight", "features.8.bias"), "not a VGG of five stages"),
+    "a layer between": (stretched, "not a VGG of five stages"),
+    "no first layer": (lambda: without("features.0.weight"), "not a VGG of five stages"),
+    "no channels": (lambda: make_state() | {"features.14.weight": torch.zeros(0, 3, 3, 3)}, "not a VGG of five stages"),
     "no bias": (lambda: without("features.5.bias"), r"VGG of 9 layers but lacks features\.5\.bias"),
     "kernel": (lambda: make_state() | {"features.5.weight": torch.zeros(4, 3, 1, 1)}, r"features\.5\.weight is"),
     "no fc7": (lambda: without("classifier.3.weight", "classifier.3.bias"), r"lacks hidden\.fc7"),
@@ -249,7 +249,7 @@ def test_torchvisions_vgg_with_batch_normalisation_is_told_which_to_take(save: S
 
 def test_other_files_are_refused_each_in_its_words(save: Save, tmp_path: Path) -> None:
     network = wide_resnet(10, 1, classes=2, seed=0)
-    refuse(save(network.state_dict(), "wrn.pth"), r"no VGG .* keys begin conv1\.weight")
+    refuse(save(network.state_dict(), "wrn.pth"), r"not a VGG .* keys begin with conv1\.weight")
     save_backbone(tmp_path / "wrn.safetensors", network, mean=(0, 0, 0), std=(1, 1, 1), source={})
     refuse(tmp_path / "wrn.safetensors", "another benchmark's backbone file")
     with pytest.raises(BadInput, match="another benchmark's backbone file: its network is a 'wrn', not a 'vgg'"):
@@ -372,5 +372,5 @@ def test_the_real_convolutions_are_imported(
     assert report["hidden"] is None
     assert report["channels"] == [list(stage) for stage in VGG16.channels]
     assert report["normalise"]["order"] == "bgr"
-    with pytest.raises(BadInput, match="no VGG"):
+    with pytest.raises(BadInput, match="not a VGG"):
         import_backbone(source.with_name("wrn28_4_tiny64.pth"), convention="caffe", out=tmp_path / "none")

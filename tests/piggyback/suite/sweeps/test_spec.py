@@ -77,12 +77,12 @@ def test_seeds() -> None:
 
 
 def test_fields() -> None:
-    with pytest.raises(BadInput, match="'taks', which means nothing here; known: tasks"):
+    with pytest.raises(BadInput, match="unknown field, 'taks'; known: tasks"):
         refuse_unknown({"name": "n", "out": "o", "root": "r", "label": "l", "taks": []}, known=["tasks"])
     with pytest.raises(BadInput, match="must give data"):
         take({}, "data", str, default=None)
     assert take_label({}, benchmark="toy") == "toy"
-    with pytest.raises(BadInput, match="label must be small letters"):
+    with pytest.raises(BadInput, match="label must be lowercase letters"):
         take_label({"label": "../x"}, benchmark="toy")
 
 
@@ -113,7 +113,7 @@ def test_recipes() -> None:
     [
         ({"epoch": 3}, "no setting of the recipe in p is called 'epoch'"),
         ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
-        ({"epochs": "3"}, "epochs must be of the kind of 3"),
+        ({"epochs": "3"}, "epochs must be a value like 3"),
         ({"kind": "z"}, "kind is 'z', not one of"),
         ({"rates": ["a"]}, "p: '<=' not supported"),
         ({"rates": [-1.0]}, "rates must be positive"),
