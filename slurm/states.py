@@ -113,7 +113,7 @@ def find_standings(
     queue = sweep.queue.last() if any(one.sent.get("cluster") == "local" for one in open_ones) else None
     has_queue = queue is not None and queue.is_alive(lambda job: None)
     return [
-        find_foundation(one, done=one.run.id in finished, answer=answer, in_queue=has_queue and is_waiting(one))
+        find_standing(one, done=one.run.id in finished, answer=answer, in_queue=has_queue and is_waiting(one))
         for one in traces
     ]
 
@@ -135,7 +135,7 @@ def is_waiting(one: Traces) -> bool:
     return one.sent.get("cluster") == "local" and not one.has_begun and not one.folder.cancelled.exists()
 
 
-def find_foundation(one: Traces, *, done: bool, answer: Answer, in_queue: bool) -> Standing:
+def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) -> Standing:
     """Derive a run's state from its traces and Slurm's answer."""
     status, owner = read_state(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
