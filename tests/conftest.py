@@ -20,6 +20,7 @@ from piggyback.shell.cli import choose, find_commands, parse
 
 sys.path.insert(0, str(Path(__file__).parent / "small"))
 
+from breaks import Killed, StopAfter
 from small_decathlon import CLASSES, Tiny, build_task
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -150,28 +151,9 @@ def checkpoint_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piggyback.suite.bench.Plan", partial(Plan, checkpoint_s=-1.0))
 
 
-class StopAfter:
-    """In the place of a `StopFlag`: asks for an end when it was looked at so many times, once after every step."""
-
-    def __init__(self, looks: int) -> None:
-        self.left = looks
-
-    @property
-    def requested(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
-    def request(self, *_: object) -> None:
-        self.left = 0
-
-
 @pytest.fixture
 def stop_after() -> type[StopAfter]:
     return StopAfter
-
-
-class Killed(BaseException):
-    """As a kill without warning: nothing in the code catches it."""
 
 
 @pytest.fixture

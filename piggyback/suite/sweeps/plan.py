@@ -11,7 +11,7 @@ loads torch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +96,7 @@ class Batch:
 
     def flags_of(self, recipe: Recipe) -> list[str]:
         """Flags that name a recipe and change it, apart from the seed."""
-        changed = {name: value for name, value in settings_of(recipe).items() if name != "seed"}
+        changed = {name: value for name, value in asdict(recipe).items() if name != "seed"}
         return ["--recipe", self.start, *as_flags(changed, start=self.benchmark.recipes[self.start])]
 
 

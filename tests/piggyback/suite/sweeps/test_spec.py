@@ -12,7 +12,7 @@ import pytest
 
 from piggyback.methods import table
 from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.suite.sweeps.plan import (
+from piggyback.suite.sweeps.spec import (
     refuse_unknown,
     short_id,
     take,
@@ -42,7 +42,7 @@ RECIPES = {"paper": Toy(), "smoke": Toy(epochs=1)}
 
 
 def test_plans_load_no_torch() -> None:
-    plan = "import sys, piggyback.suite.sweeps.plan as s; s.take_methods({'methods': ['joint']})"
+    plan = "import sys, piggyback.suite.sweeps.spec as s; s.take_methods({'methods': ['joint']})"
     code = f"{plan}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -99,13 +99,13 @@ def test_places_count_from_the_sweeps_file_and_are_told_apart() -> None:
 
 def test_recipes() -> None:
     spec = {"recipe": "smoke", "settings": {"lr": 1, "rates": [0.1, 0.2], "epochs": 1}}
-    flags, recipe = take_run_recipe(spec, recipes=RECIPES)
+    flags, recipe = take_run_recipe(spec, recipes=RECIPES, default="paper")
     assert flags == ["--recipe", "smoke", "--lr", "1", "--rates", "0.1", "0.2"]  # epochs are the recipe's anyway
     assert recipe == Toy(epochs=1, lr=1, rates=(0.1, 0.2))
     with pytest.raises(UnknownName, match="no recipe is called 'smok'"):
-        take_run_recipe({"recipe": "smok"}, recipes=RECIPES)
+        take_run_recipe({"recipe": "smok"}, recipes=RECIPES, default="paper")
     with pytest.raises(BadInput, match=r"give seeds = \[\.\.\.\]"):
-        take_run_recipe({"settings": {"seed": 3}}, recipes=RECIPES)
+        take_run_recipe({"settings": {"seed": 3}}, recipes=RECIPES, default="paper")
 
 
 @pytest.mark.parametrize(
