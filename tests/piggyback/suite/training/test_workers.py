@@ -12,17 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from decathlon.training import train_task
+from toy_jobs import CPU, ToyJob, train
 
 import piggyback.suite.training.workers as workers
-from decathlon.bench import Job
-from leaderboard.result import read_result
-from piggyback.payload import read_payload
 from piggyback.shell.errors import BadInput, Requeue
-from piggyback.suite.training.run_folder import StopFlag
-from piggyback.suite.training.workers import devices_for, train_jobs, train_side_by_side
-
-CPU = torch.device("cpu")
+from piggyback.suite.training.checkpoints import StopFlag
+from piggyback.suite.training.workers import Working, devices_for, next_ready, train_jobs, train_side_by_side
 
 
 def test_one_worker_per_gpu_or_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,39 +33,44 @@ def test_one_worker_per_gpu_or_as_many_as_asked_for(monkeypatch: pytest.MonkeyPa
         devices_for(-1, device=CPU)
 
 
-def test_two_processes_do_what_one_does(
-    job: Job, outcome: Callable[..., Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    job = replace(job, method="feature")
-    jobs = [job, replace(job, task="aircraft"), replace(job, backbone=tmp_path / "nowhere.safetensors")]
+@pytest.fixture
+def job(tmp_path: Path) -> ToyJob:
+    return ToyJob(title="a", out=tmp_path / "out")
+
+
+def test_processes_do_jobs_and_say_how_they_ended(job: ToyJob, capfd: pytest.CaptureFixture[str]) -> None:
+    """As they are started in earnest."""
+    jobs = [job, replace(job, title="bad")]
     ended: list[str] = []
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)  # one for each
     failed = train_side_by_side(
-        jobs,
-        train=train_task,
-        devices=[CPU, CPU],
-        stop=StopFlag(),
-        on_end=lambda job: ended.append(f"{job.task} {job.backbone.name}"),
+        jobs, train=train, devices=[CPU, CPU], stop=StopFlag(), on_end=lambda job: ended.append(job.title)
     )
-    torch.set_num_threads(1)
-    assert [job.backbone.name for job in failed] == ["nowhere.safetensors"]
-    assert len(ended) == 3
+    torch.set_num_threads(threads)
+    assert failed == jobs[1:]
+    assert sorted(ended) == ["a", "bad"]
     said = capfd.readouterr().err
-    assert "done: svhn feature" in said
-    assert "done: aircraft feature" in said
-    assert "failed: svhn feature: " in said
-    (root,) = (job.out / "runs").glob("svhn-*")
-    found = train_task(job)
-    assert found.root == root
-    result = read_result(found.result)
-    assert (result.device or "").endswith(", 1 threads")
-    assert outcome(found) == outcome(train_task(replace(job, out=tmp_path / "alone")))
-    assert read_payload(found.payload).task == "svhn"
+    assert "done: a (a)\n" in said
+    assert "failed: bad: it cannot be\n" in said
+    pid, used = (job.out / "a" / "pid").read_text().split()
+    assert (int(pid) != os.getpid(), used) == (True, "1")
 
 
-# The rest is about processes, not about training: forks are quick, and the workers' body can be replaced.
+def test_a_job_waits_for_the_one_that_it_builds_on(job: ToyJob) -> None:
+    first, other = replace(job, title="first"), replace(job, title="other")
+    second = replace(job, title="second", waits_for="first")
+    at_work = [Working(process=multiprocessing.Process(), job=first, device=CPU)]
+    assert next_ready([second, first, other], []) == first
+    assert next_ready([second, other], at_work) == other
+    assert next_ready([second], at_work) is None
+    assert next_ready([second], []) == second
+    assert next_ready([], []) is None
 
-Body = Callable[[Job, Any, int, int], None]
+
+# From here on processes are forks, which are quick, and whose body can be replaced.
+
+Body = Callable[[ToyJob, Any, int, int], None]
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -82,25 +82,23 @@ def body(monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
     return lambda function: monkeypatch.setattr(workers, "work", function)
 
 
-def run_all(jobs: list[Job], *, stop: StopFlag | None = None) -> list[Job]:
-    return train_side_by_side(
-        jobs, train=train_task, devices=[CPU, CPU], stop=stop or StopFlag(), on_end=lambda job: None
-    )
+def run_all(jobs: list[ToyJob], *, stop: StopFlag | None = None) -> list[ToyJob]:
+    return train_side_by_side(jobs, train=train, devices=[CPU, CPU], stop=stop or StopFlag(), on_end=lambda job: None)
 
 
 @forks
 def test_a_killed_worker_is_a_failure_that_is_told(
-    job: Job, body: Callable[[Body], None], capfd: pytest.CaptureFixture[str]
+    job: ToyJob, body: Callable[[Body], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    body(lambda job, train, threads, parent: os.kill(os.getpid(), signal.SIGKILL) if job.method == "finetune" else None)
-    jobs = [replace(job, method=method) for method in ("feature", "finetune", "piggyback")]
-    assert [job.method for job in run_all(jobs)] == ["finetune"]
-    assert "failed: svhn finetune: its process was ended by SIGKILL: is the memory enough" in capfd.readouterr().err
+    body(lambda job, train, threads, parent: os.kill(os.getpid(), signal.SIGKILL) if job.title == "b" else None)
+    jobs = [replace(job, title=title) for title in "abc"]
+    assert [job.title for job in run_all(jobs)] == ["b"]
+    assert "failed: b: its process was ended by SIGKILL: is the memory enough" in capfd.readouterr().err
 
 
 @forks
-def test_as_many_at_a_time_as_there_are_devices(job: Job, body: Callable[[Body], None], tmp_path: Path) -> None:
-    def note(job: Job, train: Any, threads: int, parent: int) -> None:
+def test_as_many_at_a_time_as_there_are_devices(job: ToyJob, body: Callable[[Body], None], tmp_path: Path) -> None:
+    def note(job: ToyJob, train: Any, threads: int, parent: int) -> None:
         mark = tmp_path / f"at work {os.getpid()}"
         mark.touch()
         (tmp_path / f"seen {os.getpid()}").write_text(str(len(list(tmp_path.glob("at work *")))))
@@ -114,14 +112,14 @@ def test_as_many_at_a_time_as_there_are_devices(job: Job, body: Callable[[Body],
     assert max(seen) <= 2
 
 
-def wait_for_signal(job: Job, train: Any, threads: int, parent: int) -> None:
+def wait_for_signal(job: ToyJob, train: Any, threads: int, parent: int) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))
     (job.out / f"ready {os.getpid()}").touch()
     time.sleep(60)
 
 
 @forks
-def test_a_stop_reaches_every_worker(job: Job, body: Callable[[Body], None]) -> None:
+def test_a_stop_reaches_every_worker(job: ToyJob, body: Callable[[Body], None]) -> None:
     body(wait_for_signal)
     job.out.mkdir()
 
@@ -139,7 +137,7 @@ def test_a_stop_reaches_every_worker(job: Job, body: Callable[[Body], None]) -> 
 
 
 @forks
-def test_a_fault_here_ends_the_workers_too(job: Job, body: Callable[[Body], None]) -> None:
+def test_a_fault_here_ends_the_workers_too(job: ToyJob, body: Callable[[Body], None]) -> None:
     body(wait_for_signal)
     job.out.mkdir()
 
@@ -158,19 +156,19 @@ def test_a_fault_here_ends_the_workers_too(job: Job, body: Callable[[Body], None
 
 
 @forks
-def test_a_worker_that_was_told_to_stop_stops_all(job: Job, body: Callable[[Body], None]) -> None:
-    body(lambda job, train, threads, parent: sys.exit(75) if job.method == "feature" else None)
+def test_a_worker_that_was_told_to_stop_stops_all(job: ToyJob, body: Callable[[Body], None]) -> None:
+    body(lambda job, train, threads, parent: sys.exit(75) if job.title == "b" else None)
     with pytest.raises(Requeue):
-        run_all([job, replace(job, method="feature"), job, job])
+        run_all([job, replace(job, title="b"), job, job])
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
 def test_a_worker_leaves_a_checkpoint_when_told_to(
-    job: Job, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    job: ToyJob, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     found: list[bool] = []
 
-    def train(job: Job, *, stop: StopFlag, on_step: Callable[[float], None]) -> None:
+    def train(job: ToyJob, *, stop: StopFlag, on_step: Callable[[float], None]) -> None:
         on_step(0.5)
         assert not stop.requested
         signal.raise_signal(number)
@@ -187,8 +185,8 @@ def test_a_worker_leaves_a_checkpoint_when_told_to(
     assert (ended.value.code, found) == (75, [True])
 
 
-def test_a_worker_without_its_parent_ends(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(job: Job, *, stop: StopFlag, on_step: Callable[[float], None]) -> None:
+def test_a_worker_without_its_parent_ends(job: ToyJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(job: ToyJob, *, stop: StopFlag, on_step: Callable[[float], None]) -> None:
         on_step(0.5)
         if stop.requested:
             raise Requeue
@@ -203,9 +201,10 @@ def test_a_worker_without_its_parent_ends(job: Job, monkeypatch: pytest.MonkeyPa
     assert ended.value.code == 75
 
 
-def test_one_device_needs_no_process(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_device_needs_no_process(job: ToyJob, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_process(kind: str) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(workers.multiprocessing, "get_context", no_process)
-    assert train_jobs([replace(job, method="feature")], train=train_task, parallel=1, stop=StopFlag()) == []
+    assert train_jobs([job], train=train, parallel=1, stop=StopFlag()) == []
+    assert (job.out / "a" / "pid").read_text().startswith(f"{os.getpid()} ")
