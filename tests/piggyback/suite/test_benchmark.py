@@ -50,8 +50,8 @@ def test_a_benchmark_is_found_by_name(offer: Callable[..., None]) -> None:
 @pytest.mark.parametrize(
     ("offered", "words"),
     [
-        ({"toy": make(name="other")}, r"toys:toy is no benchmark called 'toy': see docs/adding-a-benchmark\.md"),
-        ({"toy": "text"}, "is no benchmark called 'toy'"),
+        ({"toy": make(name="other")}, r"toys:toy is not a Benchmark named 'toy': see docs/adding-a-benchmark\.md"),
+        ({"toy": "text"}, "is not a Benchmark named 'toy'"),
         ({}, "benchmark 'missing' of toys:missing cannot be loaded: "),
     ],
     ids=["another name", "no benchmark", "not there"],

@@ -41,7 +41,7 @@ def network_of() -> Callable[[Job], Path]:
 @pytest.fixture
 def train_all() -> Callable[[Job], dict[str, RunFolder]]:
     """Trains every task of a job's order."""
-    return lambda job: {task: train_task(replace(job, task=task)) for task in DECATHLON.tasks}
+    return lambda job: {task: train_task(replace(job, task=task)) for task in job.recipe.order}
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_killed_worker_is_a_failure_that_is_told(
     body(lambda job, train, threads, parent: os.kill(os.getpid(), signal.SIGKILL) if job.title == "b" else None)
     jobs = [replace(job, title=title) for title in "abc"]
     assert [job.title for job in run_all(jobs)] == ["b"]
-    assert "failed: b: its process was ended by SIGKILL: is the memory enough" in capfd.readouterr().err
+    assert "failed: b: its process was ended by SIGKILL: is there enough memory" in capfd.readouterr().err
 
 
 @forks

@@ -43,7 +43,7 @@ def test_a_step_that_fails_ends_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "dispatch", lambda arguments: 1)
-    with pytest.raises(PiggybackError, match=f"step .* failed, see above: delete {tmp_path} to begin afresh"):
+    with pytest.raises(PiggybackError, match=f"step .* failed, see above: delete {tmp_path} to start over"):
         demo.take_step("nothing to show", ["payload", "show", str(tmp_path / "none")], root=tmp_path)
     assert "nothing to show\n$ piggyback payload show " in capsys.readouterr().out
 
