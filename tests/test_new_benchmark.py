@@ -1,4 +1,4 @@
-"""docs/adding-a-benchmark.md, walked through as a reader would: its package, its commands, its results, the laws."""
+"""docs/adding-a-benchmark.md as a reader goes through it: its package, its commands and their results, the laws."""
 
 import contextlib
 import glob
@@ -10,20 +10,17 @@ import shlex
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from digits_package import read_blocks, read_files, write_package
 
 from leaderboard.boards.installed import find_boards
 from leaderboard.result import read_result
-from piggyback.shell.cli import REQUEUE, main
-from piggyback.shell.errors import UnknownName
+from piggyback.shell.cli import REQUEUE, load, main
+from piggyback.shell.errors import BadInput, PiggybackError, UnknownName
 from piggyback.shell.files import sha256_of
 from piggyback.suite.benchmark import find_benchmark
 
@@ -35,27 +32,25 @@ BACKBONE = "backbone/backbone.safetensors"
 
 
 def forget() -> None:
-    """Nothing of the package is left in this process."""
+    """Leave nothing of the package in this process."""
     find_benchmark.cache_clear()
     find_boards.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "digits"]:
         del sys.modules[name]
 
 
-@contextlib.contextmanager
-def installed(folder: Path, *, board: bool) -> Iterator[None]:
-    """The package is found by this process and by those that it starts, and `folder` is the place to work in."""
-    with pytest.MonkeyPatch.context() as patch:
-        write_package(folder, board=board)
-        patch.syspath_prepend(str(folder))
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.chdir(folder)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        forget()
-        yield
-        torch.set_num_threads(threads)
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[Path]:
+    """The package, without its board, where this process and those that it starts find it and work."""
+    with pytest.raises(UnknownName):
+        find_benchmark("digits")
+    write_package(tmp_path, board=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    forget()
+    yield tmp_path
     forget()
 
 
@@ -67,11 +62,15 @@ def call(*words: str) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def call_line(line: str) -> tuple[int, str]:
-    """As `call`, of a line as it is typed: the shell makes names of stars."""
-    program, *words = shlex.split(line)
-    assert program == "piggyback"
-    return call(*(name for word in words for name in (sorted(glob.glob(word)) or [word])))
+def call_lines(block: str) -> dict[str, str]:
+    """What each line of a block prints, typed into a shell, which makes names of stars."""
+    said = {}
+    for line in block.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "piggyback"
+        code, said[line] = call(*(name for word in words for name in (sorted(glob.glob(word)) or [word])))
+        assert code == 0, f"{line}\n{said[line]}"
+    return said
 
 
 def answer(*words: str) -> Any:
@@ -80,80 +79,59 @@ def answer(*words: str) -> Any:
     return json.loads(said)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Walk:
-    """The page's commands, done.
-
-    Attributes:
-        folder: where they were done.
-        said: what each printed.
-        shown: the table of results with and without a board.
-    """
-
-    folder: Path
-    said: dict[str, str]
-    shown: dict[bool, str]
+def find_line(said: dict[str, str], words: str) -> str:
+    """What the line with these words printed."""
+    (found,) = (text for line, text in said.items() if words in line)
+    return found
 
 
-@pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    """All of the page's commands, one after the other; the package stays installed."""
-    folder = tmp_path_factory.mktemp("walk")
-    with pytest.raises(UnknownName):
-        find_benchmark("digits")
-    first, sweep, plain, ranked = (block.splitlines() for block in read_blocks("sh"))
-    said, shown = dict[str, str](), dict[bool, str]()
-    with installed(folder, board=False):
-        for lines, board in ((first, False), (sweep, False), (plain, False), (ranked, True)):
-            write_package(folder, board=board)
-            find_boards.cache_clear()
-            for line in lines:
-                code, said[line] = call_line(line)
-                assert code == 0, (line, said[line])
-                if " show " in line:
-                    shown[board] = said[line]
-        yield Walk(folder=folder, said=said, shown=shown)
+# -- the page's commands --------------------------------------------------------------------------------
 
 
-def test_the_benchmark_is_as_short_as_the_page_says() -> None:
-    lines = [line for name, body in read_files().items() if name.startswith("digits/") for line in body.splitlines()]
-    assert sum(bool(line.strip()) for line in lines) <= LINES
+def test_the_commands_do_what_the_page_says(folder: Path) -> None:
+    verbs, sweep, kept, ranked = read_blocks("sh")
+    said = call_lines(verbs)
+    check_runs(said)
+    check_choice()
+    check_help()
+    said = call_lines(sweep)
+    check_sweep(find_line(said, "sweep submit"))
+    said = call_lines(kept)
+    assert "13 results added" in find_line(said, "leaderboard add")
+    check_plain(find_line(said, "leaderboard show"))
+    write_package(folder, board=True)
+    find_boards.cache_clear()
+    said = call_lines(ranked)
+    assert "13 results without a finding, 0 findings" in find_line(said, "leaderboard check")
+    check_ranking(find_line(said, "leaderboard show"))
+    assert "Handwritten digits" in Path("site/index.html").read_text()
+    assert len(list(Path("site/runs/digits").glob("**/index.html"))) == 13
 
 
-def test_every_verb_has_help_with_examples(walk: Walk, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("prepare", "backbone", "train", "run", "evaluate", "report", "ground"):
-        with pytest.raises(SystemExit) as ended:
-            main(["digits", verb, "--help"])
-        assert ended.value.code == 0
-        assert f"  piggyback digits {verb} " in capsys.readouterr().out
-    assert main(["digits", "--help"]) == 0
-    assert "digits backbone  train the backbone on the digits 0 to 4" in capsys.readouterr().out
-
-
-def test_its_runs_have_results_seeds_and_a_spread(walk: Walk) -> None:
-    words = ("--runs", "runs", "--data", "data", "--methods", ",".join(METHODS), "--seeds", "0,1")
-    told = answer("digits", "report", *words)
+def check_runs(said: dict[str, str]) -> None:
+    """Every run has its result; means have their spread; what is measured again is near what was measured."""
+    told = answer(*shlex.split("digits report --runs runs --data data --methods piggyback,feature --seeds 0,1"))
     assert told["missing"] == []
+    accuracy: dict[str, dict[str, float]] = {}
     for method in METHODS:
-        assert tuple(told["methods"][method]["tasks"]) == TASKS
-        for task in told["methods"][method]["tasks"].values():
-            assert (task["seeds"], task["accuracy"]["n"]) == ([0, 1], 2)
-            assert task["accuracy"]["deviation"] > 0
-    accuracy = {m: {t: told["methods"][m]["tasks"][t]["accuracy"]["mean"] for t in TASKS} for m in METHODS}
+        tasks = told["methods"][method]["tasks"]
+        assert tuple(tasks) == TASKS
+        assert all(task["seeds"] == [0, 1] and task["accuracy"]["deviation"] > 0 for task in tasks.values())
+        accuracy[method] = {task: told["accuracy"]["mean"] for task, told in tasks.items()}
     assert all(accuracy["piggyback"][task] > max(accuracy["feature"][task], 0.75) for task in TASKS)
     assert told["methods"]["piggyback"]["parameter_ratio"] == 1 + 3 / 32
-    results = [read_result(path) for path in sorted(Path("runs/runs").glob("*/result.json"))]
-    assert len(results) == 2 * 2 * 3 + 1  # and one by packnet
-    assert {one.split for one in results} == {"test"}
-    assert {(one.task, one.counts.n) for one in results if one.counts} == {
-        ("high", 200),
-        ("parity", 398),
-        ("mirrored", 398),
-    }
-    assert all(one.official_data for one in results)
+    results = [read_result(path) for path in Path("runs/runs").glob("*/result.json")]
+    assert len(results) == len(METHODS) * len(TASKS) * 2 + 1  # and one by packnet
+    assert {(one.split, one.official_data) for one in results} == {("test", True)}
+    counts = {(one.task, one.counts.n) for one in results if one.counts is not None}
+    assert counts == {("high", 200), ("parity", 398), ("mirrored", 398)}
+    again = re.search(r"val +│ (\d\d\.\d\d) │", find_line(said, "digits evaluate"))
+    assert again is not None
+    assert float(again[1]) / 100 == pytest.approx(accuracy["piggyback"]["parity"], abs=0.06)
 
 
-def test_learning_rate_and_epoch_are_chosen_on_val(walk: Walk) -> None:
+def check_choice() -> None:
+    """Learning rate and epoch were chosen on val."""
     (path,) = Path("chosen/runs").glob("*/result.json")
     result = read_result(path)
     assert result.selected_on == "val"
@@ -163,77 +141,93 @@ def test_learning_rate_and_epoch_are_chosen_on_val(walk: Walk) -> None:
     assert all(0.5 < trial["val_accuracy"] < 1 for trial in tried)
 
 
-def test_a_finished_run_is_measured_again(walk: Walk) -> None:
-    (line,) = (line for line in walk.said if " evaluate " in line)
-    (run, _) = sorted(glob.glob("runs/runs/parity-piggyback-seed*"))
-    told = answer("digits", "evaluate", "--run", run, "--data", "data", "--backbone", BACKBONE)
-    assert (told["task"], told["method"]) == ("parity", "piggyback")
-    assert 0.8 < told["val"] < 1
-    assert f"{100 * told['val']:.2f}" in walk.said[line]
+def check_help() -> None:
+    """Every verb has worked examples, and the help of its fields."""
+    for verb, words in (
+        ("prepare", "folder to write into"),
+        ("backbone", "the same command again"),
+        ("train", "Standard deviation of the noise"),
+        ("run", "chosen  learning rate and epoch are chosen on val"),
+        ("evaluate", "backbone file that the run was trained on"),
+        ("report", "those that should be there"),
+        ("ground", "packnet, joint or series-joint"),
+    ):
+        said = io.StringIO()
+        with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(said):
+            main(["digits", verb, "--help"])
+        assert ended.value.code == 0
+        assert f"  piggyback digits {verb} " in said.getvalue()
+        assert words in re.sub(r"[\s│]+", " ", said.getvalue()).replace("chosen learning", "chosen  learning")
 
 
-def test_a_sweep_makes_what_is_not_given_and_ends_with_a_page(walk: Walk) -> None:
+def check_sweep(submitted: str) -> None:
+    """What was not given was made first, everything is done, and a page is there."""
+    assert "Handwritten digits, accuracy %" in submitted
     plan = answer("sweep", "plan", "digits.toml")["runs"]
     assert [run["kind"] for run in plan] == ["prepare", "backbone", "run", "run", "score", "page"]
     assert all(run["done"] for run in plan if run["kind"] in ("backbone", "run"))
-    assert plan[1]["argv"][:2] == ["digits", "backbone"]
-    assert plan[1]["argv"][2:4] == ["--epochs", "3"]
-    (submitted,) = (line for line in walk.said if line.startswith("piggyback sweep submit"))
-    assert "Handwritten digits, accuracy %" in walk.said[submitted]
-    assert (walk.folder / "sweep" / "page" / "index.html").exists()
-    assert len(list(walk.folder.glob("sweep/digits/recipe-*/runs/*/result.json"))) == 2
-
-
-def test_a_sweep_takes_what_is_given(walk: Walk) -> None:
-    spec = {"root": str(walk.folder), "out": "swept", "data": "data", "backbone": BACKBONE, "methods": ["joint"]}
-    plan = find_benchmark("digits").plan(spec)
+    assert plan[1]["argv"][:4] == ["digits", "backbone", "--epochs", "3"]
+    assert len(list(Path("sweep/digits").glob("recipe-*/runs/*/result.json"))) == 2
+    assert Path("sweep/site/index.html").exists()
+    given = {"root": os.getcwd(), "out": "swept", "data": "data", "backbone": BACKBONE, "methods": ["joint"]}
+    plan = find_benchmark("digits").plan(given)
     assert [run["kind"] for run in plan] == ["run", *["run"] * len(TASKS), "score"]
-    assert plan[0]["inputs"] == [str(walk.folder / "data"), str(walk.folder / BACKBONE)]
-    code = main(["sweep", "plan", "none.toml"])
-    assert code == 1
+    assert plan[0]["inputs"] == [os.path.abspath("data"), os.path.abspath(BACKBONE)]
     for more, message in (
         ({"source": "archives"}, "digits has its pictures itself: leave source out"),
         ({"backbone": {"epoch": 3}}, "no setting of the recipe in the backbone is called 'epoch'"),
     ):
-        with pytest.raises(Exception, match=message):
-            find_benchmark("digits").plan({**spec, **more})
+        with pytest.raises(PiggybackError, match=message):
+            find_benchmark("digits").plan({**given, **more})
 
 
-def test_its_results_are_kept_and_ranked_with_a_board_and_without_one(walk: Walk) -> None:
-    assert "12 results" in walk.said["piggyback leaderboard add runs --store store"]
-    plain, ranked = walk.shown[False], walk.shown[True]
-    assert plain.startswith("digits: a benchmark without a board")
-    assert ranked.startswith("Handwritten digits: accuracy (%)")
-    assert len(re.findall(r"│ +piggyback +│", plain)) == len(re.findall(r"│ feature +│", plain)) == 3
-    assert re.search(r"│ +1 │ piggyback │ 1\.09 │", ranked)
-    assert re.search(r"│ +2 │ feature +│ +1 │", ranked)
-    page = (walk.folder / "site" / "index.html").read_text()
-    assert "Handwritten digits" in page
-    assert len(list(walk.folder.glob("site/runs/digits/**/index.html"))) == 13
+def check_plain(shown: str) -> None:
+    """Without a board: a row for each task and method."""
+    assert shown.startswith("digits: a benchmark without a board")
+    for task in TASKS:
+        assert re.search(rf"│ +1 │ piggyback │ {task} +│", shown)
+        assert re.search(rf"│ +\d │ feature +│ {task} +│", shown)
 
 
-def test_a_stop_of_the_backbone_costs_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with installed(tmp_path, board=False):
-        assert main(["digits", "prepare", "--out", "data"]) == 0
-        words = ["digits", "backbone", "--data", "data", "--epochs", "2", "--out"]
-        from digits import verbs  # found only now
+def check_ranking(shown: str) -> None:
+    """With a board: a row for each method, ranked over all tasks."""
+    assert shown.startswith("Handwritten digits: accuracy (%)")
+    assert re.search(r"│ +1 │ piggyback │ 1\.09 │", shown)
+    assert re.search(r"│ +2 │ feature +│ +1 │", shown)
 
-        shuffle, seen = verbs.shuffle, list[int]()
 
-        def stopped(*given: Any, **how: Any) -> Iterator[Any]:
-            for batch in shuffle(*given, **how):
-                seen.append(how["epoch"])
-                if len(seen) == 15:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield batch
+# -- the rest of what it says ---------------------------------------------------------------------------
 
-        assert main([*words, "whole"]) == 0
-        monkeypatch.setattr(verbs, "shuffle", stopped)
-        assert main([*words, "broken"]) == REQUEUE
-        assert len(seen) == 15
-        assert main([*words, "broken"]) == 0
-        assert len(seen) == len(re.findall("1", "".join(map(str, seen)))) + seen.count(0)
-        assert sha256_of(Path("whole/backbone.safetensors")) == sha256_of(Path("broken/backbone.safetensors"))
+
+def test_the_benchmark_is_as_short_as_the_page_says() -> None:
+    lines = [line for name, body in read_files().items() if name.startswith("digits/") for line in body.splitlines()]
+    assert 0 < sum(bool(line.strip()) for line in lines) <= LINES
+
+
+def test_a_stop_of_the_backbone_costs_no_step_and_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("digits", "prepare", "--out", "data")[0] == 0
+    words = shlex.split("digits backbone --data data --epochs 2 --out")
+    shuffle, taken = load("digits.verbs:shuffle"), list[tuple[int, int]]()
+
+    def stopped(*given: Any, epoch: int, start: int) -> Iterator[Any]:
+        for number, batch in enumerate(shuffle(*given, epoch=epoch, start=start), start=start):
+            taken.append((epoch, number))
+            if len(taken) == 15:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    assert call(*words, "whole")[0] == 0
+    monkeypatch.setattr("digits.verbs.shuffle", stopped)
+    assert call(*words, "broken")[0] == REQUEUE
+    assert len(taken) == 15
+    assert call(*words, "broken")[0] == 0
+    assert len(taken) == len(set(taken))
+    assert taken[-1] == (1, len(taken) // 2 - 1)
+    assert sha256_of(Path("whole/backbone.safetensors")) == sha256_of(Path("broken/backbone.safetensors"))
+    with pytest.raises(BadInput, match="belongs to another run"):
+        load("digits.verbs:train_backbone")(
+            load("digits.benchmark:BackboneOptions")(data=Path("data"), out=Path("whole"))
+        )
 
 
 def test_the_laws_hold_for_it_as_the_page_says(tmp_path: Path) -> None:
@@ -241,6 +235,7 @@ def test_the_laws_hold_for_it_as_the_page_says(tmp_path: Path) -> None:
     (command,) = read_blocks("")
     place, *words = command.split()
     assert (place, words[0]) == ("PYTHONPATH=.", "pytest")
+    words = [name for word in words for name in (sorted(map(str, ROOT.glob(word))) or [word])]
     done = subprocess.run(
         [sys.executable, "-m", *words, "-p", "no:cacheprovider", "-q"],
         cwd=ROOT,
@@ -252,10 +247,4 @@ def test_the_laws_hold_for_it_as_the_page_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 40
-
-
-def test_what_the_page_says_of_the_project_is_what_pip_reads() -> None:
-    project = tomllib.loads(read_files()["pyproject.toml"])["project"]
-    assert project["entry-points"] == {"piggyback.benchmarks": {"digits": "digits.benchmark:BENCHMARK"}}
-    assert "scikit-learn" in project["dependencies"]
+    assert int(passed[1]) >= 80

@@ -203,7 +203,10 @@ def open_bench(job: Job) -> Bench:
     benchmark.refuse_method(job.method)
     refuse_task(benchmark, job.recipe, task=job.task, method=job.method, stands_on=method.stands_on)
     bench: Bench = load(benchmark.opener)(job)
-    if not job.data.is_dir():  # where the opener itself did not look, and could say more
+    # where the opener itself did not look, and could say more
+    if not job.backbone.is_file():
+        raise BadInput(f"{one_line(job.backbone)} should be a backbone file, but there is none")
+    if not job.data.is_dir():
         command = f"piggyback {benchmark.name} {benchmark.source.prepare or 'prepare'}"
         raise BadInput(f"{job.task} is not packed in {one_line(job.data)}: there is no such folder. Run `{command}`")
     return bench
