@@ -174,7 +174,7 @@ def check_sweep(submitted: str) -> None:
     assert [run["kind"] for run in plan] == ["run", *["run"] * len(TASKS), "score"]
     assert plan[0]["inputs"] == [os.path.abspath("data"), os.path.abspath(BACKBONE)]
     for more, message in (
-        ({"source": "archives"}, "digits brings its own pictures: leave source out"),
+        ({"source": "archives"}, "leave source out"),
         ({"backbone": {"epoch": 3}}, "no setting of the recipe in the backbone is called 'epoch'"),
     ):
         with pytest.raises(PiggybackError, match=message):
