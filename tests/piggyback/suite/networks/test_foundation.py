@@ -60,7 +60,9 @@ def test_a_network_made_elsewhere_must_be_finished_and_of_the_same_recipe(
 
 
 def test_a_network_that_is_not_there_is_named_with_the_verb_that_makes_it(job: Job) -> None:
-    with pytest.raises(BadInput, match=r"packnet is built on .*which does not exist yet: run `piggyback decathlon ground`"):
+    with pytest.raises(
+        BadInput, match=r"packnet is built on .*which does not exist yet: run `piggyback decathlon ground`"
+    ):
         find_foundation(open_bench(replace(job, method="packnet")))
     assert find_foundation(open_bench(replace(job, method="feature"))) is None
     assert make_foundation(open_bench(replace(job, method="feature"))) is None
