@@ -20,7 +20,7 @@ from digits_package import read_blocks, read_files, write_package
 from leaderboard.boards.installed import find_boards
 from leaderboard.result import read_result
 from piggyback.shell.cli import REQUEUE, load, main
-from piggyback.shell.errors import BadInput, PiggybackError, UnknownName
+from piggyback.shell.errors import PiggybackError, UnknownName
 from piggyback.shell.files import sha256_of
 from piggyback.suite.benchmark import find_benchmark
 
@@ -204,7 +204,9 @@ def test_the_benchmark_is_as_short_as_the_page_says() -> None:
     assert 0 < sum(bool(line.strip()) for line in lines) <= LINES
 
 
-def test_a_stop_of_the_backbone_costs_no_step_and_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_of_the_backbone_costs_no_step_and_no_bit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("digits", "prepare", "--out", "data")[0] == 0
     words = shlex.split("digits backbone --data data --epochs 2 --out")
     shuffle, taken = load("digits.verbs:shuffle"), list[tuple[int, int]]()
@@ -224,10 +226,9 @@ def test_a_stop_of_the_backbone_costs_no_step_and_no_bit(folder: Path, monkeypat
     assert len(taken) == len(set(taken))
     assert taken[-1] == (1, len(taken) // 2 - 1)
     assert sha256_of(Path("whole/backbone.safetensors")) == sha256_of(Path("broken/backbone.safetensors"))
-    with pytest.raises(BadInput, match="belongs to another run"):
-        load("digits.verbs:train_backbone")(
-            load("digits.benchmark:BackboneOptions")(data=Path("data"), out=Path("whole"))
-        )
+    for flags, message in (("--epochs 3", "belongs to another run"), ("--norm trained", "norm means nothing where")):
+        code = main([*words[:4], *shlex.split(flags), "--out", "whole"])
+        assert (code, message in capsys.readouterr().err) == (1, True)
 
 
 def test_the_laws_hold_for_it_as_the_page_says(tmp_path: Path) -> None:

@@ -2,21 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from piggyback.shell.console import progress_bar
+from piggyback.shell.errors import BadInput
 from piggyback.suite.bench import make_plan
-from piggyback.suite.recipe import Recipe, settings_of
+from piggyback.suite.recipe import Recipe, SequenceRecipe, settings_of
 from piggyback.suite.training.checkpoints import Checkpoints, StopFlag, stop_on_signal
 from piggyback.suite.training.learners import Criterion, NetworkLearner
 from piggyback.suite.training.loop import Batches, Training
 from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
 from piggyback.weight_files import write_backbone
+
+
+USED: Final = {
+    *("epochs", "min_steps", "batch_size", "accumulate", "precision", "seed"),
+    *("schedule", "decay_after", "decay_again", "decay_factor", "rule", "lr", "weight_decay"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +32,7 @@ class Pretraining:
 
     Attributes:
         network: initialised, on the device to train on.
-        recipe: its fields for length, schedule, `rule`, `lr`, `weight_decay`, `precision` and `seed` count here.
+        recipe: of the suite's fields those in `USED` count; the others must have their defaults.
         batches: batches of an epoch, from a given one on.
         count: batches in an epoch.
         criterion: the loss of outputs and targets, a mean over the batch.
@@ -56,10 +63,11 @@ class Pretraining:
         """Train from the start or from the checkpoint; a finished network is left alone.
 
         Raises:
-            BadInput: the folder belongs to another training, or another process is working in it.
+            BadInput: the recipe sets what does not count here, the folder belongs to another training, or another process is working in it.
             Diverged: the loss is not finite.
             Requeue: a stop was requested; the same call continues.
         """
+        refuse_unused(self.recipe)
         folder = open_run(self.folder or self.goal.parent, key=self.source)
         conduct(folder, lambda watch: self._work(folder, watch), proof=self.goal)
 
@@ -92,6 +100,17 @@ class Pretraining:
             self.write(self.source)
         else:
             write_backbone(self.goal, self.network.state_dict(), header={"source": self.source}, replace=True)
+
+
+def refuse_unused(recipe: Recipe) -> None:
+    """Raise BadInput where a recipe sets a field that only tasks on a frozen network have."""
+    suites = {entry.name for entry in fields(SequenceRecipe)} - USED
+    for entry in fields(recipe):
+        value = getattr(recipe, entry.name)
+        if entry.name in suites and value != entry.default:
+            raise BadInput(
+                f"{entry.name} means nothing where a whole network is trained: leave it at {entry.default!r}, not {value!r}"
+            )
 
 
 def make_optimizer(network: nn.Module, *, recipe: Recipe) -> torch.optim.Optimizer:
