@@ -19,7 +19,6 @@ from piggyback.suite.training.loop import Batches, Training
 from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
 from piggyback.weight_files import write_backbone
 
-
 USED: Final = {
     *("epochs", "min_steps", "batch_size", "accumulate", "precision", "seed"),
     *("schedule", "decay_after", "decay_again", "decay_factor", "rule", "lr", "weight_decay"),
