@@ -1,16 +1,19 @@
-# Two commands do all the set-up by themselves: make demo, make test.
+# Two commands do all the set-up by themselves: make demo, make test.  `make help` lists all.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types imports pytest cluster-test browser-test reliability benchmarks clean
+.PHONY: help demo test lint types imports pytest cluster-test browser-test reliability benchmarks clean
 
-demo: $(READY)
+demo: $(READY)  ## the main job on drawn data, in five minutes
 	$(BIN)/piggyback demo
 
-test: lint types imports pytest
+test: lint types imports pytest  ## all checks that need neither Slurm nor a browser
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Installs again when the project's requirements change.
 $(READY): pyproject.toml
@@ -19,34 +22,34 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(READY)
 
-lint: $(READY)
+lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
 
-imports: $(READY)
+imports: $(READY)  ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 # As many processes as processors, each of one thread: the networks of the tests are too small for more.
-pytest: $(READY)
+pytest: $(READY)  ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 # Brings up a real two-node Slurm below a temporary folder; Debian's packages slurm-wlm slurmdbd munge mariadb-server.
-cluster-test: $(READY)
+cluster-test: $(READY)  ## tests on a real Slurm that they bring up
 	$(BIN)/pytest -m cluster tests/slurm/cluster
 
 # Looks at the leaderboard's page in a real browser; Debian's package chromium.
-browser-test: $(READY)
+browser-test: $(READY)  ## tests of the leaderboard's page in Chromium
 	$(BIN)/pytest -m browser tests/leaderboard/browser
 
 # The numbers of docs/reliability.md: every fault case five times on that Slurm; some half an hour.
-reliability: $(READY)
+reliability: $(READY)  ## the numbers of docs/reliability.md, in half an hour
 	$(BIN)/python tests/slurm/cluster/reliability.py --out runs/reliability.md
 
 # The numbers of docs/performance.md; some ten minutes on a quiet machine.
-benchmarks: $(READY)
+benchmarks: $(READY)  ## the numbers of docs/performance.md, in ten minutes
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/input.py
@@ -55,5 +58,5 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/help.py
 	$(BIN)/python benchmarks/page.py
 
-clean:
+clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -22,7 +22,6 @@ import torch
 from step import PLAIN, RATE, make_adapter, make_optimizer, plain_variant, time_rounds, train_step
 from torch import Tensor, nn
 
-from decathlon import joint
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.bench import HEAD, Bench
 from decathlon.recipes import Recipe
@@ -31,6 +30,7 @@ from piggyback.device import describe_device, pick_device
 from piggyback.methods.contract import Method
 from piggyback.methods.packnet import FirstPruning
 from piggyback.methods.registry import METHODS, named_method
+from piggyback.suite.networks import joint
 
 CLASSES: Final = 100
 TASKS: Final = 9
@@ -70,10 +70,12 @@ def make_step(method: Method, device: torch.device, *, norm: str) -> tuple[Step,
 
 
 def make_joint_step(method: Method, device: torch.device) -> Step:
-    """A step of `decathlon.joint`: of one task after the other."""
-    bench = cast(Bench, SimpleNamespace(job=SimpleNamespace(recipe=Recipe())))  # all that its optimizer asks for
+    """A step of `piggyback.suite.networks.joint`: of one task after the other."""
+    asked = SimpleNamespace(job=SimpleNamespace(recipe=Recipe()), head=HEAD)  # by its optimizer
+    bench = cast(Bench, asked)
     adapters = (make_adapter(make_network, device, head=HEAD, method=method, norm="trained") for _ in range(TASKS))
-    members = joint.share_weights(tuple(joint.Member(bench=bench, adapter=one, steps=1) for one in adapters))
+    apart = tuple(joint.Member(bench=bench, adapter=one, steps=1, part="final") for one in adapters)
+    members = joint.share_weights(apart)
     optimizer, turn = joint.make_optimizer(members, rate=RATE), itertools.cycle(members)
 
     def step(inputs: Tensor, targets: Tensor) -> None:

@@ -27,7 +27,8 @@ import torch
 from numpy.typing import NDArray
 
 from piggyback.device import describe_device
-from segmentation.metric.confusion import count_pairs, score
+from segmentation.metric.confusion import count_pairs
+from segmentation.metric.miou import score
 from segmentation.voc import CLASSES, VOID
 
 try:

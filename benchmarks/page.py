@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.boards.score import BASELINE_ERRORS
-from leaderboard.boards.tasks import DECATHLON, VOC_CLASSES
+from decathlon.tasks import TASKS
 from leaderboard.result import Code, Counts, Fingerprints, Result
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.answers import with_intervals
 from leaderboard.store.checks import find_place
-from leaderboard.store.rescoring import score_confusion
-from leaderboard.store.store import read_store
+from leaderboard.store.confusion import score_confusion
+from leaderboard.store.reading import read_store
 from leaderboard.verbs.building import build_from_store
 from leaderboard.verbs.options import BuildOptions
+from segmentation.voc import CLASSES
 
 EPOCHS, LAYERS, PICTURES, SEEDS = 60, 27, 1000, 5
 SEGMENTATION_SHARE = 0.05
@@ -51,26 +51,26 @@ def draw_layers() -> bytes:
 
 
 def draw_predictions(task: str) -> bytes:
-    first, buffer = DECATHLON[task].ids.start, io.BytesIO()
+    first, buffer = TASKS[task].category_ids.start, io.BytesIO()
     ids = np.arange(first, first + PICTURES, dtype=np.int64)
     np.savez(buffer, task=np.array(task), image_ids=ids, category_ids=np.full(PICTURES, first, dtype=np.int64))
     return buffer.getvalue()
 
 
 def draw_confusion(hits: int) -> tuple[bytes, dict[str, float], Counts]:
-    side = len(VOC_CLASSES)
+    side = len(CLASSES)
     matrix = [[hits if row == column else 1 for column in range(side)] for row in range(side)]
     scores = score_confusion(matrix)
-    document = {"classes": list(VOC_CLASSES), "rows": "truth", "columns": "prediction", "matrix": matrix}
+    document = {"classes": list(CLASSES), "rows": "truth", "columns": "prediction", "matrix": matrix}
     return json.dumps(document).encode(), scores.metrics, Counts(n=scores.n, correct=scores.correct)
 
 
 def draw_results(count: int) -> Iterator[tuple[Result, dict[str, bytes]]]:
     """Results of sweeps over methods and learning rates: ten tasks, five seeds, and some of segmentation."""
-    predictions = {task: draw_predictions(task) for task in BASELINE_ERRORS}
+    predictions = {task: draw_predictions(task) for task in TASKS}
     shared = {"metrics.jsonl": draw_epochs(), "sparsity.json": draw_layers(), "log.txt": b"epoch 1 of 60\n" * 100}
     zeros = sum(0.004 * n for n in range(1, LAYERS + 1)) / LAYERS
-    methods, tasks = ("piggyback", "feature", "finetune", "norm"), list(BASELINE_ERRORS)
+    methods, tasks = ("piggyback", "feature", "finetune", "norm"), list(TASKS)
     for number in range(count):
         recipe = {f"setting{n}": n for n in range(20)} | {"lr": 1e-4 * (1 + number // (len(tasks) * SEEDS))}
         if number < SEGMENTATION_SHARE * count:

@@ -64,7 +64,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to copy: rows of the split in the order wanted, with the window's corner and mirroring."""
+    """Rows of the split in the order to copy them, each with its window's corner and mirroring."""
 
     places: NDArray[np.int64]
     tops: NDArray[np.int64]
@@ -141,7 +141,6 @@ def evaluation_batches(
 
 
 def epoch_length(pictures: int, *, batch_size: int, drop_last: bool = False) -> int:
-    """How many batches that many pictures make."""
     return pictures // batch_size if drop_last else -(-pictures // batch_size)
 
 
@@ -163,7 +162,7 @@ def normalise(
 
 @lru_cache(maxsize=64)
 def _channels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What to subtract from bytes and what to multiply by, (3, 1, 1); kept, as copies to a GPU make it wait."""
+    """Shift and factor for bytes, (3, 1, 1) each; cached, as a copy to a GPU makes it wait."""
     shift = torch.tensor(mean, dtype=torch.float64).mul(255).view(3, 1, 1)
     scale = torch.tensor(std, dtype=torch.float64).mul(255).reciprocal().view(3, 1, 1)
     return shift.to(device, torch.float32), scale.to(device, torch.float32)
@@ -174,7 +173,7 @@ def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
 
 
 def _seen(split: PackedSplit, augmentation: Augmentation) -> PackedSplit:
-    """The split as the augmentation sees it, once every picture is known to be large enough."""
+    """The split as the augmentation sees it, after a check that every picture is large enough."""
     if augmentation.size < 1:
         raise ValueError(f"the side of the input must be positive, not {augmentation.size}")
     if augmentation.view == "whole":
@@ -232,7 +231,7 @@ def _copier(split: PackedSplit, plan: _Plan, *, size: int) -> Copy:
 
 
 def _copied(copy: Copy, rows: Sequence[NDArray[np.int64]], *, ahead: int) -> Generator[NDArray[np.uint8], None, None]:
-    """What `copy` makes of each of `rows`, in order, made by one thread that ends when this is closed."""
+    """The results of `copy` for `rows`, in order, made by one thread that ends when the generator is closed."""
     if ahead < 1:
         yield from map(copy, rows)
         return

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from decathlon.challenge.collection import find_runs
 from decathlon.challenge.scoring import ScoreReport, score_file
-from decathlon.collection import find_runs
+from decathlon.challenge.summary import MethodSummary, percent, summarise
 from decathlon.drawn.release import Amounts, write_release
 from decathlon.release.labels import read_labels
-from decathlon.summary import MethodSummary, percent, summarise
 from decathlon.tasks import MASKED_TASKS
 from piggyback.shell.console import out, table
-from piggyback.suite.demo import announce, take_step
+from piggyback.suite.verbs.demo import DemoFolder, announce, take_step
 
 METHODS: Final = ("piggyback", "feature")
 CROPPED: Final = ("cifar100", "dtd")  # wallpapers, where a window is as good as all; the others are one thing
@@ -27,10 +27,8 @@ class Scale:
     """How much the demo does.
 
     Attributes:
-        amounts: pictures to draw.
         epochs: of the backbone; its learning rate falls after four fifths of them.
         steps: of each task's training, at least.
-        update: form of the mask update.
     """
 
     amounts: Amounts = field(default_factory=Amounts)
@@ -40,39 +38,20 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where the demo keeps what."""
-
-    root: Path
-
-    @property
-    def release(self) -> Path:
-        """Drawn pictures, in the form of the official release."""
-        return self.root / "release"
-
-    @property
-    def data(self) -> Path:
-        """The same, packed."""
-        return self.root / "data"
+class Folder(DemoFolder):
+    """Places of the demo's files."""
 
     @property
     def pretraining(self) -> Path:
-        """The backbone's run."""
         return self.root / "backbone"
 
     @property
     def backbone(self) -> Path:
-        """The backbone file."""
         return self.pretraining / "backbone.safetensors"
 
     @property
-    def runs(self) -> Path:
-        """The runs of all tasks."""
-        return self.root / "runs"
-
-    @property
     def submission(self) -> Path:
-        """The submission; its zip is beside it."""
+        """The JSON file; its zip is beside it."""
         return self.root / "results.json"
 
 
@@ -101,7 +80,7 @@ def run_scaled(root: Path, *, scale: Scale) -> tuple[MethodSummary, ...]:
 
 
 def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[str]]]:
-    """What is run: a title and the console command's arguments each."""
+    """The steps in order: a title and the console command's arguments each."""
     whole = [task for task in MASKED_TASKS if task not in CROPPED]
     data, runs = ["--data", str(folder.data)], str(folder.runs)
     decay = max(1, round(0.8 * scale.epochs))
@@ -134,7 +113,6 @@ def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[s
 
 
 def gather(folder: Folder) -> tuple[MethodSummary, ...]:
-    """What each method's runs gave."""
     labels = read_labels(folder.data / "labels_test")
     found = []
     for method in METHODS:
@@ -144,7 +122,7 @@ def gather(folder: Folder) -> tuple[MethodSummary, ...]:
 
 
 def show(folder: Folder, summaries: Sequence[MethodSummary]) -> None:
-    """The final table, where things are and what to do next."""
+    """Print the final table, where things are and what to do next."""
     masks, heads = summaries
     above = sum((masks.tasks[task].test or 0) > (heads.tasks[task].test or 0) for task in MASKED_TASKS)
     rows: list[tuple[str, ...]] = [
@@ -172,7 +150,7 @@ def show(folder: Folder, summaries: Sequence[MethodSummary]) -> None:
 
 
 def better(one: MethodSummary, other: MethodSummary) -> tuple[str, str]:
-    """On how many tasks each of two methods is above the other."""
+    """Counts of the tasks on which each of two methods beats the other."""
     pairs = [(one.tasks[task].test or 0.0, other.tasks[task].test or 0.0) for task in MASKED_TASKS]
     return str(sum(a > b for a, b in pairs)), str(sum(b > a for a, b in pairs))
 

@@ -35,9 +35,9 @@ def merge(backbone: Backbone, payload: Path) -> nn.Module:
 
 
 def encode_state(state: Mapping[str, Tensor], *, backbone: Backbone, payload: Payload) -> bytes:
-    """A state dict as safetensors; one metadata entry, which loaders may ignore, says what it is and takes.
+    """A state dict as safetensors; one metadata entry, which loaders may ignore, says what it is and how it is fed.
 
-    One and no more: safetensors writes several in any order, and the same network must give the same bytes.
+    Only one, as safetensors writes several in any order, and the same network must give the same bytes.
     """
     notes = {
         "task": payload.task,
@@ -50,17 +50,17 @@ def encode_state(state: Mapping[str, Tensor], *, backbone: Backbone, payload: Pa
 
 
 def refuse_other(path: Path, data: bytes, *, force: bool) -> None:
-    """Raise BadInput where something else stands than the bytes to be written, and may not be replaced."""
+    """Raise BadInput if the file has other content than `data` and must not be overwritten."""
     if not path.exists() or (path.is_file() and (force or path.read_bytes() == data)):
         return
-    raise BadInput(f"{path} exists and is something else; choose another --out, or --force to replace a file")
+    raise BadInput(f"{path} exists and is something else; choose another --out, or pass --force to overwrite a file")
 
 
 def run(options: MergeOptions) -> int:
-    """Merge and write.
+    """Write the merged network, and print how it is fed.
 
     Raises:
-        BadInput: a file cannot be read, or something else stands where the result goes.
+        BadInput: a file cannot be read, or the output exists with other content.
         BackboneMismatch: payload and backbone do not belong together.
     """
     payload = read_payload(options.payload)
@@ -87,7 +87,7 @@ def run(options: MergeOptions) -> int:
     text = f"{options.out}: {payload.task} by {payload.method.name}, {report['classes']} classes, a plain state dict"
     console.out.print(text, markup=False, soft_wrap=True)
     if added:
-        note = f"note: adapters were folded into biases, which the network's own class has not: {added[0]} and on"
+        note = f"note: adapters became biases that the network's own class does not have: {added[0]} and others"
         console.out.print(note, markup=False, soft_wrap=True)
     feed = f"feed it RGB in [0, 1], less mean {list(backbone.mean)}, over standard deviation {list(backbone.std)}"
     console.out.print(feed, markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
 BACKBONE_TASK: Final = "imagenet12"
 TASK_VERSION: Final = 1
-"""Of the tasks as results record it; another number says that results cannot be compared."""
+"""Version of the tasks, as results record it: results of different versions must not be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Task:
     """One of the ten classification problems.
 
     Attributes:
-        name: as in the official file names.
+        name: as in the official files' names.
         number: alphabetical, from 1; the leading digits of the task's ids.
         classes: in the official release.
         pictures: counts of train, val and test in the official release.

@@ -1,1 +1,1 @@
-"""Results: their format, the decathlon score, published rows.  Never imports torch."""
+"""Results: records, stores, ranking, published rows, tables and a page.  Never imports torch, and no benchmark."""

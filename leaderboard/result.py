@@ -1,6 +1,6 @@
 """The result record: one measured or published number with its evidence, as a JSON file.
 
-``docs/result.schema.json`` is `schema_text`; a test says how to write it anew.
+``docs/result.schema.json`` is `schema_text`; a test says how to write it again.
 """
 
 import json
@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from leaderboard.faults import Fault
-from leaderboard.files import write_file
-from leaderboard.strict_json import parse
+from piggyback.shell.errors import Fault, ResultError
+from piggyback.shell.files import read_file, write_bytes
+from piggyback.shell.strict_json import parse_json
 
 SCHEMA_VERSION: Final = 2
 MAX_BYTES: Final = 16 << 20
@@ -30,7 +30,9 @@ Word = Annotated[str, Field(min_length=1)]
 Natural = Annotated[int, Field(ge=0)]
 
 _CONFIG: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-_FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5")
+"""Endings of the names of metrics that are fractions."""
+
 _EVIDENCE: Final = (
     *("recipe", "seed", "counts", "selected_on", "trained_on", "official_data"),
     *("code", "versions", "device", "wall_s", "fingerprints"),
@@ -41,20 +43,6 @@ BACKBONE_METHOD: Final = "backbone"
 _TOLERANCE: Final = 1e-6  # between a stored fraction and the same one from counts
 _NEW_IN_2: Final = ("label", "link", "note")
 _LINK: Final = re.compile(r"""https?://[A-Za-z0-9][^\s<>"'`\\{}|^]{0,500}""")
-
-
-class ResultError(ValueError):
-    """A result file is missing, damaged, or says what cannot be; the message is one line.
-
-    Attributes:
-        kind: a word for the kind of fault, as in `leaderboard.store.store.Finding`.
-    """
-
-    for_user = True  # the console command prints the message, without a traceback
-
-    def __init__(self, message: str, *, kind: str = "schema") -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Counts(BaseModel):
@@ -144,11 +132,11 @@ class Result(BaseModel):
 
     @field_validator("recipe", mode="before")
     @classmethod
-    def _plain_json(cls, value: object, told: ValidationInfo) -> object:
+    def _plain_json(cls, value: object, info: ValidationInfo) -> object:
         # A recipe is a dataclass as a dict: its tuples become lists here, so that reading gives back an equal result.
         try:
             text = json.dumps(value, allow_nan=False)
-            return value if told.mode == "json" else json.loads(text)
+            return value if info.mode == "json" else json.loads(text)
         except (TypeError, ValueError, RecursionError) as fault:
             raise ValueError(f"cannot be written as JSON ({fault})") from None
 
@@ -156,7 +144,7 @@ class Result(BaseModel):
     @classmethod
     def _fractions(cls, metrics: dict[str, float]) -> dict[str, float]:
         for name, value in metrics.items():
-            if name.endswith(_FRACTIONS) and not 0.0 <= value <= 1.0:
+            if name.endswith(FRACTIONS) and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}; it must be a fraction in [0, 1], not a percentage")
         return metrics
 
@@ -203,8 +191,7 @@ def write_result(path: Path, result: Result) -> None:
     except ValueError as fault:
         raise ResultError(f"cannot write {path}: {fault}") from None
     parse_result(text.encode(), name=str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text.encode())
+    write_bytes(path, text.encode())
 
 
 def read_result(path: Path) -> Result:
@@ -214,17 +201,14 @@ def read_result(path: Path) -> Result:
         ResultError: with one line that names the file, the field and the fault.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as fault:
-        raise ResultError(f"cannot read {path}: {fault.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ResultError(f"{path} is larger than {MAX_BYTES >> 20} MiB and so is no result")
+        data = read_file(path, limit=MAX_BYTES)
+    except Fault as fault:
+        raise ResultError(str(fault)) from None
     return parse_result(data, name=str(path))
 
 
 def parse_result(data: bytes, *, name: str) -> Result:
-    """The result that some JSON text holds.
+    """Read the result that some JSON text holds.
 
     Args:
         data: UTF-8 text.
@@ -234,9 +218,9 @@ def parse_result(data: bytes, *, name: str) -> Result:
         ResultError: as `read_result`; its `kind` says which kind of fault.
     """
     try:
-        document = parse(data)
+        document = parse_json(data, name=name)
     except Fault as fault:
-        raise ResultError(f"{name} {fault}", kind=fault.kind) from None
+        raise ResultError(str(fault), kind=fault.kind) from None
     if not isinstance(document, dict):
         raise ResultError(f"{name} holds no JSON object, so it is no result")
     version = document.get("schema_version")
@@ -256,7 +240,7 @@ def parse_result(data: bytes, *, name: str) -> Result:
 
 
 def _upgraded(document: dict[str, object], *, name: str) -> bytes:
-    """A document of version 1 as one of version 2, which has three texts more, all of them optional."""
+    """Make a document of version 1 one of version 2, which has three more texts, all of them optional."""
     early = [key for key in _NEW_IN_2 if key in document]
     if early:
         raise ResultError(f"{name} has {', '.join(early)}, which schema_version 1 does not know")

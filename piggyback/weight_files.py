@@ -5,6 +5,7 @@ else.  A backbone file is safetensors with one metadata entry, ``piggyback_backb
 says its version.  The rest of the entry is the benchmark's own.
 """
 
+import json
 import math
 import pickle
 import re
@@ -224,13 +225,15 @@ def read_entry(path: Path, *, model: type[Header]) -> Header | None:
         raise BadInput(f"{where}: the metadata's {place} is wrong: {first['msg']}") from None
 
 
-def write_backbone(path: Path, tensors: Mapping[str, Tensor], *, header: BaseModel, replace: bool = False) -> bool:
+def write_backbone(
+    path: Path, tensors: Mapping[str, Tensor], *, header: BaseModel | Mapping[str, Any], replace: bool = False
+) -> bool:
     """Write a backbone file, whole or not at all; the same weights and header always give the same bytes.
 
     Args:
         path: its folder is made when missing.
         tensors: a state dict, on any device; floating-point ones are stored as float32.
-        header: the metadata entry; its ``format`` is `FORMAT`.
+        header: the metadata entry, whose ``format`` is `FORMAT`; of a mapping, the rest of it.
         replace: whether a different file may be overwritten.
 
     Returns:
@@ -244,7 +247,8 @@ def write_backbone(path: Path, tensors: Mapping[str, Tensor], *, header: BaseMod
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in tensors.items()
     }
-    data = encode_tensors(stored, {ENTRY: header.model_dump_json()})
+    entry = header.model_dump_json() if isinstance(header, BaseModel) else json.dumps({"format": FORMAT, **header})
+    data = encode_tensors(stored, {ENTRY: entry})
     if path.exists():
         if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
             return False

@@ -67,7 +67,6 @@ def group_by_shape(split: PackedSplit, places: Sequence[int], *, size: int) -> l
 
 
 def epoch_length(split: PackedSplit, places: Sequence[int], *, size: int, batch_size: int) -> int:
-    """How many batches an epoch has."""
     return sum(-(-len(group) // batch_size) for group in group_by_shape(split, places, size=size))
 
 
@@ -87,8 +86,8 @@ def training_batches(
     Args:
         split: with label maps.
         places: the pictures to train on.
-        size: longer side; 0 leaves pictures as they are.
-        batch_size: at most so many in a batch.
+        size: longer side in pixels; 0 leaves pictures as they are.
+        batch_size: pictures in a batch, at most.
         flip: mirror every other picture by chance.
         seed, epoch: not negative; they determine everything random.
         start: number of the first batch to yield, for resuming; earlier ones are not made.

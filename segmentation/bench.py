@@ -1,106 +1,69 @@
-"""What a run works on: its job, and the pictures, the backbone and the settings that belong to it."""
+"""The bench of a run: its job, with the pictures, the backbone and the settings that belong to it."""
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from piggyback.adapter import Adapter, attach
-from piggyback.methods.contract import Method
-from piggyback.methods.registry import named_method, set_masks
-from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
+from leaderboard.result import Counts
 from piggyback.shell.errors import BadInput
-from segmentation.backbone import Backbone, cached_backbone
+from piggyback.shell.files import sha256_of
+from piggyback.suite.bench import Finish, Job, Measured, Part, seeded
+from piggyback.suite.training.checkpoints import Environment
+from piggyback.suite.training.run_folder import RunFolder
 from segmentation.batches import epoch_length, scaled_shape, training_batches
-from segmentation.fcn import FCN32s, make_head
-from segmentation.recipes import Recipe, RunKey, refuse_method
+from segmentation.metric.confusion import write_matrix
+from segmentation.metric.miou import score, write_csv
+from segmentation.metric.sheets import write_sheets
+from segmentation.network.backbone_file import Backbone, cached_backbone
+from segmentation.network.fcn import FCN32s, make_head
+from segmentation.options import Overlap
+from segmentation.prediction import Predictor, Scored, count_places, predict_split
+from segmentation.recipes import FCNRecipe
 from segmentation.release.packed import PackedSplit, open_split, refuse_overlap
 from segmentation.voc import CLASSES, VOID
 
 HEAD: Final = "head"
-TASK: Final = "pascal-voc"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train.
-
-    Attributes:
-        method, recipe: as their names say.
-        data: folder of packed splits.
-        backbone: backbone file.
-        out: folder under which the run's folder is made.
-        folder: the run's, when somebody else has chosen it, such as a sweep.
-        device: to train on.
-        allow_overlap: evaluate although pictures were trained on.
-        allow_other_environment: continue a checkpoint although its bits cannot be kept.
-    """
-
-    method: str
-    recipe: Recipe
-    data: Path
-    backbone: Path
-    out: Path
-    device: torch.device
-    allow_overlap: bool = False
-    allow_other_environment: bool = False
-    folder: Path | None = None
-
-    @property
-    def title(self) -> str:
-        """What to call it in progress and notices."""
-        return f"{self.method} seed {self.recipe.seed}"
-
-    @property
-    def waits_for(self) -> None:
-        """No run builds on another."""
+SHEET_PICTURES: Final = 4  # on the overlay sheet that lies beside a result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A job with its pictures and its backbone opened."""
+    """A job with its pictures and its backbone opened; see `piggyback.suite.bench.Bench`.
 
-    job: Job
-    backbone: Backbone
+    Attributes:
+        opened: the backbone.
+        train: pictures to train on, held-out ones among them.
+    """
+
+    job: Job[FCNRecipe]
+    opened: Backbone
     train: PackedSplit
     evaluation: PackedSplit
+    head: str = HEAD
 
     @property
-    def key(self) -> RunKey:
-        """What identifies the run."""
-        return RunKey(
-            method=self.job.method,
-            recipe=self.job.recipe,
-            train=self.train.fingerprint,
-            evaluate=self.evaluation.fingerprint,
-            backbone=self.backbone.sha256,
-        )
+    def recipe(self) -> FCNRecipe:
+        return self.job.recipe
 
     @property
-    def root(self) -> Path:
-        """The run's folder."""
-        return self.job.folder or self.job.out / "runs" / self.key.folder_name
-
-    @property
-    def method(self) -> Method:
-        """The method with the recipe's settings."""
-        recipe = self.job.recipe
-        return set_masks(named_method(self.job.method), threshold=recipe.threshold, init=recipe.init)
+    def fingerprints(self) -> Mapping[str, str]:
+        return {"train": self.train.fingerprint, "evaluate": self.evaluation.fingerprint}
 
     @cached_property
     def held_out(self) -> tuple[int, ...]:
         """Places in train of the pictures on which learning rates are chosen: those whose ids' digests are lowest,
         so that the choice depends on no seed and on no order of a list."""
         digests = [hashlib.sha256(one.encode()).hexdigest() for one in self.train.ids]
-        return tuple(sorted(range(len(digests)), key=digests.__getitem__)[: self.job.recipe.held_out])
+        return tuple(sorted(range(len(digests)), key=digests.__getitem__)[: self.recipe.held_out])
 
     @cached_property
     def trial_places(self) -> tuple[int, ...]:
@@ -108,75 +71,60 @@ class Bench:
         held_out = set(self.held_out)
         return tuple(place for place in range(len(self.train)) if place not in held_out)
 
-    @property
-    def places(self) -> tuple[int, ...]:
-        """Places in train of the pictures of the final training."""
-        return tuple(range(len(self.train))) if self.job.recipe.trained_on == "train+val" else self.trial_places
+    def places(self, part: Part) -> tuple[int, ...]:
+        """Places in train of the pictures to train on."""
+        return self.trial_places if part == "train" else tuple(range(len(self.train)))
 
     @cached_property
     def average_pixels(self) -> float:
-        """Of a training picture as the network sees it."""
-        size = self.job.recipe.size
+        """Mean number of pixels of a training picture at the size that the network sees."""
+        size = self.recipe.size
         sides = zip(self.train.heights.tolist(), self.train.widths.tolist(), strict=True)
         return fmean(math.prod(scaled_shape(*pair, size=size)) for pair in sides)
 
-    def make_adapter(self) -> Adapter:
-        """The frozen backbone with the fresh task on it; the same seed gives the same new layers for every method."""
-        recipe = self.job.recipe
-        network = self.backbone.build(margin=recipe.margin, dropout=recipe.dropout, new_hidden=recipe.new_hidden)
-        network.to(device=self.job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        adapter = attach(network, method=self.method, head=HEAD)
-        begin = self.draw_weights(network) if self.method.adapts == "anew" else None
-        adapter.add_task(TASK, head=self.make_head(network), begin=begin)
-        return adapter
+    @property
+    def predictor(self) -> Predictor:
+        return Predictor(
+            feed=self.opened.feed, size=self.recipe.size, device=self.job.device, precision=self.recipe.precision
+        )
 
-    def draw_weights(self, network: FCN32s) -> dict[str, Tensor]:
+    def build_network(self, path: Path) -> FCN32s:
+        """The network with copies of the backbone's weights, and no head yet."""
+        recipe = self.recipe
+        return cached_backbone(path).build(margin=recipe.margin, dropout=recipe.dropout, new_hidden=recipe.new_hidden)
+
+    def make_head(self, network: nn.Module) -> nn.Module:
+        """The new layers at their start."""
+        recipe = self.recipe
+        with seeded(recipe.seed):
+            return make_head(cast(FCN32s, network), classes=len(CLASSES), deconvolution=recipe.deconvolution)
+
+    def draw_weights(self, network: nn.Module) -> Mapping[str, Tensor]:
         """Random weights for the features and hidden layers of such a network, on the processor; the seed fixes them.
 
         He's rule, as for new hidden layers.  Unstated: the paper has no FCN-32s from scratch; torchvision's VGG is
         drawn by the same rule over the outputs instead of the inputs.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.job.recipe.seed)
-            drawn = FCN32s(network.shape, hidden=not isinstance(network.hidden, nn.Identity))
+        with seeded(self.recipe.seed):
+            like = cast(FCN32s, network)
+            drawn = FCN32s(like.shape, hidden=not isinstance(like.hidden, nn.Identity))
             for layer in drawn.modules():
                 if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)
         return drawn.state_dict()
 
-    def make_head(self, network: FCN32s) -> nn.Module:
-        """The new layers at their start."""
-        recipe = self.job.recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            return make_head(network, classes=len(CLASSES), deconvolution=recipe.deconvolution)
+    def count_batches(self, part: Part) -> int:
+        """Batches in an epoch; the last one of each shape may be smaller."""
+        recipe = self.recipe
+        return epoch_length(self.train, self.places(part), size=recipe.size, batch_size=recipe.batch_size)
 
-    def make_optimizer(self, adapter: Adapter, *, rate: float) -> AdapterOptimizer:
-        """The optimizer at a base learning rate."""
-        recipe = self.job.recipe
-        rule = AdamRule(weight_decay=recipe.weight_decay)
-        head_rule: Rule = rule if recipe.head_rule == "adam" else SGDRule(weight_decay=recipe.weight_decay)
-        return adapter.optimizer(
-            mask_lr=rate,
-            weight_lr=rate * recipe.weight_lr_factor,
-            head_lr=rate * recipe.head_lr_factor,
-            rule=rule,
-            head_rule=head_rule,
-            update=recipe.update,
-        )
-
-    def epoch_batches(self, places: Sequence[int]) -> int:
-        """How many batches an epoch of these pictures has."""
-        recipe = self.job.recipe
-        return epoch_length(self.train, places, size=recipe.size, batch_size=recipe.batch_size)
-
-    def batches(self, places: Sequence[int], epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and label maps of an epoch from the `start`-th batch on, on the device."""
-        recipe, device = self.job.recipe, self.job.device
+    def batches(self, part: Part, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures, as the backbone is fed, and label maps, uint8 with void."""
+        recipe, device = self.recipe, self.job.device
         for batch in training_batches(
             self.train,
-            places=places,
+            places=self.places(part),
             size=recipe.size,
             batch_size=recipe.batch_size,
             flip=recipe.flip,
@@ -185,38 +133,87 @@ class Bench:
             start=start,
         ):
             pictures = torch.from_numpy(batch.pictures).to(device)
-            yield self.backbone.feed(pictures), torch.from_numpy(batch.labels).to(device)
+            yield self.opened.feed(pictures), torch.from_numpy(batch.labels).to(device)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """Cross-entropy over the pixels that are not void.
 
         Args:
-            logits: ``(n, 21, h, w)``.
-            labels: uint8 ``(n, h, w)``.
+            outputs: ``(n, 21, h, w)``.
+            targets: uint8 ``(n, h, w)``.
 
         Pixels are laid out as a list: for maps, torch's loss has no deterministic form on GPUs.
         """
-        listed = logits.permute(0, 2, 3, 1).reshape(-1, len(CLASSES))
-        target = labels.reshape(-1).long()
+        listed = outputs.permute(0, 2, 3, 1).reshape(-1, len(CLASSES))
+        target = targets.reshape(-1).long()
         total = cross_entropy(listed.float(), target, ignore_index=VOID, reduction="sum")
-        if self.job.recipe.loss == "sum":
-            return total / (self.average_pixels * len(labels))
+        if self.recipe.loss == "sum":
+            return total / (self.average_pixels * len(targets))
         return total / (target != VOID).sum().clamp(min=1)  # nothing but void is no reason for NaN
 
+    def measure(self, network: nn.Module) -> float:
+        """Mean IoU on the held-out pictures, a fraction."""
+        matrix = count_places(self.predictor, network, self.train, self.held_out)
+        return score(matrix, pictures=len(self.held_out)).mean_iou
 
-def open_bench(job: Job) -> Bench:
+    def finish(self, finish: Finish) -> Measured:
+        """Predict and score the evaluation split; write label maps, confusion, scores by class and a sheet."""
+        folder, split = finish.folder, self.evaluation
+        finish.say(f"evaluating on {split.name}")
+        scored = predict_split(
+            self.predictor,
+            finish.network,
+            split,
+            folder=folder.root / "predictions" / split.name,
+            source=prediction_source(folder, split, environment=finish.environment),
+            stop=finish.stop,
+        )
+        evidence = folder.root / "confusion.json"
+        write_matrix(evidence, scored.matrix)
+        write_csv(folder.root / "scores.csv", score(scored.matrix, pictures=scored.pictures))
+        write_sheets(folder.root / "sheet.png", split, predictions=scored.folder, pictures=SHEET_PICTURES)
+        return self.describe(scored, evidence=evidence)
+
+    def describe(self, scored: Scored, *, evidence: Path) -> Measured:
+        """The scores of a confusion matrix, with the counts of pictures that a result must state."""
+        scores, train = score(scored.matrix, pictures=scored.pictures), self.train
+        used = len(self.places(self.recipe.trained_on))
+        return Measured(
+            split=self.recipe.evaluate,
+            metrics={
+                "mean_iou": scores.mean_iou,
+                "pixel_accuracy": scores.pixel_accuracy,
+                "mean_accuracy": scores.mean_accuracy,
+                "frequency_weighted_iou": scores.frequency_weighted_iou,
+                "classes": float(len(scores.iou) - len(scores.absent)),
+            },
+            counts=Counts(n=int(scored.matrix.sum()), correct=int(scored.matrix.trace())),
+            evidence=evidence,
+            official=train.official and self.evaluation.official,
+            noted={
+                "pictures_trained_on": f"{used}; {train.name} has {train.completeness}",
+                "pictures_evaluated": self.evaluation.completeness,
+                "pictures_in_both": len(set(train.ids) & set(self.evaluation.ids)),
+            },
+        )
+
+
+def prediction_source(folder: RunFolder, split: PackedSplit, *, environment: Environment) -> dict[str, Any]:
+    """The inputs that a run's predictions depend on: where one differs, they are made again."""
+    return {"payload": sha256_of(folder.payload), "split": split.fingerprint, "environment": vars(environment)}
+
+
+def open_bench(job: Job[FCNRecipe]) -> Bench:
     """Open everything a job needs; quick, so that what is missing shows before anything is trained.
 
     Raises:
-        BadInput: the method means nothing here, data or backbone are missing, pictures to evaluate on are among those
-            to train on, or too few are left to train on.
-        UnknownName: there is no such method.
+        BadInput: data or backbone are missing, pictures to evaluate on are among those to train on, or too few are
+            left to train on.
     """
-    named_method(job.method)
-    refuse_method(job.method)
     recipe = job.recipe
     train, evaluation = open_split(job.data, recipe.train), open_split(job.data, recipe.evaluate)
-    refuse_overlap(train, evaluation, allow=job.allow_overlap)
+    # a finished run's result states the overlap
+    refuse_overlap(train, evaluation, allow=job.finished or (isinstance(job.own, Overlap) and job.own.allow_overlap))
     if recipe.held_out >= len(train):
         raise BadInput(f"{recipe.train} has {len(train)} pictures: {recipe.held_out} held out leave none to train on")
-    return Bench(job=job, backbone=cached_backbone(job.backbone), train=train, evaluation=evaluation)
+    return Bench(job=job, opened=cached_backbone(job.backbone), train=train, evaluation=evaluation)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from piggyback.shell.console import out
-from piggyback.suite.demo import announce, take_step
-from segmentation.collection import find_runs
+from piggyback.suite.results import find_runs
+from piggyback.suite.verbs.demo import DemoFolder, announce, take_step
+from segmentation.benchmark import BENCHMARK, TASK
 from segmentation.drawn.release import Amounts, write_release
 from segmentation.drawn.small_vgg import train_backbone
 
@@ -24,10 +25,8 @@ class Scale:
     """How much the demo does.
 
     Attributes:
-        amounts: scenes to draw.
         pictures: of each thing, for the backbone.
-        backbone_epochs, epochs: of the backbone and of the tasks.
-        update: form of the mask update.
+        backbone_epochs, epochs: of the backbone and of the task.
     """
 
     amounts: Amounts = field(default_factory=Amounts)
@@ -38,30 +37,12 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where the demo keeps what."""
-
-    root: Path
-
-    @property
-    def release(self) -> Path:
-        """Drawn scenes, in the form of the official releases."""
-        return self.root / "release"
-
-    @property
-    def data(self) -> Path:
-        """The same, packed."""
-        return self.root / "data"
+class Folder(DemoFolder):
+    """Places of the demo's files."""
 
     @property
     def backbone(self) -> Path:
-        """The backbone file."""
         return self.root / "backbone.safetensors"
-
-    @property
-    def runs(self) -> Path:
-        """Runs and overlay sheets."""
-        return self.root / "runs"
 
 
 def run_demo(root: Path) -> None:
@@ -85,7 +66,7 @@ def run_scaled(root: Path, *, scale: Scale) -> dict[str, float]:
     train_backbone(folder.backbone, pictures=scale.pictures, epochs=scale.backbone_epochs)
     for title, arguments in plan_commands(folder, scale=scale):
         take_step(title, arguments, root=root)
-    found = {method: find_runs(folder.runs, method=method)[0] for method in METHODS}
+    found = {method: find_runs(folder.runs, benchmark=BENCHMARK, method=method)[TASK, 0] for method in METHODS}
     predictions = found["piggyback"].folder.root / "predictions" / "seg11valid"
     truth = folder.release / "VOCdevkit" / "VOC2012" / "SegmentationClass"
     take_step(
@@ -99,7 +80,7 @@ def run_scaled(root: Path, *, scale: Scale) -> dict[str, float]:
 
 
 def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[str]]]:
-    """What is run: a title and the console command's arguments each."""
+    """The steps in order: a title and the console command's arguments each."""
     data, backbone = ["--data", str(folder.data)], ["--backbone", str(folder.backbone)]
     prepare = ["--source", str(folder.release), "--out", str(folder.data)]
     recipe = ["--recipe", "smoke", "--size", "0", "--epochs", str(scale.epochs), "--batch-size", "8", "--lr", "5e-4"]
@@ -120,7 +101,7 @@ def plan_commands(folder: Folder, *, scale: Scale) -> list[tuple[str, Sequence[s
 
 
 def show(folder: Folder, scores: dict[str, float]) -> None:
-    """Where things are and what to do next."""
+    """Print both scores, where things are and what to do next."""
     masks, alone = (100 * scores[method] for method in METHODS)
     out.print(
         f"mean IoU on drawn scenes: masks {masks:.1f} %, new layers alone {alone:.1f} %\n"

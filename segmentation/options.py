@@ -7,29 +7,12 @@ from typing import Annotated, Final
 
 import tyro
 
-from piggyback.shell.arguments import Names, Numbers
+from piggyback.shell.arguments import Names
 from piggyback.suite.recipe import recipe_named_in
-from segmentation.recipes import RECIPES, Recipe
+from segmentation.recipes import RECIPES, FCNRecipe
 from segmentation.release.splits import EVALUATION_SPLIT, TRAIN_SPLIT
 
 DEFAULT_RECIPE: Final = "paper"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchOptions:
-    """Download the official archives.
-
-    Attributes:
-        out: folder for the archives.
-        archives: of voc2012, voc2011, sbd, sbd-train-noval, with commas between; voc2012 and sbd when not given.
-        url: another place to take them from; the file names are added to it.
-        json: print one JSON object instead of a table.
-    """
-
-    out: Path
-    archives: Names = ()
-    url: str | None = None
-    json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,124 +118,60 @@ class SizesOptions:
     """
 
     recipe: str = DEFAULT_RECIPE
-    settings: Recipe = field(default_factory=Recipe)
+    settings: FCNRecipe = field(default_factory=FCNRecipe)
     backbone: Path | None = None
     json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Train with one method.  The flags of the recipe override what --recipe names.
+class Overlap:
+    """What ``segmentation train`` has beside the suite's options.
 
     Attributes:
-        method: what the task may change about the network: piggyback, piggyback-ternary, feature or finetune.
-        data: folder that `segmentation prepare` wrote.
-        backbone: backbone file.
-        out: folder for runs; the same command again continues, or says that it is done.
-        folder: the run's folder; under --out, named by what identifies the run, when not given.
-        recipe: name of the recipe: paper, mini or smoke.
-        settings: the recipe's fields.
-        device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
         allow_overlap: evaluate although some of the pictures were trained on; the result says so.
-        allow_other_environment: continue a checkpoint of another torch, processor or thread count.
-        json: print one JSON object instead of a table.
     """
 
-    method: str = "piggyback"
-    data: Path
-    backbone: Path
-    out: Path
-    folder: Path | None = None
-    recipe: str = DEFAULT_RECIPE
-    settings: Recipe = field(default_factory=Recipe)
-    device: str | None = None
     allow_overlap: bool = False
-    allow_other_environment: bool = False
-    json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Train with one or more methods and seeds.  The flags of the recipe override what --recipe names.
+class OwnRun(Overlap):
+    """What ``segmentation run`` has beside the suite's options.
 
     Attributes:
-        data: folder that `segmentation prepare` wrote.
-        backbone: backbone file.
-        out: folder for runs; the same command again continues.
-        methods: with commas between; docs/methods.md has them.
-        seeds: with commas between; they take the place of the recipe's.
-        recipe: name of the recipe: paper, mini or smoke.
-        settings: the recipe's fields.
-        device: such as cpu or cuda:1; the first GPU, or the processor, when not given.
-        parallel: processes that train at the same time; with several GPUs each takes one.  0 is one per GPU.
         sheets: pictures to show on each method's overlay sheet; 0 for none.
-        allow_overlap: evaluate although some of the pictures were trained on; the results say so.
-        allow_other_environment: continue checkpoints of another torch, processor or thread count.
-        json: print one JSON object instead of tables.
     """
 
-    data: Path
-    backbone: Path
-    out: Path
-    methods: Names = ("piggyback",)
-    seeds: Numbers = (0,)
-    recipe: str = DEFAULT_RECIPE
-    settings: Recipe = field(default_factory=Recipe)
-    device: str | None = None
-    parallel: int = 0
     sheets: int = 6
-    allow_overlap: bool = False
-    allow_other_environment: bool = False
-    json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Measure a finished run's payload.
+class OwnEvaluate:
+    """What ``segmentation evaluate`` has beside the suite's options.
 
     Attributes:
-        run: the run's folder.
-        data: folder that `segmentation prepare` wrote.
-        backbone: backbone file that the run was trained on.
         split: packed split to measure on; the run's own when not given.  Of one without label maps, such as
             voc2012_test, there are predictions only.
         out: folder for predictions, matrix and numbers; the same command again continues there.
         sheets: pictures to show on an overlay sheet; 0 for none.
-        device: such as cpu or cuda:1.
         allow_overlap: evaluate although some of the pictures were trained on.
-        json: print one JSON object instead of a table.
     """
 
-    run: Path
-    data: Path
-    backbone: Path
     split: str | None = None
-    out: Path
+    out: Path = tyro.MISSING
     sheets: int = 6
-    device: str | None = None
     allow_overlap: bool = False
-    json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Tables of the finished runs of a folder, and what is missing.
+class OwnReport:
+    """What ``segmentation report`` has beside the suite's options.
 
     Attributes:
-        runs: folder of the runs.
-        data: folder that `segmentation prepare` wrote.
         split: that the runs were evaluated on.
-        methods: with commas between.
-        seeds: those that should be there, with commas between.
-        json: print one JSON object instead of tables.
     """
 
-    runs: Path
-    data: Path
     split: str = EVALUATION_SPLIT
-    methods: Names = ("piggyback",)
-    seeds: Numbers = (0,)
-    json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,23 +185,10 @@ class DrawOptions:
     out: Path
 
 
-def train_defaults(arguments: Sequence[str]) -> TrainOptions:
-    """Defaults under the recipe that the arguments name; what has no default stays required."""
-    missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
-    return TrainOptions(settings=settings_for(arguments), **missing)  # type: ignore[arg-type]
-
-
-def run_defaults(arguments: Sequence[str]) -> RunOptions:
-    """Defaults under the recipe that the arguments name; what has no default stays required."""
-    missing: dict[str, Path] = {name: tyro.MISSING for name in ("data", "backbone", "out")}
-    return RunOptions(settings=settings_for(arguments), **missing)  # type: ignore[arg-type]
-
-
 def sizes_defaults(arguments: Sequence[str]) -> SizesOptions:
     """Defaults under the recipe that the arguments name."""
     return SizesOptions(settings=settings_for(arguments))
 
 
-def settings_for(arguments: Sequence[str]) -> Recipe:
-    """The recipe that the arguments name."""
+def settings_for(arguments: Sequence[str]) -> FCNRecipe:
     return recipe_named_in(arguments, recipes=RECIPES, default=DEFAULT_RECIPE)

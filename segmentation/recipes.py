@@ -10,65 +10,39 @@ are fields, and "unstated".  The 7.5 MB of new layers that it reports are those 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from piggyback.shell.errors import BadInput
-from piggyback.suite.recipe import run_id
+from piggyback.suite.recipe import HUGE, Recipe, refuse_beyond
 from segmentation.release.splits import EVALUATION_SPLIT, TRAIN_SPLIT, find_split
 
-HUGE: Final = (1 << 63) - 1  # the last number that fits into C's
-RATE: Final = 1_000_000  # far beyond use, and its products are still float32 numbers
-MAY_BE_ZERO: Final = ("weight_decay", "held_out", "size", "seed")
-LARGEST: Final = MappingProxyType(
-    {
-        **dict.fromkeys(("epochs", "batch_size", "accumulate", "held_out", "seed"), HUGE),
-        **dict.fromkeys(("lr", "weight_lr_factor", "head_lr_factor", "decay_factor", "weight_decay"), RATE),
-        "size": 1 << 13,  # no picture is packed with a longer side
-        "new_hidden": 1 << 16,  # no backbone file has more
-    }
-)
+LONGEST_SIDE: Final = 1 << 13  # no picture is packed with a longer one
+WIDEST: Final = 1 << 16  # as in backbone files: none has wider hidden layers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How FCN-32s is trained.  Fields marked "unstated" are choices of ours where the paper is silent."""
+class FCNRecipe(Recipe):
+    """How FCN-32s is trained: the suite's fields with those of segmentation.  Here "val" are the held-out pictures."""
+
+    LATER: ClassVar[tuple[str, ...]] = (
+        *("min_steps", "schedule", "decay_again", "rule", "norm_lr", "norm", "selected_on"),
+    )
 
     epochs: int = 15
     """Passes over the training pictures (stated)."""
     decay_after: float = 1.0
     """Unstated: share of the steps after which learning rates fall; never, as in FCN's solver."""
-    decay_factor: float = 0.1
-    """What they are multiplied with then."""
     batch_size: int = 1
     """Unstated: pictures of one shape that go through together; 1 in FCN."""
-    accumulate: int = 1
-    """Unstated: batches whose mean gradient makes one step."""
-    lr: float = 1e-4
-    """Unstated here: Adam's learning rate for real masks (stated for classification)."""
-    weight_lr_factor: float = 1.0
-    """Unstated: learning rate of the backbone's own weights, where a method trains them, as a multiple of `lr`."""
-    head_lr_factor: float = 1.0
-    """Unstated: learning rate of the layers trained from scratch, as a multiple of `lr`."""
-    head_rule: Literal["adam", "sgd"] = "adam"
-    """Unstated: their optimizer."""
-    weight_decay: float = 0.0
-    """Unstated: L2 on new layers and fine-tuned weights, never on masks."""
     loss: Literal["mean", "sum"] = "mean"
     """Unstated: every batch counts alike, or by its scored pixels as in FCN.  The sum is divided by the pixels that a
     training picture has on average, so that learning rates mean the same for both: of some 180,000 pixels, FCN's
     1e-10 on the plain sum is 1.8e-5 here."""
-    lr_grid: tuple[float, ...] = ()
-    """Unstated: learning rates to try; the best on the held-out pictures is used.  None tried when empty."""
     trial_share: float = 0.4
     """Unstated: a trial's length as a share of the epochs."""
     held_out: int = 0
-    """Unstated: training pictures kept out of trials, to choose the learning rate on."""
-    trained_on: Literal["train", "train+val"] = "train"
-    """Unstated: whether the final training leaves the held-out pictures out too, or takes all."""
-    threshold: float = 5e-3
-    """Binarizer threshold (stated)."""
-    init: float = 1e-2
-    """Start of every real mask value (stated)."""
+    """Unstated: training pictures kept out of trials, to choose the learning rate on, and the epoch with `selected_on`
+    val; `trained_on` says whether the final training leaves them out too."""
     deconvolution: Literal["learned", "fixed"] = "learned"
     """By the size reported: a full learned deconvolution; FCN's own is fixed."""
     margin: Literal["fcn", "same"] = "fcn"
@@ -86,31 +60,35 @@ class Recipe:
     """Split to train on."""
     evaluate: str = EVALUATION_SPLIT
     """Split to evaluate on."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of forward and backward; auto is bf16 where the device has it."""
-    update: Literal["auto", "compiled", "eager"] = "auto"
-    """Form of the mask update; see docs/performance.md."""
-    seed: int = 0
-    """Fixes the new layers' start, the order of pictures, dropout and mirroring."""
 
     def __post_init__(self) -> None:
-        for name, most in LARGEST.items():
-            value, may_be_zero = getattr(self, name), name in MAY_BE_ZERO
-            if not (0 <= value <= most and (value or may_be_zero)):
-                least = "at least" if may_be_zero else "above"
-                raise BadInput(f"a recipe's {name} must be {least} 0 and at most {most:,}, not {value}")
-        if not 0 < self.decay_after <= 1 or not 0 < self.trial_share <= 1:
-            raise BadInput("decay_after and trial_share are shares of the epochs: above 0, at most 1")
+        super().__post_init__()
+        refuse_beyond(self, ("held_out",), most=HUGE, zero=True)
+        refuse_beyond(self, ("size",), most=LONGEST_SIDE, zero=True)
+        refuse_beyond(self, ("new_hidden",), most=WIDEST)
         if not 0 <= self.dropout < 1:
             raise BadInput(f"dropout is a share below 1, not {self.dropout}")
-        if not -RATE < self.threshold < self.init < RATE:
-            raise BadInput(f"init {self.init} must exceed threshold {self.threshold}: all masks start at one")
-        if not all(0 < rate <= RATE for rate in self.lr_grid):
-            raise BadInput(f"learning rates must be above 0 and at most {RATE:,}, not {self.lr_grid}")
         if self.lr_grid and not self.held_out:
             raise BadInput("learning rates are chosen on held-out training pictures: give held_out with lr_grid")
+        if self.selected_on == "val" and not self.held_out:
+            raise BadInput("epochs are selected on held-out training pictures: give held_out with selected_on val")
         if not find_split(self.train).labelled or not find_split(self.evaluate).labelled:
             raise BadInput(f"a split without label maps can neither train nor score: {self.train}, {self.evaluate}")
+
+
+def label_run(task: str, recipe: FCNRecipe) -> str:
+    """The first word of a run's folder: what it is evaluated on, as there is one task."""
+    return recipe.evaluate
+
+
+def words_to_prepare(recipe: FCNRecipe) -> tuple[str, ...]:
+    """Arguments of ``prepare`` that pack the splits of a recipe."""
+    return "--splits", ",".join(dict.fromkeys((recipe.train, recipe.evaluate)))
+
+
+def words_to_report(recipe: FCNRecipe) -> tuple[str, ...]:
+    """Arguments of ``report`` that show the runs of a recipe."""
+    return "--split", recipe.evaluate
 
 
 WITHOUT: Final[Mapping[str, str]] = MappingProxyType(
@@ -123,44 +101,10 @@ WITHOUT: Final[Mapping[str, str]] = MappingProxyType(
 """Methods that mean nothing here, and why."""
 
 
-def refuse_method(name: str) -> None:
-    """Raise BadInput for a method that means nothing here."""
-    if name in WITHOUT:
-        raise BadInput(f"segmentation has no {name}: {WITHOUT[name]}; take another method")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunKey:
-    """What identifies a run: the same key, the same numbers.
-
-    Attributes:
-        method: name.
-        recipe: every setting.
-        train, evaluate: fingerprints of the packed splits.
-        backbone: SHA-256 of the backbone file.
-    """
-
-    method: str
-    recipe: Recipe
-    train: str
-    evaluate: str
-    backbone: str
-
-    @property
-    def run_id(self) -> str:
-        """Ten hexadecimal digits."""
-        return run_id(self)
-
-    @property
-    def folder_name(self) -> str:
-        """Readable, and different for different keys."""
-        return f"{self.recipe.evaluate}-{self.method}-seed{self.recipe.seed}-{self.run_id}"
-
-
-RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
+RECIPES: Final[Mapping[str, FCNRecipe]] = MappingProxyType(
     {
-        "paper": Recipe(),
-        "mini": Recipe(
+        "paper": FCNRecipe(),
+        "mini": FCNRecipe(
             epochs=8,
             batch_size=2,
             lr=1e-4,
@@ -178,7 +122,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             size=128,
             flip=True,
         ),
-        "smoke": Recipe(epochs=1, batch_size=4, lr=1e-3, margin="same", new_hidden=32, size=64),
+        "smoke": FCNRecipe(epochs=1, batch_size=4, lr=1e-3, margin="same", new_hidden=32, size=64),
     }
 )
 

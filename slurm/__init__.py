@@ -1,7 +1,7 @@
 """Sweeps: many runs of many benchmarks, on this machine or on a Slurm cluster through submitit.
 
-Benchmarks say what they would run (entry points ``piggyback.sweeps``).  Of a run, this package knows its command line,
-its folder, and two files in there, ``status.json`` and ``result.json``.
+Benchmarks plan the runs (entry points ``piggyback.benchmarks``).  Of a run, this package knows its command line, its
+folder, and two files in there, ``status.json`` and ``result.json``.
 
 >>> import slurm
 >>> planned = slurm.plan(slurm.read_sweep(Path("sweep.toml")))  # doctest: +SKIP

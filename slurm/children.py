@@ -34,11 +34,11 @@ def catch_stops() -> Iterator[list[int]]:
 
 
 def child_environment(code: Path | None = None, *, given: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Make the environment variables of a run's command.
+    """Environment variables of a run's command.
 
     Args:
         code: folder with a copy of the packages to run instead of the installed ones.
-        given: variables of this process; where they state a job's processors and no number of threads, the threads
+        given: this process's variables; if they state a job's processors and no number of threads, the threads
             are set to the processors, so that a run has as many on every node, and the same bits.
     """
     found = dict(given)
@@ -55,17 +55,17 @@ def run_child(
     sign: Callable[[], None],
     environment: Mapping[str, str] = os.environ,
 ) -> int:
-    """Run a command with its output in a log; a stop reaches it once, as USR2, which lets it checkpoint.
+    """Run a command with its output in a log; a stop reaches it once, as USR2, upon which it can checkpoint.
 
     Args:
         command: with arguments.
-        log: gets what it prints.
+        log: file for its output.
         asked: signals that ask for a stop; grows while the command runs.
         sign: called every `BEAT_S` seconds.
         environment: its variables.
 
     Returns:
-        Its exit code; 128 and its number for a signal; 127 where there is no such command.
+        Its exit code; 128 plus its number for a signal; 127 if there is no such command.
     """
     in_slurm = "SLURM_JOB_ID" in os.environ  # Slurm follows the tree; a terminal's Ctrl-C must not reach the child
     try:
@@ -101,14 +101,14 @@ def run_child(
 
 
 def wait_to_hear(asked: list[int]) -> None:
-    """Wait until a stop has been asked for, or is most unlikely to come."""
+    """Wait until a stop has been requested, or has become most unlikely."""
     patience = time.monotonic() + HEAR_S
     while not asked and time.monotonic() < patience:
         time.sleep(POLL_S / 10)
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for TERM when the process that started this one is killed; Linux only."""
+    """Ask the kernel for TERM when the parent process is killed; Linux only."""
     pr_set_pdeathsig = 1  # linux/prctl.h
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Jobs, on their nodes: claim a run, start its command, pass a stop on to it, ask to be queued again.
+"""Jobs on their nodes: claim a run, start its command, pass a stop on to it, ask to be queued again.
 
 submitit would checkpoint in its own signal handler, between any two lines of Python.  Here the handler only sets a
 flag; the command runs as a child, which leaves a checkpoint at its next step boundary and ends with exit code 75
@@ -24,7 +24,7 @@ from slurm.folder.state_files import read_state
 from slurm.planning.planned_run import PlannedRun
 from slurm.queries import find_states, is_running
 
-KILL_WAIT_S: Final = 60.0
+KILL_WAIT_S: Final = 60.0  # twice Slurm's default KillWait
 STALLS: Final = 5  # attempts in a row that get no further; another would most likely not either
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "piggyback")
 """What comes before a run's arguments; kept in its order."""
@@ -32,10 +32,10 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "piggyback")
 
 @dataclass(frozen=True)
 class JobCall:
-    """What is pickled for a job: command, folder and id, nothing else; jobs that wait in a queue import it by name.
+    """The pickled call of a job: command, folder and id, nothing else; jobs that wait in a queue import it by name.
 
     Attributes:
-        argv: of the console command.
+        argv: arguments of the console command.
         root: the sweep's folder.
         run: id of the run.
     """
@@ -65,7 +65,7 @@ class JobCall:
 
 
 def meet_tasks() -> int:
-    """Introduce a job's tasks to each other by torch.distributed's variables, where there are several.
+    """Set torch.distributed's variables by which a job's tasks, if there are several, find each other.
 
     Each sees all GPUs of its node and takes the one of its LOCAL_RANK.  A MASTER_ADDR from a profile's setup lines
     stays: a node's name need not lead to the network that its GPUs should talk over.
@@ -88,16 +88,16 @@ def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: 
 
     Args:
         root: the sweep's folder, with the run's order.
-        run: id.
-        argv: of the console command.
+        run: its id.
+        argv: arguments of the console command.
         owner: this process.
-        asked: grows by the signals that ask for a stop, see `catch_stops`.
+        asked: collects the signals that ask for a stop, see `catch_stops`.
 
     Returns:
-        The command's exit code; `REQUEUE` also where a stop came before it began; 128 and more for a signal.
+        The command's exit code; `REQUEUE` also if a stop came before it began; 128 and more for a signal.
 
     Raises:
-        SweepError: another process is at work on the run.
+        SweepError: another process is working on the run.
     """
     folder = SweepFolder(root).job(run)
     progress = find_progress(folder)
@@ -129,7 +129,7 @@ def do_run(root: Path, *, run: str, argv: tuple[str, ...], owner: Owner, asked: 
 
 
 def assist_run(folder: JobFolder, *, argv: tuple[str, ...], rank: int, asked: list[int]) -> int:
-    """Start the command as another process of a run that the first task claims.
+    """Start the command as a further process of a run that the first task claims.
 
     Returns:
         The command's exit code, as of `run_child`.
@@ -143,19 +143,19 @@ def assist_run(folder: JobFolder, *, argv: tuple[str, ...], rank: int, asked: li
 
 
 def find_code(order: Mapping[str, Any]) -> Path | None:
-    """The folder from which an order wants the packages imported; None for where they are installed."""
+    """Folder from which an order wants the packages imported; None for the installed ones."""
     return Path(order["code"]) if order.get("code") else None
 
 
 def find_progress(folder: JobFolder) -> float:
-    """The fraction of a run that is done, by its own word, in [0, 1]."""
+    """Fraction of a run completed, in [0, 1], as the run reports it."""
     place = read_state(folder.order).get("folder")
     said = read_state(Path(place) / "status.json").get("progress") if isinstance(place, str) else None
     return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said <= 1 else 0.0
 
 
 def find_stall(folder: JobFolder, *, number: int, progress: float) -> str | None:
-    """Describe a run that was begun again and again and got no further; None for any other.
+    """Describe a run that was started again and again without progress; None for any other.
 
     Only attempts since it was last sent count, so that sending it again gives it another chance.
     """
@@ -171,7 +171,7 @@ def find_stall(folder: JobFolder, *, number: int, progress: float) -> str | None
 
 
 def give_sign(folder: JobFolder, number: int, asked: list[int]) -> None:
-    """Give a sign of life, and stop where the run was cancelled from another machine."""
+    """Give a sign of life, and stop if the run was cancelled from another machine."""
     folder.claims.beat(number)
     if folder.cancelled.exists():
         asked.append(signal.SIGTERM)
@@ -191,9 +191,9 @@ def find_failed_need(root: Path, needs: Mapping[str, Path]) -> str | None:
 def wants_requeue(folder: JobFolder, *, owner: Owner, asked: list[int]) -> bool:
     """Whether a stopped job should ask to be queued again.
 
-    USR2 comes before a time limit and at preemption.  TERM alone comes from scancel, which a requeue would undo; from
-    a preemption that says nothing before, and then Slurm has queued the job again by itself; or at the beginning of
-    a preemption's grace time, in a cluster that sends no user signal.  Only in the last the job counts as running
+    USR2 comes before a time limit and at preemption.  TERM alone has one of three sources: scancel, which a requeue
+    would undo; preemption without warning, after which Slurm has queued the job again by itself; or the beginning of a
+    preemption's grace time, in a cluster that sends no user signal.  Only in the last does the job count as running
     (slurm 22.05, src/slurmctld/preempt.c as told in the reference: cluster notes, 4.2; seen on the test cluster).
     """
     if folder.cancelled.exists():
@@ -202,7 +202,7 @@ def wants_requeue(folder: JobFolder, *, owner: Owner, asked: list[int]) -> bool:
 
 
 def requeue(owner: Owner, asked: list[int]) -> None:
-    """Ask Slurm to queue the job again, and wait for the TERM that it sends then.
+    """Ask Slurm to queue the job again, and wait for the TERM that it then sends.
 
     A job that was preempted without grace time is pending already: scontrol refuses, which is fine (S6).
 
@@ -223,11 +223,10 @@ def requeue(owner: Owner, asked: list[int]) -> None:
 
 
 def order_of(run: PlannedRun, *, needs: Mapping[str, Path], code: Path | None = None) -> dict[str, Any]:
-    """Make the content of a run's order file: what a job must do.
+    """Content of a run's order file: what a job must do.
 
     Args:
-        run: the planned run.
-        needs: proofs of what it needs.
+        needs: proofs of what the run needs.
         code: see `child_environment`.
     """
     return {

@@ -1,4 +1,4 @@
-"""A queue on this machine: runs in the order of their needs, so many at a time, one GPU each where there are several.
+"""A queue on this machine: runs in the order of their needs, a limited number at a time, each with its own GPU.
 
 submitit's own local executor starts everything at once and gives every job the same GPUs (reference: cluster notes,
 S22), so the queue is ours.  It is a process of its own, ``python -m slurm.local_queue``, that outlives the shell it was
@@ -31,7 +31,7 @@ WHAT: Final = "the queue of this sweep"
 
 @dataclass(kw_only=True)
 class Working:
-    """A run under way in a process of its own."""
+    """A run in progress in its own process."""
 
     run: PlannedRun
     process: subprocess.Popen[bytes]
@@ -40,7 +40,7 @@ class Working:
 
 @dataclass(kw_only=True)
 class Queue:
-    """What is waiting, what is under way, and how runs have ended; changes as the queue works."""
+    """Runs that wait, run and have ended; changes as the queue works."""
 
     sweep: SweepFolder
     waiting: list[PlannedRun]
@@ -50,7 +50,7 @@ class Queue:
 
 
 def find_gpus() -> list[str]:
-    """Indices of this machine's visible GPUs, by the driver's own tool; none without it."""
+    """Indices of this machine's visible GPUs, from the driver's own tool; none without it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
@@ -63,7 +63,7 @@ def find_gpus() -> list[str]:
 
 
 def refuse_second_queue(sweep: SweepFolder) -> None:
-    """Raise SweepError where a queue is at work on the folder already."""
+    """Raise SweepError if a queue is working on the folder already."""
     last = sweep.queue.last()
     if last is not None and last.is_alive(lambda job: None):
         owner = last.owner
@@ -74,13 +74,13 @@ def refuse_second_queue(sweep: SweepFolder) -> None:
 
 
 def start_queue(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int) -> int:
-    """Start the queue as a process of its own; it is at work when this returns.
+    """Start the queue as its own process; it is working when this returns.
 
     Returns:
         Its process id.
 
     Raises:
-        SweepError: it does not start, or a queue is at work on the folder already.
+        SweepError: it does not start, or a queue is working on the folder already.
     """
     refuse_second_queue(sweep)
     number = sweep.queue.next()
@@ -103,18 +103,18 @@ def start_queue(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int
 
 
 def work(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int) -> dict[str, int]:
-    """Do the runs; a stop asks those under way for a checkpoint, and ends the queue.
+    """Do the runs; a stop asks those in progress for a checkpoint, and ends the queue.
 
     Args:
-        sweep: the orders of the runs are written.
-        runs: to do; what they need beside these must be finished already.
+        sweep: the folder; the runs' orders are written already.
+        runs: to do; anything else that they need must be finished already.
         parallel: at the same time; 0 is one per GPU, or one.
 
     Returns:
         Exit code of each run that has ended.
 
     Raises:
-        SweepError: a queue is at work on the folder already.
+        SweepError: a queue is working on the folder already.
         KeyboardInterrupt: the stop was Ctrl-C; when it comes twice, at once.
     """
     gpus = find_gpus()
@@ -140,14 +140,14 @@ def work(sweep: SweepFolder, runs: Sequence[PlannedRun], *, parallel: int) -> di
 
 
 def tell(queue: Queue) -> None:
-    """Ask the runs under way for a checkpoint, and forget those that wait."""
+    """Ask the runs in progress for a checkpoint, and drop those that wait."""
     queue.waiting = []
     for entry in queue.working:
         entry.process.send_signal(signal.SIGUSR2)
 
 
 def start_ready(queue: Queue, *, count: int) -> None:
-    """Start runs whose needs have ended, while there is room; a run checks itself that those are done."""
+    """Start runs whose needs have ended, while there is room; each run checks itself that its needs are done."""
     pending = {run.id for run in queue.waiting} | {entry.run.id for entry in queue.working}
     for run in list(queue.waiting):
         if len(queue.working) >= count:
@@ -167,7 +167,7 @@ def start_ready(queue: Queue, *, count: int) -> None:
 
 
 def collect_ended(queue: Queue) -> None:
-    """Note the runs that have ended, and give their GPUs back."""
+    """Record the runs that have ended, and free their GPUs."""
     for entry in list(queue.working):
         code = entry.process.poll()
         if code is not None:
@@ -185,7 +185,7 @@ def do_one(sweep: SweepFolder, run: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The queue's process, or the process of one of its runs; exit code 75 after a stop."""
+    """Entry point of the queue's process and of the process of each run; exit code 75 after a stop."""
     try:
         if arguments[0] == "--one":
             return do_one(SweepFolder(Path(arguments[1])), arguments[2])

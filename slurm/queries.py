@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: squeue of those that are there, sacct of those that were, where there is accounting."""
+"""Slurm's answers about jobs: squeue for current ones, sacct for ended ones, if there is accounting."""
 
 import os
 import subprocess
@@ -33,12 +33,12 @@ WHOLE_LISTS: Final = {"SLURM_BITSTR_LEN": "0"}
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What Slurm says of jobs.
+    """Slurm's answer about jobs.
 
     Attributes:
         states: of the jobs that squeue or sacct know.
-        whole: squeue has answered, so a job that it does not know is no longer there.
-        reasons: what keeps queued jobs back, such as ``JobHeldUser``; jobs that only wait their turn have none.
+        whole: squeue has answered, so a job that it does not list is gone.
+        reasons: what holds queued jobs back, such as ``JobHeldUser``; none for jobs that only wait their turn.
     """
 
     states: Mapping[str, Said] = field(default_factory=dict)
@@ -46,17 +46,17 @@ class Answer:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, job: str) -> Said:
-        """The state of a job, and Slurm's word for it."""
+        """State of a job, and Slurm's word for it."""
         return self.states.get(job, ("ended" if self.whole else "unknown", ""))
 
     def is_running(self, job: str) -> bool | None:
-        """Whether a job runs; None where nobody knows."""
+        """Whether a job runs; None if unknown."""
         state, _ = self.of(job)
         return None if state == "unknown" else state == "running"
 
 
 def ask(command: Sequence[str]) -> str | None:
-    """Run a Slurm command; gives what it prints, None where it is missing, refuses or does not answer."""
+    """Run a Slurm command; returns what it prints, None if it is missing, refuses or does not answer."""
     try:
         done = subprocess.run(
             list(command), capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=os.environ | WHOLE_LISTS
@@ -69,10 +69,10 @@ def ask(command: Sequence[str]) -> str | None:
 
 
 def read_states(text: str) -> dict[str, Said]:
-    """Read states by job id from lines ``id|STATE``, with or without ``|reason`` at the end.
+    """States by job id from lines ``id|STATE``, with or without ``|reason`` at the end.
 
-    Steps and word tails are passed over.  Array elements that are pending together share a line, ``12_[3-5,7%2]``, and
-    are separated here.
+    Steps and trailing words are skipped.  Pending array elements share a line, ``12_[3-5,7%2]``, and are separated
+    here.
     """
     found: dict[str, Said] = {}
     for name, word, _ in read_lines(text):
@@ -82,13 +82,13 @@ def read_states(text: str) -> dict[str, Said]:
 
 
 def read_reasons(text: str) -> dict[str, str]:
-    """Read what keeps jobs back in the queue, by id, from lines ``id|PENDING|reason``."""
+    """What holds jobs back in the queue, by id, from lines ``id|PENDING|reason``."""
     lines = [(name, reason) for name, word, reason in read_lines(text) if STATES.get(word) == "queued"]
     return {job: reason for name, reason in lines if reason not in ORDINARY for job in expand(name)}
 
 
 def read_lines(text: str) -> Iterator[tuple[str, str, str]]:
-    """Read a job's name, its state and the reason for it from each line that has them; steps are passed over."""
+    """Yield a job's name, its state and the reason for it from each line that has them; steps are skipped."""
     for line in text.splitlines():
         name, _, rest = line.strip().partition("|")
         word, _, reason = rest.partition("|")
@@ -115,7 +115,7 @@ def expand(name: str) -> list[str]:
 def find_states(jobs: Iterable[str]) -> Answer:
     """Ask for the states of jobs.
 
-    squeue has the last word: a job that accounting believes to be there and squeue does not know has ended.  Where
+    squeue has the last word: a job that accounting believes to exist and squeue does not know has ended.  If
     squeue does not answer, jobs that Slurm may have queued again are unknown: accounting only has their last end.
     """
     bases = sorted({job.partition("_")[0] for job in jobs})
@@ -132,5 +132,5 @@ def find_states(jobs: Iterable[str]) -> Answer:
 
 
 def is_running(job: str) -> bool | None:
-    """Ask Slurm whether a job runs now; None where it does not answer."""
+    """Ask Slurm whether a job runs now; None if it does not answer."""
     return find_states([job]).is_running(job)

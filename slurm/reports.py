@@ -11,7 +11,7 @@ from slurm.states import Standing
 
 
 def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], guess: Estimate) -> None:
-    """Print what a sweep would run, what is there already, and how long the rest may take."""
+    """Print what a sweep would run, what is finished, and how long the rest may take."""
     rows = [
         (
             run.id,
@@ -32,7 +32,7 @@ def show_plan(name: str, runs: Sequence[PlannedRun], *, finished: set[str], gues
 
 
 def show_standings(name: str, standings: Sequence[Standing]) -> None:
-    """Print how a sweep stands, a line per run."""
+    """Print a sweep's state, a line per run."""
     rows = [
         (
             one.run.id,
@@ -51,7 +51,7 @@ def show_standings(name: str, standings: Sequence[Standing]) -> None:
 
 
 def measure(metric: tuple[str, float] | None) -> str:
-    """Words for a metric: fractions in percent, a loss as it is."""
+    """A metric in words: fractions in percent, a loss as it is."""
     if metric is None:
         return "-"
     name, value = metric
@@ -59,7 +59,7 @@ def measure(metric: tuple[str, float] | None) -> str:
 
 
 def count_states(standings: Sequence[Standing]) -> str:
-    """Words for how many runs are in which state."""
+    """The number of runs in each state, in words."""
     counts = Counter(one.state for one in standings)
     return ", ".join(f"{count} {state}" for state, count in counts.most_common()) or "no runs"
 
@@ -74,5 +74,5 @@ def clock(seconds: float | None) -> str:
 
 
 def standings_as_json(name: str, standings: Sequence[Standing]) -> dict[str, Any]:
-    """The report as ``--json`` prints it."""
+    """The document that ``--json`` prints."""
     return {"name": name, "runs": [one.as_json() for one in standings]}

@@ -25,15 +25,14 @@ KILLED: Final = 128  # exit codes from here on are signals
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How one run stands.
+    """State of one run.
 
     Attributes:
-        run: the planned run.
         state: ``stopped`` runs wait to be sent again, with a checkpoint if they had begun; ``missing`` ones were
             never sent; ``unknown`` ones were sent to a Slurm that does not answer now.
-        progress: fraction that is done, in [0, 1]; None where it is not known.
+        progress: fraction completed, in [0, 1]; None if unknown.
         metric: name and value, of a result or of the last epoch.
-        node: where it is or was.
+        node: where it runs or ran.
         seconds: that it has taken so far.
         left_s: seconds that it will still take, by its progress.
         job: the scheduler's id.
@@ -51,7 +50,6 @@ class Standing:
     message: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The standing as ``--json`` prints it."""
         fields = {key: value for key, value in vars(self).items() if key not in ("run", "metric")}
         metric = {"name": self.metric[0], "value": self.metric[1]} if self.metric is not None else None
         return {"id": self.run.id, "title": self.run.title, "kind": self.run.kind, **fields, "metric": metric}
@@ -59,11 +57,9 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """What the files in a run's job folder say.
+    """Content of the files in a run's job folder.
 
     Attributes:
-        run: the planned run.
-        folder: its job folder.
         sent: where it was last sent; empty if never.
         claim: the last attempt.
     """
@@ -75,7 +71,7 @@ class Traces:
 
     @property
     def slurm_job(self) -> str:
-        """The job that it was sent as; empty if it was not sent to Slurm."""
+        """Slurm's id of the job that the run was sent as; empty if it was not sent to Slurm."""
         return str(self.sent.get("job", "")) if self.sent.get("cluster") == "slurm" else ""
 
     @property
@@ -88,7 +84,7 @@ class Traces:
     def is_over(self) -> bool:
         """Whether it ended by itself since it was last sent, though Slurm may still show its job for minutes.
 
-        Not if it must go on or was killed: that may be Slurm's doing, which queues the job again next.
+        False if it must continue or was killed: that may be Slurm's doing, which queues the job again next.
         """
         code = self.claim.end.get("code") if self.claim is not None and self.claim.end is not None else None
         return self.has_begun and isinstance(code, int) and code != REQUEUE and code < KILLED
@@ -97,12 +93,12 @@ class Traces:
 def find_standings(
     sweep: SweepFolder, runs: Sequence[PlannedRun], *, only: Collection[str] | None = None
 ) -> list[Standing]:
-    """Find how runs stand, with one question to Slurm for all of them, and none if all are done or local.
+    """Find the states of runs, with one question to Slurm for all of them, and none if all are done or local.
 
     Args:
         sweep: the folder.
         runs: all of the plan, in the order of their needs.
-        only: ids of the runs that are asked about; all when not given.
+        only: ids of the runs to find; all by default.
     """
     chosen = [run for run in runs if only is None or run.id in only]
     traces = [find_traces(sweep, run) for run in chosen]
@@ -129,18 +125,18 @@ def find_traces(sweep: SweepFolder, run: PlannedRun) -> Traces:
 
 
 def look_again(sweep: SweepFolder, one: Traces) -> Traces:
-    """Read it again; as before if the run was sent again, since Slurm was asked about the job before."""
+    """Read the traces again; keep the old ones if the run was sent again, as Slurm was asked about the old job."""
     now = find_traces(sweep, one.run)
     return now if now.sent == one.sent else one
 
 
 def is_waiting(one: Traces) -> bool:
-    """Whether a local queue that is at work still has the run ahead of it."""
+    """Whether an active local queue has yet to start the run."""
     return one.sent.get("cluster") == "local" and not one.has_begun and not one.folder.cancelled.exists()
 
 
 def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) -> Standing:
-    """Conclude how one run stands, from its traces and Slurm's answer."""
+    """Derive a run's state from its traces and Slurm's answer."""
     status, owner = read_state(one.run.folder / "status.json"), one.claim.owner if one.claim else {}
     progress, seconds = number(status.get("progress")), number(status.get("seconds"))
     node, job = str(owner.get("node", "")), str(owner.get("job", one.slurm_job))
@@ -167,13 +163,13 @@ def find_standing(one: Traces, *, done: bool, answer: Answer, in_queue: bool) ->
 
 
 def find_reason(one: Traces, answer: Answer) -> str:
-    """Describe what keeps a queued run back; empty if it only waits its turn."""
+    """Describe what holds a queued run back; empty if it only waits its turn."""
     reason = answer.reasons.get(one.slurm_job, "")
     return f"Slurm says {reason}" if reason else ""
 
 
 def find_seconds(claim: Claim, *, alive: bool) -> float | None:
-    """The seconds from a claim to its end, to now, or to its last sign of life."""
+    """Seconds from a claim to its end, to now, or to its last sign of life."""
     begun, ended = number(claim.owner.get("since")), number((claim.end or {}).get("ended"))
     if begun is None:
         return None
@@ -181,7 +177,7 @@ def find_seconds(claim: Claim, *, alive: bool) -> float | None:
 
 
 def find_end(one: Traces, *, word: str) -> dict[str, Any]:
-    """The state and message of a run that is neither done nor under way nor queued."""
+    """State and message of a run that is neither done nor in progress nor queued."""
     said = f" ({word})" if word else ""
     end = one.claim.end if one.claim is not None else None
     if one.folder.cancelled.exists() and (end is None or not one.has_begun or end.get("code") == REQUEUE):
@@ -225,17 +221,17 @@ def find_metric(metrics: object, names: Sequence[str]) -> tuple[str, float] | No
 
 
 def estimate(progress: float | None, seconds: float | None) -> float | None:
-    """The seconds still to come, if all goes on as before."""
+    """Seconds still to come, if progress continues at the same rate."""
     if progress is None or seconds is None or not 0 < progress < 1:
         return None
     return seconds * (1 - progress) / progress
 
 
 def choose(runs: Sequence[PlannedRun], patterns: Iterable[str]) -> list[PlannedRun]:
-    """Find the runs whose id, or a word of whose title, fits one of the patterns; all where there is none.
+    """Find the runs whose id, or a word of whose title, matches one of the patterns; all runs without patterns.
 
     Raises:
-        SweepError: a pattern fits no run.
+        SweepError: a pattern matches no run.
     """
     found: dict[str, PlannedRun] = {}
     wanted = list(patterns)

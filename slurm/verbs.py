@@ -1,4 +1,4 @@
-"""The sweep verbs; the Python API below them is what ``import slurm`` gives."""
+"""The sweep verbs, built on the Python API that ``import slurm`` gives."""
 
 import shlex
 import shutil
@@ -70,7 +70,7 @@ def run_plan(options: PlanOptions) -> int:
 
 
 def run_submit(options: SubmitOptions) -> int:
-    """``piggyback sweep submit``; with --wait 1 where a run has failed, 75 where some were stopped."""
+    """``piggyback sweep submit``; with --wait returns 1 if a run has failed, 75 if some were stopped."""
     planned = plan(read_sweep(options.file))
     return send_missing(planned, options, chosen=None, place=options.file)
 
@@ -89,7 +89,7 @@ def run_retry(options: RetryOptions) -> int:
 def send_missing(
     planned: Plan, options: SubmitOptions | RetryOptions, *, chosen: Collection[str] | None, place: Path
 ) -> int:
-    """Send what is missing, or show it; gives the exit code."""
+    """Send what is missing, or show it; returns the exit code."""
     target = find_target(options, place=place)
     if options.dry_run:
         return show_submission(planned, find_unsent(planned, chosen=chosen), target=target, json=options.json)
@@ -116,7 +116,7 @@ def find_target(options: SubmitOptions | RetryOptions, *, place: Path) -> Target
     """Find where the options send runs.
 
     Raises:
-        SweepError: the profile is not there or wrong, or the number of runs at a time cannot be.
+        SweepError: the profile is missing or wrong, or the number of parallel runs is impossible.
     """
     if options.max_parallel < 0:
         raise SweepError(f"--max-parallel must be 0 or more, not {options.max_parallel}")
@@ -137,7 +137,7 @@ def name_cluster(chosen: AnyCluster) -> Cluster:
 
 
 def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Target, json: bool) -> int:
-    """Print what would be sent; gives the exit code."""
+    """Print what would be sent; returns the exit code."""
     scripts = []
     if target.cluster == "slurm":
         from slurm.sending.sbatch import sbatch_texts  # start-up time: submitit's, which only Slurm needs
@@ -156,7 +156,7 @@ def show_submission(planned: Plan, unsent: Sequence[PlannedRun], *, target: Targ
 
 
 def show_scores(planned: Plan) -> None:
-    """Print what the score steps and the page's step printed in their last attempt."""
+    """Print the last output of the score steps and the page's step."""
     for run in planned.runs:
         log = planned.folder.job(run.id).log
         if run.kind in ("score", "page") and log.exists():
@@ -205,7 +205,7 @@ def run_logs(options: LogsOptions) -> int:
 
 
 def is_open(planned: Plan, run: PlannedRun) -> bool:
-    """Whether a run is queued or under way."""
+    """Whether a run is queued or in progress."""
     return find_standings(planned.folder, planned.runs, only={run.id})[0].state in OPEN
 
 

@@ -1,21 +1,27 @@
-"""What every test may use: the real data beside the project, and a decathlon of a few drawn pictures."""
+"""What every test may use: the real data beside the project, drawn pictures, and ways to train, stop and kill a run.
 
-import io
+What loads torch is imported where it is used: tests of the shell, of sweeps and of the leaderboard do without.
+"""
+
 import json
 import os
-import tarfile
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from decathlon.release.annotations import annotation_file
-from decathlon.tasks import SPLITS, TASKS, find_task
+from decathlon.tasks import TASKS
 from piggyback.shell.cli import choose, find_commands, parse
+
+sys.path.insert(0, str(Path(__file__).parent / "small"))
+
+from breaks import Killed, StopAfter
+from small_decathlon import CLASSES, Tiny, build_task
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -40,6 +46,12 @@ def float32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piggyback.device.has_native_bf16", lambda device: False)
 
 
+@pytest.fixture(autouse=True)
+def no_power_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk: processes are killed in the tests, machines are not."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+
+
 @pytest.fixture
 def read_command() -> Callable[[list[str]], Any]:
     """The options of a command, from its words, by the console command's own parser."""
@@ -52,104 +64,7 @@ def read_command() -> Callable[[list[str]], Any]:
     return read
 
 
-PICTURES = (8, 4, 5)
-CLASSES = 4
-SIDES = ((72, 72), (90, 72), (72, 144))
-
-
-def draw_picture(task: str, number: int) -> np.ndarray:
-    """Its own pixels for every picture, wide, square and tall in turn."""
-    width, height = SIDES[number % len(SIDES)]
-    generator = np.random.default_rng([find_task(task).number, number])
-    small = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def encode(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return buffer.getvalue()
-
-
-def build_task(task: str) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Any]]:
-    """Annotation documents by file name, pictures by ``<task>/...`` name, and the document with the test labels.
-
-    The class folder of category c (from 1) is CLASSES + 1 - c: taking folders for labels is wrong throughout.
-    """
-    number, running = find_task(task).number * 10**7, 0
-    categories = [{"id": number + c, "name": f"{task} {c}", "supercategory": task} for c in range(1, CLASSES + 1)]
-    documents: dict[str, Any] = {}
-    pictures: dict[str, bytes] = {}
-    for place, split in enumerate(SPLITS):
-        images, annotations = [], []
-        for _ in range(PICTURES[place]):
-            running += 1
-            category = (running * 7) % CLASSES + 1
-            folder = "" if split == "test" else f"{CLASSES + 1 - category:04}/"
-            name = f"{task}/{split}/{folder}{running:06}.jpg"
-            pixels = draw_picture(task, running)
-            image_id = number + place * 10**5 + running
-            sides = {"width": pixels.shape[1], "height": pixels.shape[0]}
-            images.append({"id": image_id, **sides, "file_name": f"data/{name}"})
-            annotations.append({"id": image_id, "image_id": image_id, "category_id": number + category})
-            pictures[name] = encode(pixels)
-        document = {"info": {}, "images": images, "categories": categories[::-1], "licenses": []}
-        labelled = document | {"annotations": annotations[::-1]}  # pictures and annotations need not be in one order
-        documents[annotation_file(task, split)] = document if split == "test" else labelled
-    return documents, pictures, labelled
-
-
-def write_tar(path: Path, files: dict[str, bytes], *, mode: str = "w") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
-class Tiny:
-    """Writes tasks below `folder`, in the layout asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def write(self, *tasks: str, layout: str = "tar", edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
-        """Layouts: tar (data/<task>.tar), tree (data/<task>/...), loose (decathlon-1.0-data/<task>/...)."""
-        for task in tasks:
-            documents, pictures, _ = build_task(task)
-            if edit is not None:
-                edit(documents)
-            for name, document in documents.items():
-                path = self.folder / "annotations" / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(document))
-            if layout == "tar":
-                write_tar(self.folder / "data" / f"{task}.tar", pictures)
-                continue
-            base = self.folder / {"tree": "data", "loose": "decathlon-1.0-data"}[layout]
-            for name, data in pictures.items():
-                (base / name).parent.mkdir(parents=True, exist_ok=True)
-                (base / name).write_bytes(data)
-        return self.folder
-
-    def write_official(self, *tasks: str) -> Path:
-        """The devkit, the archive with an inner tar per task, and imagenet12's of its own."""
-        annotations: dict[str, bytes] = {}
-        inner: dict[str, bytes] = {}
-        for task in tasks:
-            documents, pictures, _ = build_task(task)
-            for name, document in documents.items():
-                annotations[f"decathlon-1.0/annotations/{name}"] = json.dumps(document).encode()
-            if task == "imagenet12":
-                write_tar(self.folder / "decathlon-1.0-data-imagenet.tar", pictures)
-                continue
-            write_tar(self.folder / "inner.tar", pictures)
-            inner[f"{task}.tar"] = (self.folder / "inner.tar").read_bytes()
-            (self.folder / "inner.tar").unlink()
-        write_tar(self.folder / "decathlon-1.0-devkit.tar.gz", annotations, mode="w:gz")
-        write_tar(self.folder / "decathlon-1.0-data.tar.gz", inner, mode="w:gz")
-        return self.folder
+# -- a drawn decathlon ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -186,3 +101,98 @@ def release(tmp_path: Path) -> Path:
     network = wide_resnet(10, 1, classes=CLASSES, seed=0)
     torch.save({"state_dict": network.state_dict(), "epoch": 0}, folder / "backbone.pth")
     return folder
+
+
+# -- runs: trained, stopped, killed, compared -----------------------------------------------------------
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Pictures this small are not worth several threads, which wait for each other on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def change() -> Callable[..., Any]:
+    """The job with other fields of its recipe."""
+    return lambda job, **fields: replace(job, recipe=replace(job.recipe, **fields))
+
+
+@pytest.fixture
+def folder_of() -> Callable[[Any], Any]:
+    """Where a job's run is."""
+    from piggyback.suite.bench import open_bench, root_of
+    from piggyback.suite.training.run_folder import RunFolder
+
+    return lambda job: RunFolder(root_of(open_bench(job)))
+
+
+@pytest.fixture
+def count_steps() -> Callable[[Any], tuple[Any, int]]:
+    """Trains a job; gives its folder and how many steps the final training took in this process."""
+    from piggyback.suite.train import train_task
+
+    def train(job: Any) -> tuple[Any, int]:
+        shares: list[float] = []
+        return train_task(job, on_step=shares.append), len(shares)
+
+    return train
+
+
+@pytest.fixture
+def checkpoint_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from piggyback.suite.training.loop import Plan
+
+    monkeypatch.setattr("piggyback.suite.bench.Plan", partial(Plan, checkpoint_s=-1.0))
+
+
+@pytest.fixture
+def stop_after() -> type[StopAfter]:
+    return StopAfter
+
+
+@pytest.fixture
+def killed() -> type[Killed]:
+    return Killed
+
+
+@pytest.fixture
+def kill_at() -> Callable[[Any, int], None]:
+    """Trains a job until its final training has done so many steps, and drops it there."""
+    from piggyback.suite.train import train_task
+
+    def train(job: Any, steps: int) -> None:
+        done = []
+
+        def on_step(share: float) -> None:
+            done.append(share)
+            if len(done) == steps:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train_task(job, on_step=on_step)
+
+    return train
+
+
+@pytest.fixture
+def outcome() -> Callable[[Any], dict[str, Any]]:
+    """What must be the same when the same recipe is run again: every file, but for times and the code's commit."""
+
+    def read(folder: Any) -> dict[str, Any]:
+        result = json.loads(folder.result.read_text())
+        lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+        passed_over = {folder.status, folder.result, folder.metrics}
+        files = {path for path in folder.root.rglob("*") if path.is_file() and not path.name.startswith(".")}
+        return {
+            **{path.relative_to(folder.root).as_posix(): path.read_bytes() for path in files - passed_over},
+            "epochs": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+            "result": {key: value for key, value in result.items() if key not in ("wall_s", "code")},
+        }
+
+    return read

@@ -3,7 +3,9 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,8 @@ PACKAGES = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAX_LINES = 400
 MAX_FUNCTION = 60
+MAX_FILES = 15
+WIDER_ROOMS = {"piggyback/methods": "a file for each method"}
 LONGER_FILES: dict[str, str] = {}
 LONGER_FUNCTIONS: dict[str, str] = {}
 NAMELESS = ("utils", "common", "helpers", "base", "misc")
@@ -49,6 +53,59 @@ def test_functions_fit_on_a_screen() -> None:
 def test_files_are_named_for_what_they_hold() -> None:
     parts = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not parts & set(NAMELESS)
+
+
+def test_contracts_name_every_room_of_the_core_but_the_shell() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (light,) = (one for one in contracts if one["name"].startswith("slurm and the leaderboard know the shell alone"))
+    there = {
+        f"piggyback.{path.stem}"
+        for path in (ROOT / "piggyback").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert set(light["forbidden_modules"]) == there - {"piggyback.__init__", "piggyback.shell"}
+    assert not any("ignore_imports" in one for one in contracts)
+
+
+def test_no_benchmark_is_known_by_name_where_none_should_be() -> None:
+    rooms = [ROOT / "piggyback" / "suite", ROOT / "piggyback" / "data", ROOT / "slurm", ROOT / "leaderboard"]
+    names = re.compile("decathlon|segmentation|classify", re.IGNORECASE)
+    found = [
+        f"{name_of(path)}:{node.lineno}"
+        for room in rooms
+        for path in sorted(room.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and names.fullmatch(node.value)
+    ]
+    assert found == []
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "img" / "architecture.py", "--check"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_imports_stand_at_the_top_unless_start_up_time_forbids() -> None:
+    late = [
+        (f"{name}:{node.lineno}", (ROOT / name).read_text().splitlines()[node.lineno - 1])
+        for name, tree in parsed()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert late  # or this test looks for the wrong nodes
+    assert [place for place, line in late if "#" not in line] == []
+
+
+def test_rooms_can_be_taken_in_at_a_glance() -> None:
+    rooms = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {name_of(room) for room, count in rooms.items() if count > MAX_FILES} <= WIDER_ROOMS.keys()
 
 
 def test_the_wheel_has_exactly_five_packages() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segmentation.drawn.release import Amounts, write_release
-from segmentation.fcn import VGG16
+from segmentation.network.fcn import VGG16
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -67,7 +67,6 @@ class Backbone:
         mean, std: of RGB in [0, 1], as the network was trained with.
         classes: of its own head.
         sha256: of the file; the backbone's id.
-        path: the file.
         source: where the weights come from, as the file says.
     """
 
@@ -138,16 +137,15 @@ def save_backbone(
     Args:
         path: its folder is made when missing.
         network: on any device.
-        mean: of RGB in [0, 1], as the network was trained with.
-        std: likewise.
+        mean, std: of RGB in [0, 1], as the network was trained with.
         source: where the weights come from; JSON.
         replace: whether a different file may be overwritten.
 
     Returns:
-        False when the same bytes stood there already.
+        False if the file has these bytes already.
 
     Raises:
-        BadInput: a different file stands there and `replace` is not set.
+        BadInput: a different file is there and `replace` is not set.
     """
     header = Header(
         depth=network.depth,
@@ -188,8 +186,8 @@ def rank_classes(
     found = len(split.category_ids)
     if found != backbone.classes:
         raise BadInput(
-            f"{backbone.path} tells {backbone.classes} classes apart, but the data has {found} categories; this"
-            " backbone's head is not of these data"
+            f"{backbone.path} has a head of {backbone.classes} classes, but the data has {found} categories; take the"
+            " backbone that was trained on these data"
         )
     device = pick_device() if device is None else device
     network = deepcopy(backbone.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -44,7 +44,7 @@ PICKLED: Final = ((b"pre_layers_conv", RESIDUAL_ADAPTERS), (b"parallel_blocks", 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The weights of a wide residual network with what its file says of itself.
+    """The weights of a wide residual network, and the numbers that its file carries along.
 
     Attributes:
         weights: float32 tensors (and int64 counters of batches) by key, complete, finite, of right shapes.
@@ -64,7 +64,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the shapes of a state dict say about its wide residual network."""
+    """Size of a wide residual network, as the shapes of its state dict show it."""
 
     depth: int
     widen: int
@@ -109,13 +109,13 @@ def refuse_foreign(state: Mapping[str, Tensor], *, path: Path) -> None:
     for pattern, name in FOREIGN:
         if any(re.search(pattern, key) for key in state):
             raise BadInput(
-                f"{path} is {name}; that network is not the pre-activation WRN-28-4 of these experiments and cannot"
-                " be its backbone"
+                f"{path} is {name}; the decathlon needs the pre-activation WRN-28-4 (keys conv1, block1.layer.0.conv1,"
+                " ..., bn1, fc)"
             )
     first = ", ".join(list(state)[:4])
     raise BadInput(
-        f"{path} is of an unknown network: its keys begin {first}; a WRN-28-4 has conv1, block1.layer.0.conv1, ...,"
-        " bn1, fc"
+        f"{path} is of an unknown network: its keys begin with {first}; a WRN-28-4 has conv1,"
+        " block1.layer.0.conv1, ..., bn1, fc"
     )
 
 
@@ -123,7 +123,7 @@ def infer_layout(state: Mapping[str, Tensor], *, path: Path) -> Layout:
     """Depth, width and classes of the WRN with these weights.
 
     Raises:
-        BadInput: the shapes say none.
+        BadInput: the shapes are those of no WRN.
     """
     blocks = sum(re.fullmatch(r"block1\.layer\.\d+\.conv1\.weight", key) is not None for key in state)
     first, head = state["block1.layer.0.conv1.weight"], state.get("fc.weight")

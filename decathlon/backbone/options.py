@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from decathlon.backbone.pretraining_recipe import DEFAULT_PRESET, PretrainRecipe, preset_named_in
+from decathlon.backbone.pretraining_recipe import DEFAULT_PRESET, PRESETS, PretrainRecipe
+from piggyback.suite.recipe import recipe_named_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,4 +80,6 @@ class TrainOptions:
 def train_defaults(arguments: Sequence[str]) -> TrainOptions:
     """Defaults under the recipe that the arguments name; what has no default stays required."""
     place: Path = tyro.MISSING
-    return TrainOptions(data=place, out=place, settings=preset_named_in(arguments))
+    return TrainOptions(
+        data=place, out=place, settings=recipe_named_in(arguments, recipes=PRESETS, default=DEFAULT_PRESET)
+    )

@@ -14,32 +14,32 @@ process writes::
 
 import inspect
 import json
-import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decathlon.backbone.backbone_file import Header, save_backbone
 from decathlon.backbone.pretraining_recipe import PretrainRecipe
-from decathlon.backbone.processes import Place, agree, average_statistics, join_processes, sum_over
 from decathlon.backbone.wrn import WideResNet, wide_resnet
-from decathlon.batches import Augmentation, epoch_length, evaluation_batches, normalise, training_batches
+from decathlon.batches import Augmentation, Batch, epoch_length, evaluation_batches, normalise, training_batches
 from decathlon.tasks import BACKBONE_TASK, TASKS
 from piggyback.data.labelled import PackedSplit
-from piggyback.device import autocast, describe_device
-from piggyback.shell.console import notice, progress_bar
-from piggyback.shell.errors import BadInput, Diverged, Requeue
-from piggyback.shell.files import write_json
-from piggyback.suite.run_folder import Checkpoints, RunFolder, State, StopFlag
+from piggyback.device import autocast
+from piggyback.shell.console import notice
+from piggyback.shell.errors import BadInput
+from piggyback.shell.strict_json import read_json
+from piggyback.suite.training.checkpoints import Checkpoints, StopFlag
+from piggyback.suite.training.loop import Record, Training
+from piggyback.suite.training.processes import Place, average_statistics, join_processes
+from piggyback.suite.training.run_folder import RunFolder, Watch, conduct, open_run
 from piggyback.weight_files import is_safetensors, read_entry
 
-CHECK_EVERY: Final = 20  # steps between looks at the loss and for signals, which make the device wait
+ROW: Final = ("epoch", "lr", "loss", "val_top1")
+"""What the backbone file keeps of each epoch, in this order: no times, so the same run gives the same file."""
 
 Row = dict[str, float]
 
@@ -59,18 +59,77 @@ class Pretrained:
     trained: bool
 
 
-@dataclass(kw_only=True)
-class Training:
-    """What changes while a backbone is trained; `model` is `network`, in several processes wrapped.
+@dataclass(frozen=True, kw_only=True)
+class Falls:
+    """The recipe's schedule: the learning rate falls at the end of some epochs."""
 
-    `identity` does not change: recipe and data, as JSON.
+    recipe: PretrainRecipe
+    steps: int
+    accumulate: int = 1
+    checkpoint_s: float = 120.0
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.epochs
+
+    def decay(self, step: int) -> float:
+        """The factor on the learning rate in a step; steps count from 0 through all epochs."""
+        return self.recipe.decay_in(step // self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneLearner:
+    """A network trained from scratch, by this process and maybe others.
+
+    Attributes:
+        model: `network`, wrapped where several processes train it.
+        place: this process among those that train it.
+        share: rows of each batch that this process takes.
     """
 
-    identity: dict[str, Any]
     network: WideResNet
     model: nn.Module
     optimizer: torch.optim.SGD
-    history: list[Row]
+    place: Place
+    share: slice
+    update: str = "none"
+    parts: tuple[str, ...] = ("",)
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    def begin(self) -> None:
+        self.model.train()
+
+    def loss(self, batch: Batch) -> tuple[int, Tensor]:
+        """Cross-entropy of this process's share."""
+        pixels = network_input(batch.pixels[self.share], place=self.place)
+        labels = batch.labels[self.share].to(self.device, non_blocking=True)
+        with autocast(self.device):
+            return 0, F.cross_entropy(self.model(pixels), labels)
+
+    def state(self) -> dict[str, Any]:
+        """The weights, and batch norm's statistics of every process: they differ until an epoch ends."""
+        statistics = [one.cpu() for one in self.place.gather(self.statistics())]
+        return {"network": self.network.state_dict(), "statistics": statistics}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back the weights, and this process's own statistics if there are as many processes as there were."""
+        self.network.load_state_dict(state["network"])
+        if len(state["statistics"]) != self.place.world:
+            return
+        flat = state["statistics"][self.place.rank].to(self.device)
+        for buffer, values in zip(self.buffers(), flat.split([b.numel() for b in self.buffers()]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+
+    def buffers(self) -> list[Tensor]:
+        """Batch norm's running statistics."""
+        return [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+
+    def statistics(self) -> Tensor:
+        """`buffers` as one vector."""
+        return torch.cat([buffer.flatten() for buffer in self.buffers()])
 
 
 def pretrain(
@@ -90,13 +149,12 @@ def pretrain(
     is chosen by it, and test is not touched.
 
     Args:
-        train: to learn from.
-        val: measured after each epoch.
+        train, val: of one pack; val is measured after each epoch.
         recipe: the settings.
-        folder: the run's.
+        folder: the run's, on a disk that all processes see.
         device: such as ``cpu``; None for a GPU, or the processor.
-        allow_other_environment: continue although torch, processor, threads or number of processes are others.
-        stop: asks for an end within a few steps; what was learnt since the last epoch's end is lost.
+        allow_other_environment: continue although torch, processor, threads or number of processes changed.
+        stop: asks for a checkpoint and an end within a few steps.
 
     Returns:
         The finished run in the first process, None in others.
@@ -107,30 +165,31 @@ def pretrain(
         Requeue: a stop was asked for, in any of the processes; the same call continues.
     """
     identity = {"recipe": json.loads(json.dumps(asdict(recipe))), "data": train.fingerprint}
+    goal, run = folder / "backbone.safetensors", RunFolder(folder)
     with join_processes(device) as place:
         check_sizes(train, val, recipe=recipe, place=place)
-        goal = folder / "backbone.safetensors"
         finished = find_finished(goal, identity=identity)
-        training = None if finished else begin(train.classes, recipe=recipe, place=place, identity=identity)
-        if training is not None:
-            resume(training, folder, place=place, any_environment=allow_other_environment)
-        if place.world > 1:
-            dist.barrier()  # all have read the folder before the first process writes into it
-        if training is not None:
-            try:
-                run_epochs(training, train, val, recipe=recipe, place=place, folder=folder, stop=stop)
-            except (Requeue, Diverged) as end:
-                if place.rank == 0:
-                    state: State = "requeue" if isinstance(end, Requeue) else "failed"
-                    say(RunFolder(folder), state, epoch=len(training.history), recipe=recipe)
-                raise
-            finished = Pretrained(path=goal, history=without_seconds(training.history), trained=True)
-            if place.rank == 0:
-                write_result(goal, training)
-                say(RunFolder(folder), "done", epoch=recipe.epochs, recipe=recipe)
-        if place.world > 1:
-            dist.barrier()
-        return finished if place.rank == 0 else None
+        if finished is None:
+            refuse_other_run(run, identity=identity)
+        place.wait()  # until all have read the folder that the first process writes into
+        if finished is not None:
+            return finished if place.rank == 0 else None
+        history = list[Record]()
+
+        def work(watch: Watch | None) -> None:
+            training = make_training(train, val, recipe=recipe, place=place, run=run, watch=watch, stop=stop)
+            if allow_other_environment:
+                training = replace(training, allow_other_environment=True)
+            history.extend(training.run())
+            if watch is not None:
+                write_result(goal, cast(BackboneLearner, training.learner).network, identity=identity, history=history)
+
+        if place.rank == 0:
+            conduct(open_run(folder, key=identity), work, proof=goal)
+        else:
+            work(None)
+        place.wait()
+        return Pretrained(path=goal, history=rows_of(history), trained=True) if place.rank == 0 else None
 
 
 def check_sizes(train: PackedSplit, val: PackedSplit, *, recipe: PretrainRecipe, place: Place) -> None:
@@ -143,7 +202,13 @@ def check_sizes(train: PackedSplit, val: PackedSplit, *, recipe: PretrainRecipe,
         raise BadInput("train and val must be of one pack, with pictures in both")
 
 
-def begin(classes: int, *, recipe: PretrainRecipe, place: Place, identity: dict[str, Any]) -> Training:
+def refuse_other_run(run: RunFolder, *, identity: dict[str, Any]) -> None:
+    """Raise BadInput where the folder holds the run of another recipe or other data; every process looks."""
+    if run.key.exists() and read_json(run.key) != identity:
+        raise BadInput(f"{run.root} holds the run of another recipe or other data; choose another --out")
+
+
+def make_learner(classes: int, *, recipe: PretrainRecipe, place: Place) -> BackboneLearner:
     """A fresh network and optimizer, the same in every process."""
     network = wide_resnet(recipe.depth, recipe.widen, classes=classes, seed=recipe.seed)
     network = network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -159,138 +224,64 @@ def begin(classes: int, *, recipe: PretrainRecipe, place: Place, identity: dict[
         model = nn.parallel.DistributedDataParallel(network, device_ids=ids, **keywords)
     optimizer = torch.optim.SGD(
         network.parameters(),
-        lr=recipe.rate(0),
+        lr=recipe.full_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
-    return Training(identity=identity, network=network, model=model, optimizer=optimizer, history=[])
+    share = recipe.batch_size // place.world
+    mine = slice(place.rank * share, (place.rank + 1) * share)
+    return BackboneLearner(network=network, model=model, optimizer=optimizer, place=place, share=mine)
 
 
-def resume(training: Training, folder: Path, *, place: Place, any_environment: bool) -> None:
-    """Continue from the folder's newest whole checkpoint, if there is one.
-
-    Raises:
-        BadInput: it is of another run, or of other surroundings and `any_environment` is not set.
-    """
-    state = Checkpoints(RunFolder(folder).checkpoints).load()
-    if state is None:
-        return
-    if state["identity"] != training.identity:
-        raise BadInput(f"{folder} holds the run of another recipe or other data; choose another --out")
-    now = surroundings(place)
-    then = state["surroundings"]
-    changed = [f"{name} was {then[name]}, is {now[name]}" for name in now if then[name] != now[name]]
-    if changed and not any_environment:
-        raise BadInput(
-            f"the run in {folder} began elsewhere: {'; '.join(changed)}. Its result would not be reproducible;"
-            " --allow-other-environment continues all the same"
-        )
-    training.network.load_state_dict(state["network"])
-    training.optimizer.load_state_dict(state["optimizer"])
-    training.history[:] = state["history"]
-
-
-def surroundings(place: Place) -> dict[str, Any]:
-    """What, beside recipe and data, decides the bits of the result."""
-    return {"torch": torch.__version__ + "", "device": describe_device(place.device), "processes": place.world}
-
-
-def run_epochs(
-    training: Training,
+def make_training(
     train: PackedSplit,
     val: PackedSplit,
     *,
     recipe: PretrainRecipe,
     place: Place,
-    folder: Path,
+    run: RunFolder,
+    watch: Watch | None,
     stop: StopFlag | None,
-) -> None:
-    """Train the epochs that are left; after each, measure on val and write a checkpoint."""
-    run = RunFolder(folder)
-    if place.rank == 0:
-        write_json(run.key, training.identity)
-        say(run, "running", epoch=len(training.history), recipe=recipe)
-    for epoch in range(len(training.history), recipe.epochs):
-        began = time.monotonic()
-        rate = recipe.rate(epoch)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
-        loss = train_epoch(training, train, recipe=recipe, epoch=epoch, place=place, stop=stop)
-        average_statistics(training.network, place=place)
-        top1 = measure(training.network, val, recipe=recipe, place=place)
-        seconds = round(time.monotonic() - began, 1)
-        training.history.append({"epoch": epoch + 1, "lr": rate, "loss": loss, "val_top1": top1, "seconds": seconds})
-        if place.rank:
-            continue
-        state = {
-            "identity": training.identity,
-            "surroundings": surroundings(place),
-            "network": training.network.state_dict(),
-            "optimizer": training.optimizer.state_dict(),
-            "history": training.history,
-        }
-        Checkpoints(run.checkpoints).save(state, step=epoch + 1)
-        run.write_metrics(training.history)
-        say(run, "running", epoch=epoch + 1, recipe=recipe)
-        notice(f"epoch {epoch + 1} of {recipe.epochs}: loss {loss:.4f}, val top-1 {top1:.4f}, {seconds:.0f} s")
+) -> Training:
+    """The loop; `watch` is None in all processes but the first, which alone reports progress."""
+    learner = make_learner(train.classes, recipe=recipe, place=place)
+    plan = Falls(recipe=recipe, steps=epoch_length(len(train), batch_size=recipe.batch_size, drop_last=True))
+    total = plan.epochs * plan.steps
 
+    def end_epoch(history: list[Record]) -> None:
+        average_statistics(learner.network, place=place)
+        history[-1]["val_top1"] = measure(learner.network, val, recipe=recipe, place=place)
+        if watch is None:
+            return
+        run.write_metrics(history)
+        epoch, last = len(history), history[-1]
+        watch.progress = epoch / plan.epochs
+        watch.say("running", epoch=epoch, epochs=plan.epochs)
+        notice(
+            f"epoch {epoch} of {plan.epochs}: loss {last['loss']:.4f}, val top-1 {last['val_top1']:.4f}, "
+            f"{last['seconds']:.0f} s"
+        )
 
-def say(run: RunFolder, state: State, *, epoch: int, recipe: PretrainRecipe) -> None:
-    """Write ``status.json`` with the epochs that are done, which is what a checkpoint holds."""
-    run.write_status(state, epoch=epoch, epochs=recipe.epochs, progress=epoch / recipe.epochs)
-
-
-def train_epoch(
-    training: Training,
-    split: PackedSplit,
-    *,
-    recipe: PretrainRecipe,
-    epoch: int,
-    place: Place,
-    stop: StopFlag | None,
-) -> float:
-    """One pass over the train part; the last pictures of the order that fill no batch are left out.
-
-    Returns:
-        The mean loss over all processes.
-
-    Raises:
-        Diverged: the loss is not finite.
-        Requeue: a stop was asked for.
-    """
-    share = recipe.batch_size // place.world
-    mine = slice(place.rank * share, (place.rank + 1) * share)
-    steps = epoch_length(len(split), batch_size=recipe.batch_size, drop_last=True)
-    total = torch.zeros((), dtype=torch.float64, device=place.device)
-    mean = float("nan")
-    training.model.train()
-    batches = training_batches(
-        split,
-        augmentation=Augmentation(size=recipe.size, view="crop", flip=recipe.flip),
-        batch_size=recipe.batch_size,
+    return Training(
+        learner=learner,
+        batches=lambda epoch, start: training_batches(  # the last pictures that fill no batch are left out
+            train,
+            augmentation=Augmentation(size=recipe.size, view="crop", flip=recipe.flip),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            start=start,
+            drop_last=True,
+        ),
+        plan=plan,
         seed=recipe.seed,
-        epoch=epoch,
-        drop_last=True,
+        checkpoints=Checkpoints(run.checkpoints),
+        stop=stop,
+        place=place,
+        on_epoch=end_epoch,
+        on_save=(lambda step: None) if watch is None else (lambda step: watch.note(step / total)),
     )
-    with progress_bar() as shown:
-        bar = shown.add_task(f"epoch {epoch + 1} of {recipe.epochs}", total=steps, visible=place.rank == 0)
-        for step, batch in enumerate(batches, start=1):
-            pixels = network_input(batch.pixels[mine], place=place)
-            labels = batch.labels[mine].to(place.device, non_blocking=True)
-            with autocast(place.device):
-                loss = F.cross_entropy(training.model(pixels), labels)
-            training.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            training.optimizer.step()
-            total += loss.detach()
-            if step % CHECK_EVERY == 0 or step == steps:
-                mean = agree(total, place=place, stop=stop) / step
-                if not math.isfinite(mean):
-                    where = f"epoch {epoch + 1}, step {step}"
-                    raise Diverged(f"the loss is {mean} in {where}: try a lower lr than {recipe.lr}")
-            shown.advance(bar)
-    return mean
 
 
 def network_input(pixels: Tensor, *, place: Place) -> Tensor:
@@ -310,20 +301,20 @@ def measure(network: WideResNet, split: PackedSplit, *, recipe: PretrainRecipe, 
         with torch.inference_mode(), autocast(place.device):
             best = network(network_input(batch.pixels, place=place)).argmax(dim=1)
         right += (best == batch.labels.to(place.device)).sum()
-    return int(sum_over(right, place=place).item()) / len(split)
+    return int(place.sum(right).item()) / len(split)
 
 
-def write_result(goal: Path, training: Training) -> None:
-    """Write the backbone file; it holds no times, so the same run gives the same file."""
+def write_result(goal: Path, network: WideResNet, *, identity: dict[str, Any], history: list[Record]) -> None:
+    """Write the backbone file, last: it says that the run is finished."""
     task = TASKS[BACKBONE_TASK]
-    history = without_seconds(training.history)
-    source = {**training.identity, "selected": "last epoch", "torch": torch.__version__ + "", "history": history}
-    save_backbone(goal, training.network, mean=task.mean, std=task.std, source=source, replace=True)
+    version = torch.__version__ + ""  # a plain string: torch's own class is a subclass
+    source = {**identity, "selected": "last epoch", "torch": version, "history": rows_of(history)}
+    save_backbone(goal, network, mean=task.mean, std=task.std, source=source, replace=True)
 
 
-def without_seconds(history: list[Row]) -> list[Row]:
-    """The rows without their wall-clock times."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+def rows_of(history: list[Record]) -> list[Row]:
+    """The loop's records, reduced to what the backbone file keeps."""
+    return [{name: record[name] for name in ROW} for record in history]
 
 
 def find_finished(goal: Path, *, identity: dict[str, Any]) -> Pretrained | None:

@@ -1,11 +1,10 @@
 """How a backbone is trained from scratch, as data; imports nothing heavy."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from piggyback.shell.errors import BadInput, UnknownName
+from piggyback.shell.errors import BadInput
 
 DEFAULT_PRESET: Final = "paper"
 REFERENCE_BATCH: Final = 128  # the batch that `PretrainRecipe.lr` is stated for
@@ -58,41 +57,23 @@ class PretrainRecipe:
         if self.size < 8:
             raise BadInput(f"size is {self.size}; the network needs pictures of 8 pixels or more")
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+    @property
+    def full_rate(self) -> float:
+        """The learning rate of the first epoch, by the batch's size."""
+        return self.lr * self.batch_size / REFERENCE_BATCH
+
+    def decay_in(self, epoch: int) -> float:
+        """The factor on the learning rate in an epoch; epochs count from 0."""
         falls = sum(epoch >= mark for mark in self.decay_epochs)
-        return float(self.lr * self.batch_size / REFERENCE_BATCH * self.decay**falls)
+        return float(self.decay**falls)
 
 
 # "paper" is what the DAN paper's code states for the WRN-28-4 that Piggyback takes over: batches of 64,
 # 50 epochs, a tenth of the learning rate every 25.  It used the YellowFin optimizer, which tunes momentum
-# and learning rate itself; SGD with its usual settings stands here instead.
+# and learning rate itself; SGD with its usual settings is used here instead.
 PRESETS: Final = MappingProxyType(
     {
         "paper": PretrainRecipe(),
         "smoke": PretrainRecipe(depth=10, widen=1, epochs=2, batch_size=32, decay_epochs=(1,)),
     }
 )
-
-
-def find_preset(name: str) -> PretrainRecipe:
-    """The preset of that name.
-
-    Raises:
-        UnknownName: naming the nearest one.
-    """
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise UnknownName(name, known=PRESETS, kind="recipe for a backbone") from None
-
-
-def preset_named_in(arguments: Sequence[str]) -> PretrainRecipe:
-    """The preset that ``--recipe`` names among arguments not parsed yet."""
-    name = DEFAULT_PRESET
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--recipe="):
-            name = argument.partition("=")[2]
-        elif argument == "--recipe" and position + 1 < len(arguments):
-            name = arguments[position + 1]
-    return find_preset(name)

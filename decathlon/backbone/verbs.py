@@ -1,4 +1,4 @@
-"""What ``decathlon backbone import | evaluate | train`` do; each returns the exit code."""
+"""The verbs ``decathlon backbone import | evaluate | train``; each returns the exit code."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from piggyback.device import pick_device
 from piggyback.shell.console import notice, out, print_json, table
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import sha256_of
-from piggyback.suite.run_folder import stop_on_signal
+from piggyback.suite.training.checkpoints import stop_on_signal
 
 TOP: Final = 5
 
@@ -29,7 +29,7 @@ def run_import(options: ImportOptions) -> int:
     """Write a published checkpoint as a backbone file and say what it is.
 
     Raises:
-        BadInput: the checkpoint is none of ours, or a different file stands where the result goes.
+        BadInput: the checkpoint is not of a WRN, or the output exists with other content.
     """
     checkpoint = open_checkpoint(options.checkpoint)
     layout = Layout(depth=checkpoint.depth, widen=checkpoint.widen, classes=checkpoint.classes)
@@ -150,7 +150,7 @@ def run_train(options: TrainOptions) -> int:
     Raises:
         BadInput: the data are missing, or the folder is another run's.
         Diverged: the loss is not finite.
-        Requeue: SIGTERM or SIGUSR2 came; the same command continues after the last whole epoch.
+        Requeue: SIGTERM or SIGUSR2 came; the same command continues where it stopped.
     """
     train = open_split(options.data, BACKBONE_TASK, "train")
     val = open_split(options.data, BACKBONE_TASK, "val")

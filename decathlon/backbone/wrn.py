@@ -34,7 +34,6 @@ class Block(nn.Module):
             self.convShortcut = nn.Conv2d(inner, outer, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         out = F.relu(self.bn1(x))
         shortcut = self.convShortcut(out) if self.has_shortcut_conv else x
         out = F.relu(self.bn2(self.conv1(out)))

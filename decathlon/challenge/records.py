@@ -1,4 +1,4 @@
-"""Records of the test part: what the score steps found, as result files beside each run's own.
+"""Records of the test part: accuracies of scored submissions, as result files beside each run's own.
 
 A run measures itself on val and never sees test labels.  Where those are known afterwards, ``test-result.json`` lies
 beside its ``result.json``: the same run with the test part's counts, for the leaderboard.
@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from decathlon.challenge.collection import find_network, find_runs, predict_backbone_task, read_setup
 from decathlon.challenge.scoring import ScoreReport, TaskScore
-from decathlon.collection import find_network, find_runs, predict_backbone_task, read_setup
 from decathlon.release.packed import open_split
 from decathlon.tasks import BACKBONE_TASK, TASK_VERSION
 from leaderboard.result import BACKBONE_METHOD, Code, Counts, Fingerprints, Result, write_result
@@ -20,20 +20,13 @@ from piggyback.methods.registry import named_method
 from piggyback.shell.console import notice
 from piggyback.shell.errors import one_line
 from piggyback.shell.files import sha256_of
-from piggyback.suite.run_folder import RunFolder, code_version
+from piggyback.suite.training.run_folder import RunFolder, code_version
 
 NAME: Final = "test-result.json"
 
 
 def write_test_records(runs: Path, *, method: str, seed: int, report: ScoreReport, device: torch.device) -> None:
-    """Write the records of one method's runs, and of the backbone, for the tasks that were scored.
-
-    Args:
-        runs: the folder of runs.
-        method, seed: of the runs.
-        report: their score.
-        device: that the backbone predicted on.
-    """
+    """Write records of one method's runs, and of the backbone (predicting on `device`), for the scored tasks."""
     found = find_runs(runs, method=method, seed=seed)
     for task, run in found.items():
         if task in report.tasks:
@@ -58,13 +51,13 @@ def as_metrics(scored: TaskScore) -> dict[str, float]:
 
 
 def write_network_record(runs: Path, *, of: Result, scored: TaskScore, official: bool, device: torch.device) -> None:
-    """The accuracy on the backbone's task of the network that a method stands on, as a result of that method.
+    """Write a method's result on the backbone's task: that of the network which its tasks share.
 
     Args:
-        runs: the folder.
+        runs: folder that `decathlon run` wrote.
         of: a result of the method, with the seed and the recipe that the network was made by.
-        scored: counts of the test part.
-        official: whether labels are the organisers'.
+        scored: on the test part.
+        official: whether the labels are the organisers'.
         device: that the network predicted on.
     """
     setup, seed = read_setup(runs), of.seed or 0
@@ -94,7 +87,7 @@ def write_network_record(runs: Path, *, of: Result, scored: TaskScore, official:
 
 
 def write_backbone_record(runs: Path, *, scored: TaskScore, official: bool, device: torch.device) -> None:
-    """The frozen network's own accuracy, which every mask method shares, beside its predictions."""
+    """Write the frozen network's own accuracy, which every mask method shares, beside its predictions."""
     setup = read_setup(runs)
     found = predict_backbone_task(runs, setup, device=device)
     if found is None:

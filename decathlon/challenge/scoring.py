@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from decathlon.challenge.points import decathlon_score
 from decathlon.release.labels import MAX_BYTES, MAX_VALUES, Labels, read_labels, read_member, task_of, zip_members
 from decathlon.tasks import TASKS
-from leaderboard.boards.score import decathlon_score
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput
 from piggyback.shell.files import read_file
@@ -36,7 +36,7 @@ class TaskScore:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreReport:
-    """What a results file earns.
+    """Scores of a results file.
 
     Attributes:
         score: sum of the points, in [0, 10000]; None unless all ten tasks are there.
@@ -54,7 +54,7 @@ class ScoreReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know about the numbers; empty for a whole official score."""
+        """Limits of the numbers that a reader must know; empty for a complete official score."""
         missing = ", ".join(name for name in TASKS if name not in self.tasks)
         return (
             *(() if self.official else (NOT_OFFICIAL,)),
@@ -62,7 +62,7 @@ class ScoreReport:
         )
 
     def as_json(self) -> dict[str, object]:
-        """The report for ``--json``; a key ``note`` is there where there are notes."""
+        """The report for ``--json``; it has a key ``note`` only where there are notes."""
         report: dict[str, object] = {
             "score": self.score,
             "mean_accuracy": self.mean_accuracy,
@@ -90,7 +90,7 @@ def score_file(path: Path, *, labels: Labels) -> ScoreReport:
         if absent:
             raise BadInput(
                 f"{path} lacks {len(absent)} of the {len(truth)} pictures of {name}, first {absent[0]}; "
-                "a task must be whole or absent"
+                "give all pictures of a task, or none"
             )
         counts[name] = len(truth), sum(truth[image] == category for image, category in entries.items())
     earned = decathlon_score({name: (n - correct) / n for name, (n, correct) in counts.items()})
@@ -137,7 +137,7 @@ def match_entries(entries: list[tuple[int, int]], *, labels: Labels, name: str) 
         name: of the file, for messages.
 
     Raises:
-        BadInput: a picture stands twice or is unknown, or a category is not one of the picture's task.
+        BadInput: a picture is there twice or is unknown, or a category is not one of the picture's task.
     """
     task_by_image = {image: task for task in labels.tasks.values() for image in task.labels}
     found: dict[str, dict[int, int]] = {task: {} for task in labels.tasks}
@@ -153,20 +153,21 @@ def match_entries(entries: list[tuple[int, int]], *, labels: Labels, name: str) 
             where = f"the test part of {owner.name}" if owner else "any task"
             raise BadInput(f"{place} has the unknown image id {reprlib.repr(image)}; no picture of {where} has it")
         if image in found[task.task]:
-            raise BadInput(f"{place} has image id {image}, which an earlier entry has too; each must stand once")
+            raise BadInput(f"{place} has image id {image}, which an earlier entry has too; give each only once")
         if category not in task.category_ids:
             owner = task_of(category)
             what = f"of {owner.name}" if owner and owner.name != task.task else "that is not in the labels"
-            raise BadInput(f"{place}: image {image} is of {task.task}, category {reprlib.repr(category)} is one {what}")
+            raise BadInput(
+                f"{place}: image {image} is of {task.task}, but category {reprlib.repr(category)} is one {what}"
+            )
         found[task.task][image] = category
     if unlabelled:
         which = ", ".join(sorted(unlabelled))
-        raise BadInput(f"{name} has entries for {which}, but {labels.source} holds no labels of that")
+        raise BadInput(f"{name} has entries for {which}, but {labels.source} holds no labels of these")
     return {task: pairs for task, pairs in found.items() if pairs}
 
 
 def run(options: "ScoreOptions") -> int:
-    """``piggyback decathlon score``."""
     report = score_file(options.file, labels=read_labels(options.labels))
     if options.json:
         console.print_json(report.as_json())
@@ -176,7 +177,6 @@ def run(options: "ScoreOptions") -> int:
 
 
 def show(report: ScoreReport) -> None:
-    """Print a report for a person: percent, and what to know about the numbers."""
     rows: list[tuple[str, ...]] = [
         (name, f"{task.n:,}", f"{100 * task.accuracy:.2f}", f"{100 * task.error:.2f}", f"{task.points:.1f}")
         for name, task in report.tasks.items()
@@ -191,10 +191,11 @@ def show(report: ScoreReport) -> None:
 
 
 def _entry(entry: object, *, place: str) -> tuple[int, int]:
-    """The two ids of one entry."""
     if not isinstance(entry, dict) or entry.keys() != _KEYS:
-        found = f"the keys {reprlib.repr(sorted(entry))}" if isinstance(entry, dict) else f"a JSON {_kind(entry)}"
-        raise BadInput(f"{place} must be an object with exactly image_id and category_id; it is or has {found}")
+        found = (
+            f"one with the keys {reprlib.repr(sorted(entry))}" if isinstance(entry, dict) else f"a JSON {_kind(entry)}"
+        )
+        raise BadInput(f"{place} must be an object with exactly image_id and category_id, not {found}")
     for key, value in entry.items():
         if type(value) is not int:  # a boolean is an int to Python, but not an id
             raise BadInput(f"{place}: {key} must be a whole number, not the {_kind(value)} {reprlib.repr(value)}")

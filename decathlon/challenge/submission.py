@@ -26,7 +26,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """What a network says about one task's pictures.
+    """A network's answers for one task's pictures.
 
     Attributes:
         task: one of the ten names.
@@ -35,7 +35,7 @@ class Predictions:
 
     Raises:
         UnknownName: there is no such task.
-        BadInput: shapes, types or ids are not as said.
+        BadInput: shapes, types or ids are wrong.
     """
 
     task: str
@@ -50,10 +50,10 @@ class Predictions:
                 raise BadInput(f"predictions for {self.task}: {name} must be int64 [n], not {found}")
             outside = array[(array < ids.start) | (array >= ids.stop)]
             if len(outside):
-                raise BadInput(f"predictions for {self.task}: {name} has {outside[0]}, which is no id of that task")
+                raise BadInput(f"predictions for {self.task}: {name} has {outside[0]}, which is not an id of that task")
         if len(self.image_ids) != len(self.category_ids):
             found = f"{len(self.image_ids)} images and {len(self.category_ids)} categories"
-            raise BadInput(f"predictions for {self.task} have {found}; there must be as many")
+            raise BadInput(f"predictions for {self.task} have {found}; give one category for each image")
         twice = _first_duplicate(self.image_ids)
         if twice is not None:
             raise BadInput(f"predictions for {self.task} have image id {twice} twice")
@@ -110,7 +110,7 @@ def check_complete(
         if len(absent):
             missing.append(f"{name} lacks {len(absent)} of {len(expected[name])} pictures, first {absent[0]}")
     if missing and not partial:
-        raise BadInput(f"the submission is not complete: {'; '.join(missing)}. Run these, or ask for --partial")
+        raise BadInput(f"the submission is not complete: {'; '.join(missing)}. Run these, or pass --partial")
     return f"partial submission: {'; '.join(missing)}" if missing else None
 
 

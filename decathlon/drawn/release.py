@@ -34,16 +34,14 @@ class Amounts:
     task: tuple[int, int, int] = (320, 80, 160)
 
     def of(self, task: str) -> tuple[int, int, int]:
-        """The numbers for one task."""
         return self.backbone if task == BACKBONE_TASK else self.task
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnPicture:
-    """What the annotations say of one picture, and what it takes to draw it.
+    """One picture, as the annotations describe it and as it is drawn.
 
     Attributes:
-        split: that it belongs to.
         number: counts from 1 through train, val and test of the task.
         place: its class, from 0.
         file_name: as in the annotations, ``data/<task>/...``.
@@ -63,7 +61,7 @@ def write_release(
     Args:
         folder: made where it is missing.
         tasks: of the ten.
-        amounts: how many pictures.
+        amounts: the defaults of `Amounts` for None.
         seed: of all pictures.
 
     Raises:
@@ -150,7 +148,6 @@ def write_pictures(path: Path, task: str, pictures: Sequence[DrawnPicture], *, s
 
 
 def run(options: DrawOptions) -> int:
-    """``piggyback decathlon draw``."""
     write_release(options.out, amounts=Amounts())
     out.print(f"ten drawn tasks in {options.out}", markup=False, soft_wrap=True)
     return 0

@@ -133,7 +133,7 @@ def check_together(splits: Mapping[Split, Annotations]) -> None:
     _refuse_twice(joined, what="image id", name=f"{found[0].task}'s splits together")
     names = [file_name for one in found for file_name in one.file_names]
     if len(set(names)) < len(names):
-        raise BadInput(f"{found[0].task}: a picture file stands in two splits")
+        raise BadInput(f"{found[0].task}: two splits list the same picture file")
 
 
 def is_official(splits: Mapping[Split, Annotations]) -> bool:
@@ -226,7 +226,7 @@ def _labels(
     _refuse_twice(annotated, what="the annotation of image", name=name)
     unknown = np.setdiff1d(annotated, image_ids)
     if len(unknown):
-        raise BadInput(f"{name}: an annotation is of image {unknown[0]}, which the file does not have")
+        raise BadInput(f"{name}: an annotation is of image {unknown[0]}, which the file does not list")
     missing = np.setdiff1d(image_ids, annotated)
     if len(missing):
         raise BadInput(f"{name}: image {missing[0]} has no annotation ({len(missing)} in all)")

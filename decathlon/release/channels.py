@@ -15,7 +15,7 @@ from piggyback.data.labelled import PackedSplit
 from piggyback.shell.errors import BadInput
 
 LARGEST_FILE: Final = 1 << 20  # bytes; the organisers' has 2,403
-PIXELS_AT_ONCE: Final = 1 << 22
+PIXELS_AT_ONCE: Final = 1 << 22  # 12 MiB of bytes: a split itself may not fit into memory
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_statistics(path: Path) -> dict[str, Statistics]:
     stand-ins that only keep what they get, and any other name is refused.
 
     Raises:
-        BadInput: the file is missing, no such pickle, or asks for anything else.
+        BadInput: the file is missing, damaged, or asks for any other name.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -86,9 +86,9 @@ def read_statistics(path: Path) -> dict[str, Statistics]:
         TypeError,
         ValueError,
     ) as fault:  # what pickle raises on damaged files, by its documentation and by trial
-        raise BadInput(f"{path} is no readable pickle ({type(fault).__name__}: {fault})") from None
+        raise BadInput(f"{path} is not a readable pickle ({type(fault).__name__}: {fault})") from None
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
-        raise BadInput(f"{path} holds no table of names")
+        raise BadInput(f"{path} must hold a dict with names as keys")
     tasks = sorted(key.removesuffix("mean") for key in table if key.endswith("mean"))
     if not tasks or set(table) != {task + kind for task in tasks for kind in ("mean", "std")}:
         raise BadInput(f"{path} must hold <task>mean and <task>std for each task and nothing else")
@@ -147,18 +147,18 @@ def _values(table: dict[str, Any], key: str, path: Path) -> tuple[float, float, 
     try:
         return _triple(np.asarray(value, dtype=np.float64), name=f"{path}: {key}")
     except (TypeError, ValueError):
-        raise BadInput(f"{path}: {key} is no list of three numbers") from None
+        raise BadInput(f"{path}: {key} must be a list of three numbers") from None
 
 
 def _numbers(array: _Array, name: str) -> NDArray[np.float64]:
     try:
         _, shape, kind, _, data = array.state
     except ValueError:
-        raise BadInput(f"{name} is no array") from None
+        raise BadInput(f"{name} is a damaged array") from None
     plain = isinstance(kind, _Kind) and kind.name == "f8" and kind.order in ("<", ">")
     data = data.encode("latin1") if isinstance(data, str) else data  # Python 2 had one type for both
     if not plain or shape != (3,) or not isinstance(data, bytes) or len(data) != 24:
-        raise BadInput(f"{name} is no array of three float64")
+        raise BadInput(f"{name} must be an array of three float64")
     return np.frombuffer(data, dtype=f"{kind.order}f8").astype(np.float64)
 
 

@@ -89,7 +89,7 @@ def parse_labels(data: bytes, *, task: Task, name: str) -> TaskLabels:
     """
     document = parse_json(data, name=name, values=MAX_VALUES)
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
-        raise BadInput(f"{name} is no annotation file: it must be an object with images, annotations and categories")
+        raise BadInput(f"{name} is not an annotation file: an object with images, annotations and categories")
     if "annotations" not in document:
         raise BadInput(f"{name} has no annotations: it is a stripped file; the labels are in labels_test.zip")
     names = _categories(document, task=task, name=name)
@@ -106,7 +106,9 @@ def parse_labels(data: bytes, *, task: Task, name: str) -> TaskLabels:
         raise BadInput(f"{name} must have one annotation for each of its {len(images)} images; it has {len(labels)}")
     outside = next((image for image in images if task_of(image) is not task), None)
     if outside is not None or not images:
-        raise BadInput(f"{name} has picture {outside}, no id of {task.name}" if images else f"{name} has no pictures")
+        raise BadInput(
+            f"{name} has picture {outside}, which is not an id of {task.name}" if images else f"{name} has no pictures"
+        )
     return TaskLabels(
         task=task.name,
         labels=MappingProxyType(labels),
@@ -124,13 +126,13 @@ def zip_members(data: bytes, *, name: str) -> list[zipfile.ZipInfo]:
     """The members of an untrusted zip, folders left out.
 
     Raises:
-        BadInput: it is no zip or a damaged one.
+        BadInput: it is not a zip, or is damaged.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return [member for member in archive.infolist() if not member.filename.endswith("/")]
     except _ZIP_FAULTS:
-        raise BadInput(f"{name} is no zip, or a truncated or damaged one") from None
+        raise BadInput(f"{name} is not a zip, or is truncated or damaged") from None
 
 
 def read_member(data: bytes, member: zipfile.ZipInfo, *, name: str) -> bytes:
@@ -197,7 +199,7 @@ def _categories(document: Mapping[str, object], *, task: Task, name: str) -> dic
     for record in _records(document, "categories", name=name):
         number, title = _number(record, "id", name=name), record.get("name")
         if number not in task.category_ids:
-            raise BadInput(f"{name} has category {number}, no id of {task.name}")
+            raise BadInput(f"{name} has category {number}, which is not an id of {task.name}")
         if number in names or not isinstance(title, str):
             raise BadInput(f"{name} has category {number} twice or without a name")
         names[number] = title

@@ -1,4 +1,4 @@
-"""Packed tasks: what `prepare` leaves behind.
+"""Packed tasks, as `prepare` writes them.
 
 <root>/<task>/task.json   written last: a task with it is finished
 <root>/<task>/            the pixels and the index of each split, as `piggyback.data.labelled` has them
@@ -21,7 +21,7 @@ PACKS: Final = Packs(benchmark="decathlon", unit="task", key="task", version=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``task.json`` says.
+    """The content of ``task.json``.
 
     Attributes:
         category_ids, category_names: in the order of the labels.
@@ -30,8 +30,8 @@ class Manifest:
         folder_mismatches: classes whose folder number is not the category's place.
         fingerprint: hex sha256 over index and pixels of train, val and test.
         annotations: hex sha256 of each split's annotation file.
-        source: where the pictures were read from.
-        refused: what was left out of that place, such as links.
+        source: place that the pictures were read from.
+        refused: files of that place that were left out, such as links.
     """
 
     task: str
@@ -52,7 +52,7 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(root: Path, task: str) -> Manifest | None:
-    """What ``task.json`` says, or None where the task is not finished.
+    """The content of ``task.json``; None where the task is not finished.
 
     Raises:
         BadInput: the file is damaged or of another version.

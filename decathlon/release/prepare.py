@@ -47,14 +47,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport(Outcome):
-    """What became of one task.
+    """The outcome for one task.
 
     Attributes:
-        task: name.
         classes: categories the annotations declare; 0 where they could not be read.
         counts: pictures by split, as the annotations say.
         folder_mismatches: classes whose folder number is not the category's place.
-        refused: what was left out of the source, such as links in an archive.
+        refused: files of the source that were left out, such as links in an archive.
     """
 
     task: str
@@ -64,7 +63,6 @@ class TaskReport(Outcome):
     refused: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """The report as ``--json`` prints it."""
         return {
             "classes": self.classes,
             **{split: self.counts.get(split, 0) for split in SPLITS},
@@ -77,7 +75,7 @@ class TaskReport(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareReport:
-    """What `prepare` found: one report per task that the source has a part of, and the names of the others."""
+    """Outcomes of `prepare`: one per task that the source has a part of, and the names of the other tasks."""
 
     tasks: tuple[TaskReport, ...]
     absent: tuple[str, ...]
@@ -88,12 +86,11 @@ class PrepareReport:
         return not any(report.problems for report in self.tasks)
 
     def as_json(self) -> dict[str, object]:
-        """The report as ``--json`` prints it."""
         return {"tasks": {report.task: report.as_json() for report in self.tasks}, "absent": list(self.absent)}
 
 
 def run(options: "PrepareOptions") -> int:
-    """``piggyback decathlon prepare``; 1 where a task has problems."""
+    """Prepare and print the outcome; return 1 where a task has problems."""
     report = prepare(options.source, options.out, tasks=options.tasks or None)
     if options.json:
         print_json(report.as_json())
@@ -265,12 +262,12 @@ def decode(data: bytes, *, name: str, size: tuple[int, int]) -> NDArray[np.uint8
         size: height and width by the annotations; compared before anything is decoded.
 
     Raises:
-        BadInput: it is no picture of that size, or damaged.
+        BadInput: the picture is damaged or has another size.
     """
     with open_picture(data, name=name, modes=CONVERTED) as picture:
         if (picture.height, picture.width) != size:
             found = f"{name} is {picture.width} x {picture.height}"
-            raise BadInput(f"{found}, the annotations say {size[1]} x {size[0]}")
+            raise BadInput(f"{found}, but the annotations say {size[1]} x {size[0]}")
         return decode_rgb(picture)
 
 
@@ -305,7 +302,7 @@ def _fingerprint(packing: Packing[Split], *, indices: Mapping[Split, NDArray[np.
 
 
 def copy_test_labels(source: Path, out: Path) -> None:
-    """Bring published test labels along, unread, so that scoring finds them beside the packs.
+    """Copy published test labels, unread, so that scoring finds them beside the packs.
 
     Raises:
         BadInput: their folder in `out` is a link: they would be written elsewhere.
@@ -322,7 +319,6 @@ def copy_test_labels(source: Path, out: Path) -> None:
 
 
 def show(report: PrepareReport, *, out_folder: Path) -> None:
-    """Print the report for a person."""
     rows: list[tuple[str, ...]] = []
     notes: dict[str, Sequence[str]] = {}
     for one in report.tasks:

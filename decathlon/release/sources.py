@@ -42,7 +42,7 @@ PREFIXES: Final = ("", "data/", "decathlon-1.0/data/", "decathlon-1.0-data/")
 
 @dataclass(frozen=True)
 class RawAnnotations:
-    """One annotation file: its bytes, and its place, for messages."""
+    """Bytes of one annotation file, and its place for messages."""
 
     name: str
     data: bytes
@@ -132,7 +132,7 @@ def _read_devkit(path: Path) -> dict[str, RawAnnotations]:
             if place.name not in names or place.parent.name != "annotations" or not member.isreg():
                 continue
             if member.size > LARGEST_ANNOTATIONS:
-                claim = f"claims {member.size:,} bytes and cannot be what it says"
+                claim = f"claims {member.size:,} bytes; an annotation file has at most {LARGEST_ANNOTATIONS:,}"
                 raise BadInput(f"{one_line(path)}: {place.name} {claim}")
             found[place.name] = RawAnnotations(one_line(f"{path}/{member.name}"), read_content(tar, member))
     return found

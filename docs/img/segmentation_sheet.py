@@ -8,13 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from segmentation.collection import find_runs
+from piggyback.suite.results import find_runs
+from segmentation.benchmark import BENCHMARK, TASK
+from segmentation.metric.sheets import write_sheets
 from segmentation.release.packed import open_split
-from segmentation.runs import write_sheets
 
 demo = Path(sys.argv[1])
 split = open_split(demo / "data", "seg11valid")
-folder = find_runs(demo / "runs", method="piggyback")[0].folder.root
+folder = find_runs(demo / "runs", benchmark=BENCHMARK, method="piggyback")[TASK, 0].folder.root
 target = Path(__file__).parent / "segmentation-sheet.png"
 write_sheets(target, split, predictions=folder / "predictions" / split.name, pictures=3)
 Image.open(target).quantize(128).save(target, optimize=True)

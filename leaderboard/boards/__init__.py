@@ -1,1 +1,1 @@
-"""What is known of each benchmark: its tasks, its score, and what others published."""
+"""Boards: a leaderboard's knowledge of benchmarks, found through entry points."""

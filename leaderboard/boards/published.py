@@ -1,18 +1,17 @@
-"""Published rows: what others measured, as they printed it."""
+"""Published rows: what others measured, as they printed it.
+
+A board names JSON files with ``evidence`` (``published`` or ``unverified``), ``papers`` (by a key: authors, title,
+venue, year and link) and ``rows``, each with the fields of `PublishedRow` and the key of its ``paper``.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from leaderboard.boards.score import Score, decathlon_score
-
-VERIFIED: Final = ("decathlon.json", "decathlon-scores.json", "segmentation.json")
-UNVERIFIED: Final = ("decathlon-unverified.json",)
-TABLE8: Final = "Table 8 of A. Mallya, D. Davis, S. Lazebnik: Piggyback, ECCV 2018"
+from leaderboard.boards.board import Board
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +19,24 @@ class PublishedRow:
     """One method of a printed table.
 
     Attributes:
-        benchmark: ``decathlon`` or ``segmentation``.
-        evidence: ``published``, read in the source that `table` names; or ``unverified``, which nobody of us has read.
+        benchmark: as results name it.
+        evidence: ``published``, read in the source that `table` names; or ``unverified``, read by nobody of this
+            project.
         method: our name of it.
         label: its name in the table.
         citation: the work whose numbers these are: authors, title, venue, year.
         link: to that work, http or https; empty where none is known.
         table: the table, figure or list that they were read from.
+        task: that the numbers are of, where columns are metrics and there are several tasks.
         split: that was judged.
         backbone: the network, as far as its authors or their repository say; None where they do not.
         trained_on: ``train`` or ``train+val``; None where nobody says.
-        parameter_ratio: parameters for all ten tasks over those of one network, printed as "#par"; None where it is
-            not given or is by another convention.
-        accuracies: decathlon: per task, fractions in [0, 1]; empty where only score or mean are known.
-        metrics: segmentation: by name, fractions in [0, 1]; empty in the decathlon.
-        printed_mean: fraction in [0, 1], as printed; the table's rounding is its own.
-        printed_score: as printed; up to 2.3 below `score`, which knows only rounded accuracies.
+        parameter_ratio: parameters for all tasks over those of one network, printed as "#par"; None where it is not
+            given or follows another convention.
+        values: the main metric by task, or by metric, as the board's columns are; empty where only a mean or a score
+            is known.
+        printed_mean: the mean over the tasks, as printed; the table's rounding is its own.
+        printed_score: the board's total, as printed.
         note: what a reader must know.
     """
 
@@ -49,40 +50,44 @@ class PublishedRow:
     split: str
     backbone: str | None
     trained_on: str | None
+    task: str = ""
     parameter_ratio: float | None = None
-    accuracies: Mapping[str, float] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     printed_mean: float | None = None
     printed_score: int | None = None
     note: str = ""
 
-    @property
-    def score(self) -> Score:
-        """The score recomputed from the printed accuracies."""
-        return decathlon_score({task: 1.0 - accuracy for task, accuracy in self.accuracies.items()})
-
 
 @cache
-def published_rows() -> tuple[PublishedRow, ...]:
-    """All rows whose numbers were read in the source that they name."""
-    return tuple(row for name in VERIFIED for row in _read(name))
+def read_rows(board: Board) -> tuple[PublishedRow, ...]:
+    """All published rows of a board, verified and unverified, in the order of its files.
+
+    Raises:
+        ValueError: a row has a number of a task or metric that the board does not have.
+    """
+    columns = board.tasks if board.across == "tasks" else [metric.name for metric in board.metrics]
+    rows = tuple(row for file in board.published for row in _read(json.loads(file.read_text(encoding="utf-8")), board))
+    for row in rows:
+        strange = [name for name in row.values if name not in columns]
+        if strange:
+            raise ValueError(f"the published row {row.label} has {', '.join(strange)}, which its board does not have")
+    return rows
 
 
-@cache
-def unverified_rows() -> tuple[PublishedRow, ...]:
-    """Rows of the decathlon whose source was not read; their scores fit their accuracies, no more is known."""
-    return tuple(row for name in UNVERIFIED for row in _read(name))
+def published_rows(boards: Iterable[Board]) -> tuple[PublishedRow, ...]:
+    """The rows of some boards whose numbers were read in the source that they name."""
+    return tuple(row for board in boards for row in read_rows(board) if row.evidence == "published")
 
 
-def table8() -> tuple[PublishedRow, ...]:
-    """The seven rows of Table 8 of the Piggyback paper, in its order."""
-    return tuple(row for row in published_rows() if row.table == TABLE8)
+def unverified_rows(boards: Iterable[Board]) -> tuple[PublishedRow, ...]:
+    """The rows of some boards whose source was not read: their numbers fit each other, no more is known."""
+    return tuple(row for board in boards for row in read_rows(board) if row.evidence == "unverified")
 
 
-def _read(name: str) -> tuple[PublishedRow, ...]:
-    document = json.loads(files("leaderboard").joinpath("data", name).read_text(encoding="utf-8"))
-    shared = {"benchmark": document["benchmark"], "evidence": document["evidence"]}
-    return tuple(_row(row, shared | _cite(document["papers"][row["paper"]])) for row in document["rows"])
+def _read(document: Mapping[str, Any], board: Board) -> Iterable[PublishedRow]:
+    shared = {"benchmark": board.name, "evidence": document["evidence"]}
+    for row in document["rows"]:
+        yield _row(row, shared | _cite(document["papers"][row["paper"]]))
 
 
 def _cite(paper: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""The few large pictures of the page, drawn once per build for the light and the dark theme, the same bytes each time.
+"""The page's few large charts, drawn once per build for the light and the dark theme, the same bytes each time.
 
-Texts stay texts in the SVG, so that they are drawn with the reader's own fonts.
+Text stays text in the SVG, so that it is drawn with the reader's own fonts.
 """
 
 import io
@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from leaderboard.boards.board import Board, Total
 from leaderboard.page.evidence import ClassScore
+from leaderboard.page.tables import anchor_of
 from leaderboard.statistics.entries import Entry
 
 FONTS: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -32,7 +34,7 @@ _FAMILY: Final = re.compile(r"'DejaVu Sans'(?:, (?:'[^']*'|[\w-]+))*")
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours; those of the page's style."""
+    """Colours of a theme, the same as in the page's style sheet."""
 
     name: str
     ink: str
@@ -58,9 +60,9 @@ class Chart:
 
     Attributes:
         name: of its two files.
-        under: name of the view that it stands under.
+        under: anchor of the table that it is shown under.
         width, height: in pixels, when not scaled.
-        alt: what it shows, for who does not see it.
+        alt: its content in words, for readers who do not see it.
         caption: under it.
         pictures: SVG by theme.
     """
@@ -75,13 +77,13 @@ class Chart:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points no other beats: none has at most their cost and a higher score, or less cost and their score.
+    """Find the points that no other beats: by a higher score at no more cost, or by less cost for the same score.
 
     Args:
         points: cost, score.
 
     Returns:
-        Their places, by rising cost.
+        Their indices, by rising cost.
     """
     order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
     front: list[int] = []
@@ -92,17 +94,21 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def score_chart(entries: Sequence[Entry]) -> Chart | None:
-    """Decathlon score against parameter ratio, with the Pareto front; None with fewer than two such entries.
+def score_chart(board: Board, entries: Sequence[Entry]) -> Chart | None:
+    """Totals against parameter ratios, with the Pareto front; None without totals, or with fewer than two entries.
 
     Args:
-        entries: any; those with a score on the official test part and a ratio are drawn, unverified ones not.
+        board: has a total and an order across protocols, since the chart shows all of them.
+        entries: of the board; those on the official data of that order are drawn, except unverified ones.
     """
+    rule, placing = board.total, board.placing
+    if rule is None or placing is None:
+        return None
     drawn = [
         (entry, entry.parameter_ratio, entry.total.mean)
         for entry in entries
-        if entry.benchmark == "decathlon" and entry.evidence != "unverified" and entry.parameter_ratio is not None
-        and entry.total is not None and entry.protocol.official and entry.protocol.split == "test"
+        if entry.evidence != "unverified" and entry.parameter_ratio is not None
+        and entry.total is not None and entry.protocol.official and entry.protocol.split == placing.split
     ]  # fmt: skip
     if len(drawn) < 2:
         return None
@@ -113,25 +119,25 @@ def score_chart(entries: Sequence[Entry]) -> Chart | None:
     )
 
     def draw(axes: Axes, theme: Theme) -> None:
-        _draw_scores(axes, theme, labels=[_label(entry) for entry, _, _ in drawn], points=points, front=front,
-                     measured=[entry.evidence == "measured" for entry, _, _ in drawn])  # fmt: skip
+        _draw_scores(axes, theme, rule=rule, labels=[_label(entry) for entry, _, _ in drawn], points=points,
+                     front=front, measured=[entry.evidence == "measured" for entry, _, _ in drawn])  # fmt: skip
 
     return Chart(
         name="score-by-parameters",
-        under="decathlon",
+        under=anchor_of(board.views[0]),
         width=600,
         height=420,
-        alt=f"Scatter of decathlon score against parameter ratio, {len(drawn)} methods. On the Pareto front: {best}.",
-        caption="Score against parameters, those for all ten tasks over those of one network; the upper left is best. "
-        "The line is the Pareto front of all that is drawn: as in the challenge, networks and training parts differ.",
+        alt=f"Scatter of {rule.name} against parameter ratio, {len(drawn)} methods. On the Pareto front: {best}.",
+        caption=rule.chart_caption,
         pictures=_in_both_themes(draw, size=(600, 420)),
     )
 
 
-def class_chart(scores: Sequence[tuple[str, Sequence[ClassScore]]]) -> Chart | None:
+def class_chart(board: Board, scores: Sequence[tuple[str, Sequence[ClassScore]]]) -> Chart | None:
     """Intersection over union per class, as bars of up to four entries; None without any.
 
     Args:
+        board: of the entries.
         scores: label and classes of each entry; all judge the same classes.
     """
     first = scores[:MOST_BARS]
@@ -149,7 +155,7 @@ def class_chart(scores: Sequence[tuple[str, Sequence[ClassScore]]]) -> Chart | N
     rest = f" The first {MOST_BARS} of {len(scores)} rows." if len(scores) > MOST_BARS else ""
     return Chart(
         name="class-scores",
-        under="segmentation",
+        under=anchor_of(board.views[0]),
         width=size[0],
         height=size[1],
         alt=f"Bars of intersection over union for {len(names)} classes. {said}.",
@@ -204,13 +210,13 @@ def _style(theme: Theme) -> Iterator[None]:
 
 
 def _draw_scores(
-    axes: Axes, theme: Theme, *, labels: Sequence[str], points: Sequence[tuple[float, float]], front: Sequence[int],
-    measured: Sequence[bool],
+    axes: Axes, theme: Theme, *, rule: Total, labels: Sequence[str], points: Sequence[tuple[float, float]],
+    front: Sequence[int], measured: Sequence[bool],
 ) -> None:  # fmt: skip
     axes.set_xscale("log")
     axes.grid(axis="y")
     axes.set_xlabel("parameters, in networks (log)")
-    axes.set_ylabel("decathlon score")
+    axes.set_ylabel(rule.name)
     ratios = [ratio for ratio, _ in points]
     low, high = min(ratios) * 0.9, max(ratios) * 1.15
     axes.set_xlim(low, high)
@@ -218,7 +224,7 @@ def _draw_scores(
     axes.xaxis.set_major_locator(FixedLocator([mark for mark in marks if low <= mark <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(0, max(1000.0, 1.1 * max(score for _, score in points)))
+    axes.set_ylim(0, max(rule.most, 1.1 * max(score for _, score in points)))
     line = [points[place] for place in front]
     axes.step([*(x for x, _ in line), high], [*(y for _, y in line), line[-1][1]], where="post",
               color=theme.faint, linewidth=1.2, linestyle=(0, (4, 3)))  # fmt: skip
@@ -245,7 +251,7 @@ def _write_labels(
     every: Sequence[tuple[float, float]],
     front: Sequence[tuple[float, float]],
 ) -> None:
-    """Names beside the points, where there is room; the first ones have the choice."""
+    """Write names beside the points where there is room, the first ones first."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
@@ -300,7 +306,7 @@ def _label(entry: Entry) -> str:
 
 
 def _short(text: str, *, longest: int = LONGEST_LABEL) -> str:
-    """A text for a picture: of characters that the measuring font has, cut where it is long."""
+    """Shorten a text for a picture, and replace characters that the measuring font does not have."""
     known = _characters()
     text = "".join(one if ord(one) in known and one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     return text if len(text) <= longest else f"{text[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -1,4 +1,4 @@
-"""Small line and bar pictures as SVG inside a page: ten thousand of them in seconds, coloured by the page's own style.
+"""Small line and bar charts as SVG inside a page: ten thousand of them in seconds, coloured by the page's own style.
 
 Everything is drawn with classes, never with a style attribute, which the page's content security policy forbids.
 """
@@ -31,8 +31,8 @@ class Figure:
 
     Attributes:
         title: above it.
-        svg: markup, safe to write as it is.
-        summary: what it shows, for who does not see it.
+        svg: markup, already escaped.
+        summary: its content in words, for readers who do not see it.
     """
 
     title: str
@@ -41,12 +41,12 @@ class Figure:
 
 
 def ticks(low: float, high: float, *, about: int = 4) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, some `about` of them.
+    """Round numbers from at most `low` to at least `high`, about `about` of them.
 
     Args:
         low: finite.
-        high: finite; a range of no width is widened.
-        about: how many steps to aim at.
+        high: finite; an empty range is widened.
+        about: number of steps to aim at.
     """
     if high - low <= 1e-12 * max(1.0, abs(high)):
         pad = abs(high) / 2 if abs(high) > 1e-9 else 0.5
@@ -59,7 +59,7 @@ def ticks(low: float, high: float, *, about: int = 4) -> list[float]:
 
 
 def training_curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Figure, ...]:
-    """A picture for the training loss and for each number measured on val, against epochs."""
+    """Charts of the training loss and of each number measured on val, against epochs."""
     names = [name for name in {name: 0 for one in epochs for name in one} if _is_drawn(name)]
     figures = []
     for name in names[:MOST_CURVES]:
@@ -94,7 +94,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float]
     Args:
         points: epoch and value, finite, at least one.
         write: how a value is written at the axis.
-        label: what the picture shows, for who does not see it.
+        label: the picture's content in words, for readers who do not see it.
     """
     if len(points) > MOST_POINTS:
         stride = math.ceil(len(points) / MOST_POINTS)
@@ -120,7 +120,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, write: Callable[[float]
 
 
 def layer_figure(layers: Sequence[Layer]) -> Figure:
-    """Which share of each layer's weights a mask switches off, in network order, as in figure 3 of the paper."""
+    """Fraction of each layer's weights that a mask switches off, in network order, as in figure 3 of the paper."""
     total = sum(layer.weights for layer in layers)
     least, most = min(layers, key=lambda one: one.zeros), max(layers, key=lambda one: one.zeros)
     summary = f"From {_percent(least.zeros)} in {least.name} to {_percent(most.zeros)} in {most.name}"
@@ -148,7 +148,7 @@ def layer_figure(layers: Sequence[Layer]) -> Figure:
 
 
 def layer_rows(layers: Sequence[Layer]) -> Markup:
-    """The same as rows of a table: name, percent, weights."""
+    """The layers as rows of a table: name, percent, weights."""
     names = escape_all([layer.name for layer in layers])
     rows = [
         f'<tr><th scope="row" class="head">{name}</th><td class="count">{100 * layer.zeros:.2f}</td>'
@@ -159,7 +159,7 @@ def layer_rows(layers: Sequence[Layer]) -> Markup:
 
 
 def bar(share: float | None) -> Markup:
-    """A bar of a fraction of its cell's width, beside a number that says the same."""
+    """A bar of a fraction of its cell's width; the number is written beside it."""
     if share is None:
         return Markup()
     wide = 100 * min(1.0, max(0.0, share))

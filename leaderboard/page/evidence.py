@@ -1,4 +1,4 @@
-"""Evidence files of a result: put beside its page, and read for what is drawn."""
+"""Evidence files of a result, put beside its page and read for charts."""
 
 import errno
 import math
@@ -12,12 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
-from leaderboard.boards.tasks import VOC_CLASSES
-from leaderboard.faults import Fault
-from leaderboard.files import read_file
 from leaderboard.store.candidates import LIMITS
-from leaderboard.store.rescoring import read_confusion
-from leaderboard.store.store import StoredResult
+from leaderboard.store.confusion import read_confusion
+from leaderboard.store.reading import StoredResult
+from piggyback.shell.errors import Fault
+from piggyback.shell.files import read_file
 
 TITLES: Final = {
     "result.json": "the record itself",
@@ -45,9 +44,8 @@ class EvidenceFile:
 
     Attributes:
         name: one of `TITLES`.
-        title: what it is.
         size: in bytes.
-        here: whether it lies beside the page.
+        here: whether it is beside the page.
     """
 
     name: str
@@ -57,7 +55,7 @@ class EvidenceFile:
 
 
 class Layer(NamedTuple):
-    """How much of a layer a mask switches off: a fraction of its weights."""
+    """A layer, with the fraction of its weights that a mask switches off."""
 
     name: str
     zeros: float
@@ -65,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class ClassScore(NamedTuple):
-    """A class and its intersection over union, a fraction; None where it neither occurs nor is predicted."""
+    """A class and its intersection over union, a fraction; None if it neither occurs nor is predicted."""
 
     name: str
     iou: float | None
@@ -74,14 +72,14 @@ class ClassScore(NamedTuple):
 def carry(stored: StoredResult, *, into: str) -> tuple[EvidenceFile, ...]:
     """Put a result's evidence files beside its page, as hard links where the disk can, else as copies of small ones.
 
-    Links and anything that is no ordinary file stay behind.
+    Links and special files are left out.
 
     Args:
         stored: whose files.
         into: folder of the page.
 
     Returns:
-        The files that are there, in the order of `TITLES`.
+        The files that exist, in the order of `TITLES`.
     """
     names = {"result.json", *stored.files}
     carried = []
@@ -116,7 +114,7 @@ def _place(source: str, target: str, *, size: int) -> bool:
 def read_epochs(folder: Path) -> list[dict[str, float]]:
     """The epochs of ``metrics.jsonl``; raises `Fault`.
 
-    The store's check has passed the file, bit by bit; reading it as slowly again would take half of a page's time.
+    The store's check has read the file strictly; doing so again would take half of a page's time.
     """
     data = _read(folder, "metrics.jsonl")
     rows = _load(b"[" + b",".join(data.splitlines()) + b"]", "metrics.jsonl")
@@ -139,12 +137,12 @@ def read_layers(folder: Path) -> tuple[Layer, ...]:
 
 def read_class_scores(folder: Path) -> tuple[ClassScore, ...]:
     """Intersection over union per class of ``confusion.json``: hits over truth and prediction; raises `Fault`."""
-    matrix = read_confusion(_read(folder, "confusion.json"))
-    predicted = [sum(column) for column in zip(*matrix, strict=True)]
+    matrix = read_confusion(_read(folder, "confusion.json"), classes=None)  # the store's check knows the classes
+    predicted = [sum(column) for column in zip(*matrix.rows, strict=True)]
     scores = []
-    for place, name in enumerate(VOC_CLASSES):
-        union = sum(matrix[place]) + predicted[place] - matrix[place][place]
-        scores.append(ClassScore(name, matrix[place][place] / union if union else None))
+    for place, (name, row) in enumerate(zip(matrix.classes, matrix.rows, strict=True)):
+        union = sum(row) + predicted[place] - row[place]
+        scores.append(ClassScore(name, row[place] / union if union else None))
     return tuple(scores)
 
 
@@ -155,16 +153,16 @@ def read_log(folder: Path) -> str:
 
 
 def read_sides(folder: Path) -> tuple[int, int]:
-    """Width and height of ``sheet.png`` by its first chunk, IHDR; raises `Fault`.
+    """Width and height of ``sheet.png`` from its first chunk, IHDR; raises `Fault`.
 
-    The store's check has looked at it; the picture itself is left to the reader's browser.
+    The store's check has examined it; decoding the picture is left to the reader's browser.
     """
     head = _read(folder, "sheet.png")[:24]
     return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
 
 
 def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore, ...]:
-    """Per class the mean over the runs that have it."""
+    """Mean of each class over the runs that have it."""
     scores = []
     for column in zip(*runs, strict=True):
         known = [one.iou for one in column if one.iou is not None]
@@ -173,14 +171,11 @@ def mean_class_scores(runs: Sequence[Sequence[ClassScore]]) -> tuple[ClassScore,
 
 
 def _read(folder: Path, name: str) -> bytes:
-    try:
-        return read_file(f"{folder}/{name}", limit=LIMITS[name])
-    except Fault as fault:
-        raise Fault(fault.kind, fault.message, file=name) from None
+    return read_file(f"{folder}/{name}", limit=LIMITS[name], follow=False, name=name)
 
 
 def _load(data: bytes, name: str) -> list[dict[str, Any]]:
-    """Objects of some JSON that the check has passed; an object alone becomes a list."""
+    """Parse JSON that passed the check into a list of objects; a single object becomes a list."""
     try:
         found = from_json(data)  # a fifth of json.loads' time
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where a number of the page leads: to a run, to an entry's list of runs, or to the source of a published row."""
+"""Targets of links: a number leads to a run, to an entry's list of runs, or to the source of a published row."""
 
 import hashlib
 import re
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from leaderboard.result import ResultError
 from leaderboard.statistics.entries import Entry
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
+from piggyback.shell.errors import ResultError
 
 METHOD: Final = "method"
 NUMBER: Final = "number"  # its hint is the task or metric
 THEIRS: Final = "published"
 """Columns of the view ``reproduced``: which number a row is about, and the published one."""
 
-NUMBERS: Final[tuple[Kind, ...]] = ("percent", "points", "ratio")
+NUMBERS: Final[tuple[Kind, ...]] = ("percent", "number", "points", "ratio")
 
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -27,14 +27,14 @@ _CONTROLS: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where published numbers were read.
+    """A work and table from which published numbers were read.
 
     Attributes:
-        number: from 1; its place in the page is ``#source-<number>``.
+        number: from 1; its anchor in the page is ``#source-<number>``.
         citation, table: as the rows give them.
         link: http or https, else empty.
         labels: the rows that come from it.
-        unverified: whether nobody of us has seen the numbers there.
+        unverified: whether nobody of this project has read the numbers there.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Links:
     _by_place: Mapping[str, Sequence[str]] = field(repr=False)
 
     def of_cell(self, cell: Cell, *, row: Row, column: Column) -> str:
-        """Where a cell leads; empty where there is nothing behind it, as for a rank or a verdict."""
+        """Target of a cell; empty if there is nothing behind it, as for a rank or a verdict."""
         if cell.value is None:
             return ""
         known = [place for place in cell.results if place in self.runs]
@@ -69,7 +69,7 @@ class Links:
         return self.of_entry(row.entry) if (cell.kind or column.kind) in NUMBERS or column.key == METHOD else ""
 
     def of_entry(self, entry: Entry) -> str:
-        """Where an entry as a whole leads."""
+        """Target of an entry as a whole."""
         if entry.evidence == "measured":
             name, places = entry_name(entry), [one.place for one in entry.stored if one.place in self.runs]
             return f"entries/{name}.html" if name in self.entries else self.runs[places[0]] if places else ""
@@ -88,14 +88,14 @@ class Links:
 
 
 def make_links(views: Iterable[View], *, results: Iterable[StoredResult]) -> Links:
-    """Collect what the tables lead to.
+    """Collect the targets that the tables lead to.
 
     Args:
         views: the tables.
-        results: that get a page of their own.
+        results: those that get a page of their own.
 
     Raises:
-        ResultError: a result lies at a place that is no path of plain names; `read_store` gives none such.
+        ResultError: the place of a result is not a path of plain names; `read_store` gives none such.
     """
     runs = {one.place: f"runs/{_checked(one.place)}/index.html" for one in results}
     rows = [row for view in views for row in view.rows]
@@ -128,19 +128,19 @@ def make_links(views: Iterable[View], *, results: Iterable[StoredResult]) -> Lin
 
 
 def entry_name(entry: Entry) -> str:
-    """A name for an entry's page: the first digits of what makes it, so that it stays the same from build to build."""
+    """Name of an entry's page: digits of a digest of its properties, so that it is the same in every build."""
     parts = [entry.benchmark, entry.method, entry.label, entry.protocol.label, *(one.place for one in entry.stored)]
     text = "\n".join(part.encode("unicode_escape").decode() for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def anchor(key: str) -> str:
-    """The place of a task on its entry's page; empty for keys that make no plain name."""
+    """Anchor of a task on its entry's page; empty for keys that make no plain name."""
     return f"task-{key}" if _NAME.fullmatch(key) else ""
 
 
 def safe_link(text: str) -> str:
-    """A link as it may stand in a page: http or https with a host and nothing hidden in it; else empty."""
+    """The link if it is safe on a page: http or https, with a host and nothing hidden in it; else empty."""
     try:
         parts = urlsplit(text)
     except ValueError:
@@ -156,5 +156,5 @@ def _source_of(entry: Entry) -> tuple[str, str, str]:
 def _checked(place: str) -> str:
     parts = place.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise ResultError(f"a result lies at {place!a:.200}, which makes no address; `leaderboard check` says more")
+        raise ResultError(f"a result is at {place!a:.200}, which makes no address; `leaderboard check` says more")
     return place

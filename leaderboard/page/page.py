@@ -2,64 +2,58 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from leaderboard.faults import Fault
+from leaderboard.boards.board import Board, Confusion
+from leaderboard.boards.installed import REPRODUCED
 from leaderboard.page.charts import Chart, class_chart, score_chart
 from leaderboard.page.evidence import ClassScore, mean_class_scores, read_class_scores
 from leaderboard.page.links import Links, entry_name, make_links
 from leaderboard.page.runs import write_entry_page, write_run_page
 from leaderboard.page.site_folder import check_target, new_folder
-from leaderboard.page.tables import show_view
+from leaderboard.page.tables import anchor_of, show_view
 from leaderboard.page.templating import render
 from leaderboard.statistics.entries import Entry
-from leaderboard.store.spreading import spread
-from leaderboard.store.store import Finding, StoredResult
+from leaderboard.store.processes import spread
+from leaderboard.store.reading import Finding, StoredResult
 from leaderboard.tables.views import View
+from piggyback.shell.errors import Fault
 
 ASSETS: Final = ("page.css", "page.js", "icon.svg")
-HEADINGS: Final = {
-    "decathlon": "Visual Decathlon",
-    "points": "Points per task",
-    "segmentation": "Segmentation",
-    "reproduced": "Reproduced?",
-}
-INTROS: Final = {
-    "decathlon": "Accuracy on the ten tasks in percent, their mean, and the score. A rank holds within its protocol.",
-    "points": "What each task adds to the score: 1000 for no error, 250 for the error of the organisers' fully "
-    "fine-tuned network, none from twice that error on. Only official data earn points.",
-    "segmentation": "PASCAL VOC 2012, intersection over union in percent.",
-    "reproduced": "Numbers measured with this program beside those that were published for the same method.",
-}
-COMPARISONS: Final = (
+HEADING: Final = "Reproduced?"
+INTRO: Final = "Numbers measured with this program beside those that were published for the same method."
+"""Of the one table that is no board's."""
+
+RANKED_NOTE: Final = (
     "Ranks are given among entries of one benchmark and one protocol: the part that was judged, official data or not, "
-    "the parts trained on, and the backbone. Rows of different protocols stand in one table, and are not one ranking.",
+    "the parts trained on, and the backbone. Rows of different protocols stand in one table, and are not one ranking."
+)
+PUBLISHED_NOTE: Final = (
     "Published rows differ in their backbones, in whether they trained on train or on train and val, and in their test "
-    "crops; where nobody says, neither do we.",
-    "A score recomputed from published accuracies, which are printed to two decimals, can differ by a few points from "
-    "the printed score.",
-    "Results on data that are not the official release earn no points and have no score.",
+    "crops; where nobody says, neither do we."
+)
+SEEDS_NOTE: Final = (
     "n is the number of seeds, \N{PLUS-MINUS SIGN} the sample standard deviation over them; one seed says nothing "
-    "about spread. Incomplete entries have no total and no rank.",
-    "Parameters are those for all ten tasks over those of one network, by the Piggyback paper's convention: heads and "
-    "normalisation are left out.",
-    "Unverified rows, where they are shown, come from nobody's reading of the source, and are never ranked.",
+    "about spread. Incomplete entries have no total and no rank."
+)
+UNVERIFIED_NOTE: Final = (
+    "Unverified rows, where they are shown, come from nobody's reading of the source, and are never ranked."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What a build has written.
+    """Outcome of a build.
 
     Attributes:
         path: of the page to open.
-        pages: how many HTML files there are.
-        results: with a page of their own.
+        pages: number of HTML files.
+        results: number of results with a page of their own.
         rows: in all tables together.
-        left_out: faults of results that are not shown, by kind.
+        left_out: number of results left out, by the kind of their fault.
     """
 
     path: Path
@@ -73,33 +67,35 @@ def build_page(
     out: Path,
     *,
     store: Path,
+    boards: Mapping[str, Board],
     views: Sequence[View],
     results: Sequence[StoredResult],
     findings: Sequence[Finding] = (),
     left_out: int = 0,
 ) -> Built:
-    """Write the site; it replaces an older one at once and as a whole.
+    """Write the site; it replaces an older one as a whole.
 
     Args:
         out: folder of the site.
-        store: whose results these are; `out` may not lie in it.
+        store: whose results these are; `out` may not be in it.
+        boards: of all benchmarks in `views` and `results`.
         views: the tables, in order.
-        results: that passed every check; each gets a page, with its evidence files.
+        results: those that passed every check; each gets a page, with its evidence files.
         findings: faults of the others, which are counted on the page and not shown.
         left_out: how many results those are.
 
     Raises:
-        ResultError: `out` is no site of ours, or cannot be written.
+        ResultError: `out` is not a site of ours, or cannot be written.
     """
     check_target(out, store=store)
     links = make_links(views, results=results)
     faults = Counter(finding.kind for finding in findings)
     with new_folder(out) as site:
         _write_assets(site)
-        _write_results(site, results=results, links=links)
-        charts = _write_charts(site, views=views)
-        told = _index(views, links=links, charts=charts)
-        page = render("index.html", **told, faults=sorted(faults.items(), key=_most_first), left_out=left_out)
+        _write_results(site, results=results, boards=boards, links=links)
+        charts = _write_charts(site, boards=boards, views=views)
+        values = _index(views, boards=boards, links=links, charts=charts)
+        page = render("index.html", **values, faults=sorted(faults.items(), key=_most_first), left_out=left_out)
         (site / "index.html").write_bytes(page)
     return Built(
         path=out / "index.html",
@@ -114,25 +110,43 @@ def _most_first(one: tuple[str, int]) -> tuple[int, str]:
     return -one[1], one[0]
 
 
-def _index(views: Sequence[View], *, links: Links, charts: Sequence[Chart]) -> dict[str, object]:
+def _index(
+    views: Sequence[View], *, boards: Mapping[str, Board], links: Links, charts: Sequence[Chart]
+) -> dict[str, object]:
     tables = [show_view(view, links=links) for view in views]
     entries = {entry_name(row.entry): row.entry for view in views for row in view.rows}
     kinds = Counter(entry.evidence for entry in entries.values())
-    told = [f"{kinds[kind]} {kind}" for kind in ("measured", "published", "unverified") if kinds[kind]]
+    counted = [f"{kinds[kind]} {kind}" for kind in ("measured", "published", "unverified") if kinds[kind]]
     return {
         "title": "Leaderboard \N{MIDDLE DOT} piggyback-bench",
         "root": "",
         "tables": tables,
-        "headings": HEADINGS,
-        "intros": INTROS,
-        "comparisons": COMPARISONS,
+        "headings": _headings(boards),
+        "comparisons": _comparisons(boards),
         "charts": charts,
         "sources": links.sources,
         "methods": sorted({row.method for table in tables for row in table.rows}),
         "protocols": list(dict.fromkeys(row.protocol for table in tables for row in table.rows)),
         "evidences": [kind for kind in ("measured", "published", "unverified") if kinds[kind]],
-        "counts": f"Rows: {', '.join(told) or 'none'}. Results with a page: {len(links.runs):,}.",
+        "counts": f"Rows: {', '.join(counted) or 'none'}. Results with a page: {len(links.runs):,}.",
     }
+
+
+def _headings(boards: Mapping[str, Board]) -> dict[str, tuple[str, str]]:
+    """Heading and first sentence of each table's section, by the table's anchor."""
+    headings = {REPRODUCED: (HEADING, INTRO)}
+    for board in boards.values():
+        headings[anchor_of(board.views[0])] = board.title, board.intro
+        if board.total is not None:
+            headings[anchor_of(board.total.view)] = board.total.title, board.total.intro
+    return headings
+
+
+def _comparisons(boards: Mapping[str, Board]) -> list[str]:
+    """Sentences to read before comparing rows: general ones, and each board's."""
+    notes = [note for board in boards.values() for note in board.notes]
+    ratios = [board.ratio_note for board in boards.values() if board.ratio_note]
+    return [RANKED_NOTE, PUBLISHED_NOTE, *notes, SEEDS_NOTE, *ratios, UNVERIFIED_NOTE]
 
 
 def _write_assets(site: Path) -> None:
@@ -142,7 +156,7 @@ def _write_assets(site: Path) -> None:
         (site / "assets" / name).write_bytes(files("leaderboard.page").joinpath("assets", name).read_bytes())
 
 
-def _write_results(site: Path, *, results: Sequence[StoredResult], links: Links) -> None:
+def _write_results(site: Path, *, results: Sequence[StoredResult], boards: Mapping[str, Board], links: Links) -> None:
     belongs: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for name, entry in links.entries.items():
         write_entry_page(entry, name=name, links=links, site=site)
@@ -150,28 +164,34 @@ def _write_results(site: Path, *, results: Sequence[StoredResult], links: Links)
             belongs[place].append((entry.label, f"entries/{name}.html"))
 
     def write(one: StoredResult) -> None:
-        write_run_page(one, links=links, entries=belongs.get(one.place, ()), site=site)
+        main = boards[one.result.benchmark].main
+        write_run_page(one, main=main, links=links, entries=belongs.get(one.place, ()), site=site)
 
     spread(write, results)
 
 
-def _write_charts(site: Path, *, views: Sequence[View]) -> list[Chart]:
+def _write_charts(site: Path, *, boards: Mapping[str, Board], views: Sequence[View]) -> list[Chart]:
     rows = {view.name: [row.entry for row in view.rows] for view in views}
-    found = (score_chart(rows.get("decathlon", [])), class_chart(_class_scores(rows.get("segmentation", []))))
-    charts = [chart for chart in found if chart is not None]
+    charts: list[Chart] = []
+    for board in boards.values():
+        entries = rows.get(board.views[0], [])
+        for chart in (score_chart(board, entries), class_chart(board, _class_scores(board, entries))):
+            if chart is not None:
+                taken = chart.name in {one.name for one in charts}
+                charts.append(replace(chart, name=f"{chart.name}-{board.name}") if taken else chart)
     for chart in charts:
         for theme, picture in chart.pictures.items():
             (site / "images" / f"{chart.name}-{theme}.svg").write_bytes(picture)
     return charts
 
 
-def _class_scores(entries: Sequence[Entry]) -> list[tuple[str, Sequence[ClassScore]]]:
+def _class_scores(board: Board, entries: Sequence[Entry]) -> list[tuple[str, Sequence[ClassScore]]]:
     """Label and mean scores per class of the entries whose results have a confusion matrix."""
     scores: list[tuple[str, Sequence[ClassScore]]] = []
-    for entry in entries:
+    for entry in entries if isinstance(board.evidence, Confusion) else ():
         runs = []
         for one in entry.stored:
-            if "confusion.json" in one.files:
+            if Confusion.file in one.files:
                 try:
                     runs.append(read_class_scores(one.folder))
                 except Fault:  # changed since the check; the run's own page says so

@@ -1,15 +1,15 @@
-"""Pages of single results, and of entries that have several: what a number was made from."""
+"""Pages of single results, and of entries over several: the evidence behind each number."""
 
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from markupsafe import Markup
 
-from leaderboard.faults import Fault
+from leaderboard.boards.board import Metric
 from leaderboard.page.curves import bar, layer_figure, layer_rows, training_curves
 from leaderboard.page.evidence import (
     ClassScore,
@@ -23,13 +23,15 @@ from leaderboard.page.evidence import (
     read_sides,
 )
 from leaderboard.page.links import Links, anchor, safe_link
-from leaderboard.page.tables import write_value
+from leaderboard.page.tables import style_of, write_value
 from leaderboard.page.templating import render
 from leaderboard.result import Result
 from leaderboard.statistics.entries import Entry, Value
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
+from leaderboard.tables.view_builders import KINDS
+from leaderboard.tables.views import Kind
+from piggyback.shell.errors import Fault
 
-MAIN_METRICS: Final = {"decathlon": "accuracy", "segmentation": "mean_iou"}
 LONGEST_VALUE: Final = 600  # characters of a recipe's value
 
 _FRACTIONS: Final = ("accuracy", "error", "iou", "top1", "top5", "zeros")
@@ -41,7 +43,7 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(kw_only=True)
 class _Drawn:
-    """What the evidence files of a result gave, and what was wrong with them."""
+    """The contents of a result's evidence files, and what was wrong with them."""
 
     epochs: Sequence[Mapping[str, float]] = ()
     layers: Sequence[Layer] = ()
@@ -51,12 +53,15 @@ class _Drawn:
     faults: list[str] = field(default_factory=list)
 
 
-def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tuple[str, str]], site: Path) -> None:
+def write_run_page(
+    stored: StoredResult, *, main: Metric, links: Links, entries: Sequence[tuple[str, str]], site: Path
+) -> None:
     """Write the page of one result, with its evidence files beside it.
 
     Args:
         stored: the result.
-        links: where the pages lie.
+        main: the metric that its benchmark ranks by.
+        links: addresses of the pages.
         entries: label and address of the entries that it is part of.
         site: folder of the site.
     """
@@ -73,7 +78,7 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
         heading=heading,
         lead=_lead(result),
         entries=entries,
-        headline=_headline(result),
+        headline=_headline(result, main),
         curves=training_curves(drawn.epochs),
         layer_rows=layer_rows(drawn.layers),
         layer_figure=layer_figure(drawn.layers) if drawn.layers else None,
@@ -91,7 +96,7 @@ def write_run_page(stored: StoredResult, *, links: Links, entries: Sequence[tupl
 
 
 def _draw(stored: StoredResult, files: Iterable[EvidenceFile]) -> _Drawn:
-    """Read what is drawn; the store's check has passed these files, so a fault here is a file changed since."""
+    """Read the files that are drawn; they passed the store's check, so a fault means that a file changed since."""
     drawn, folder = _Drawn(), stored.folder
     readers: dict[str, tuple[str, Callable[[Path], object]]] = {
         "metrics.jsonl": ("epochs", read_epochs),
@@ -126,12 +131,11 @@ def _lead(result: Result) -> str:
     return ", ".join(filter(None, [result.benchmark, f"split {result.split}", data, trained, chosen]))
 
 
-def _headline(result: Result) -> Pairs:
-    """The few numbers that a reader looks for first."""
+def _headline(result: Result, main: Metric) -> Pairs:
+    """The few numbers that readers look for first."""
     pairs = []
-    name = MAIN_METRICS.get(result.benchmark, "")
-    if name in result.metrics:
-        pairs.append((_words(name), _metric(name, result.metrics[name])))
+    if main.name in result.metrics:
+        pairs.append((_words(main.name), _metric(main.name, result.metrics[main.name])))
     if result.counts is not None:
         pairs.append(("judged rightly", f"{result.counts.correct:,} of {result.counts.n:,}"))
     if "zeros" in result.metrics:
@@ -144,7 +148,7 @@ def _headline(result: Result) -> Pairs:
 
 
 def _sections(result: Result) -> list[tuple[str, Pairs]]:
-    """Titles and facts of what the record says, without those that are empty."""
+    """The record's facts under titles; empty sections are left out."""
     prints, code = result.fingerprints, result.code
     sections: list[tuple[str, Pairs]] = [
         ("Measured", [(_words(name), _metric(name, value)) for name, value in result.metrics.items()]),
@@ -168,12 +172,12 @@ def _sections(result: Result) -> list[tuple[str, Pairs]]:
             [(name, getattr(prints, name) or "") for name in ("data", "backbone", "predictions")] if prints else [],
         ),
     ]
-    told = [(title, [pair for pair in pairs if pair[1]]) for title, pairs in sections]
-    return [(title, pairs) for title, pairs in told if pairs]
+    filled = [(title, [pair for pair in pairs if pair[1]]) for title, pairs in sections]
+    return [(title, pairs) for title, pairs in filled if pairs]
 
 
 def write_code(result: Result, *, short: bool = False) -> str:
-    """The commit, and whether files were changed since."""
+    """The commit, and whether files were modified since."""
     if result.code is None or result.code.commit is None:
         return "no git checkout"
     commit = result.code.commit[:10] if short else result.code.commit
@@ -186,14 +190,15 @@ def write_entry_page(entry: Entry, *, name: str, links: Links, site: Path) -> No
     Args:
         entry: with more than one result.
         name: of its page.
-        links: where the pages lie.
+        links: addresses of the pages.
         site: folder of the site.
     """
-    metric = MAIN_METRICS.get(entry.benchmark, "")
+    main = entry.board.main
+    kind, kinds = KINDS[main.unit], {metric.name: KINDS[metric.unit] for metric in entry.board.metrics}
     rows, seen = [], set[str]()
     for one in sorted(entry.stored, key=lambda one: (one.result.task, one.result.seed or 0, one.place)):
         if one.place in links.runs:
-            rows.append(_run_row(one, metric=metric, links=links, first=one.result.task not in seen))
+            rows.append(_run_row(one, main=main, links=links, first=one.result.task not in seen))
             seen.add(one.result.task)
     page = render(
         "entry.html",
@@ -203,24 +208,26 @@ def write_entry_page(entry: Entry, *, name: str, links: Links, site: Path) -> No
         benchmark=entry.benchmark,
         protocol=entry.protocol.label,
         summary=[(what, text) for what, text in _entry_facts(entry) if text],
-        numbers=[(_words(what), write_summary(value)) for what, value in entry.values.items()],
-        metric=_words(metric),
+        numbers=[(_words(name), write_summary(one, kind=kinds.get(name, kind))) for name, one in entry.values.items()],
+        metric=_words(main.name),
+        unit=", %" if kind == "percent" else "",
+        style=style_of(kind),
         runs=rows,
     )
     (site / "entries" / f"{name}.html").write_bytes(page)
 
 
-def _run_row(stored: StoredResult, *, metric: str, links: Links, first: bool) -> dict[str, object]:
-    """A row of an entry's page; a task's first one can be linked to."""
+def _run_row(stored: StoredResult, *, main: Metric, links: Links, first: bool) -> dict[str, object]:
+    """A row of an entry's page; the first row of a task has an anchor."""
     result = stored.result
-    value = result.metrics.get(metric)
+    value = result.metrics.get(main.name)
     return {
         "task": result.task,
         "anchor": anchor(result.task) if first else "",
         "name": stored.place.rsplit("/", 1)[-1],
         "link": links.runs[stored.place],
         "seed": _UNKNOWN if result.seed is None else result.seed,
-        "value": _UNKNOWN if value is None else write_value(value, kind="percent"),
+        "value": _UNKNOWN if value is None else write_value(value, kind=KINDS[main.unit]),
         "split": result.split,
         "code": write_code(result, short=True),
         "device": result.device or _UNKNOWN,
@@ -228,11 +235,15 @@ def _run_row(stored: StoredResult, *, metric: str, links: Links, first: bool) ->
 
 
 def _entry_facts(entry: Entry) -> Pairs:
-    total = "" if entry.total is None else write_summary(entry.total, kind="points" if entry.points else "percent")
+    main = entry.board.main
+    if entry.board.total is not None:
+        totals = [("score", write_summary(entry.total, kind="points"))]
+    else:
+        totals = [(_words(main.name), write_summary(entry.total, kind=KINDS[main.unit]))] if entry.task else []
     return [
         ("method", entry.method),
-        ("score" if entry.points else "mean IoU", total),
-        ("mean accuracy", write_summary(entry.mean)),
+        *totals,
+        (f"mean {_words(main.name)}", write_summary(entry.mean, kind=KINDS[main.unit])),
         ("parameters over one network's", "" if entry.parameter_ratio is None else f"{entry.parameter_ratio:.3g}"),
         ("missing", ", ".join(entry.missing)),
         ("rank", "" if entry.rank is None else f"{entry.rank}{' (shared)' if entry.tied else ''}"),
@@ -240,7 +251,7 @@ def _entry_facts(entry: Entry) -> Pairs:
     ]
 
 
-def write_summary(value: Value | None, *, kind: Literal["percent", "points"] = "percent") -> str:
+def write_summary(value: Value | None, *, kind: Kind = "percent") -> str:
     """A number over seeds, in words; empty for none."""
     if value is None:
         return ""
@@ -259,7 +270,7 @@ def _metric(name: str, value: float) -> str:
 
 
 def _plain(value: object) -> str:
-    """A recipe's value: texts as they are, the rest as JSON; cut where it is long."""
+    """A recipe's value as text: texts unchanged, the rest as JSON; long ones are cut."""
     text = value if isinstance(value, str) else repr(value) if type(value) is int else _ENCODER.encode(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 

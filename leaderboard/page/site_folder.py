@@ -1,4 +1,4 @@
-"""The site's folder: made beside its place and put there by renaming, so that nobody sees half of one."""
+"""The site's folder, made beside its place and renamed into it, so that nobody sees half of one."""
 
 import errno
 import os
@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from leaderboard.files import sync_folder, write_file
-from leaderboard.result import ResultError
+from leaderboard.store.staging import SITE_MARKER
+from piggyback.shell.errors import ResultError
+from piggyback.shell.files import sync_folder, write_bytes
 
-MARKER: Final = "piggyback-site.txt"
 MARK: Final = "piggyback-bench leaderboard, format 1\nMade by a program; built anew as a whole.\n"
 LEFT_OVER_S: Final = 3600.0
 """A build takes seconds to minutes: what is older beside a site was left by one that was killed."""
@@ -23,14 +23,14 @@ _TRIES: Final = 5
 
 
 def check_target(out: Path, *, store: Path) -> None:
-    """Refuse to overwrite what is not ours.
+    """Refuse to overwrite a folder that is not ours.
 
     Args:
-        out: where the site is to lie.
-        store: where its results lie.
+        out: the site's folder.
+        store: the folder of its results.
 
     Raises:
-        ResultError: `out` is a link, a file, a folder that no build has made, or lies in the store or around it.
+        ResultError: `out` is a link, a file, a folder that no build has made, or is in the store or around it.
     """
     if out.is_symlink():
         raise ResultError(f"{out} is a link; give --out the folder itself")
@@ -38,7 +38,7 @@ def check_target(out: Path, *, store: Path) -> None:
         if not out.is_dir():
             raise ResultError(f"{out} is not a folder; choose another --out")
         if any(out.iterdir()) and not _is_ours(out):
-            raise ResultError(f"{out} holds files and is not a site of ours (no {MARKER}); choose another --out")
+            raise ResultError(f"{out} holds files and is not a site of ours (no {SITE_MARKER}); choose another --out")
     inner, outer = out.resolve(), store.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise ResultError(f"{out} and the store {store} lie in each other; choose another --out")
@@ -46,10 +46,10 @@ def check_target(out: Path, *, store: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when the block ends well, and vanishes when it does not.
+    """Yield a new folder that replaces `out` if the block succeeds, and is removed otherwise.
 
     Raises:
-        ResultError: there is no place for it, or another build keeps taking it.
+        ResultError: it cannot be made, or another build keeps taking its place.
     """
     out = Path(os.path.abspath(out))
     made = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
@@ -59,9 +59,9 @@ def new_folder(out: Path) -> Iterator[Path]:
             made.mkdir(parents=True)
         except OSError as fault:
             raise ResultError(f"cannot make a folder beside {out}: {fault.strerror}") from None
-        write_file(made / MARKER, MARK.encode())
+        write_bytes(made / SITE_MARKER, MARK.encode())
         yield made
-        if not _is_ours(made):  # a part may be there again, of what was written since
+        if not _is_ours(made):  # some of it may be there again, from files written since
             raise ResultError(f"{made} was taken away while the site was made in it; build it again")
         _put(made, out)
         sync_folder(out.parent)
@@ -70,8 +70,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def _remove_left_over(out: Path) -> None:
-    """Remove what killed builds of the same site left beside it; what is new may be of a build that is under way."""
-    endings = "tmp|old" if out.exists() else "tmp"  # without a site, the one that stepped aside is the last there is
+    """Remove what killed builds of the same site left beside it; newer folders may belong to a build in progress."""
+    endings = "tmp|old" if out.exists() else "tmp"  # without a site, the one that was moved aside is the last there is
     ours = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.({endings})")
     with suppress(OSError), os.scandir(out.parent) as beside:
         for entry in beside:
@@ -82,7 +82,7 @@ def _remove_left_over(out: Path) -> None:
 
 
 def _put(made: Path, out: Path) -> None:
-    """Rename; an older site steps aside first, and back again when the new one cannot take its place."""
+    """Rename the new site into place; an older one is moved aside first, and back if that fails."""
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}.old")
     for _ in range(_TRIES):
         try:
@@ -102,7 +102,7 @@ def _put(made: Path, out: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    marker = folder / MARKER
+    marker = folder / SITE_MARKER
     try:
         return marker.is_file() and not marker.is_symlink() and marker.read_bytes().startswith(b"piggyback-bench")
     except OSError:

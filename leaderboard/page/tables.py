@@ -1,12 +1,12 @@
-"""Tables as the page shows them: numbers written out, each with what it is sorted by and where it leads."""
+"""Tables as the page shows them: each number as text, with its sorting value and its link."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from leaderboard.boards.score import BASELINE_ERRORS
 from leaderboard.page.links import METHOD, Links
+from leaderboard.tables.formats import NUMERIC
 from leaderboard.tables.view_builders import protocol_letters, protocol_notes, sources
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
 
@@ -14,7 +14,9 @@ MINUS: Final = "\N{MINUS SIGN}"
 TIE: Final = "tie"  # the hint of a rank that another row has too
 RANK: Final = "rank"
 CONDITIONS: Final = ("evidence", "protocol")
-HEAT_STEPS: Final = 10  # of 100 points each
+HEAT_STEPS: Final = 10
+ANCHORS: Final = frozenset({"compare", "sources", "left-out", "filters", "content", "theme"})
+"""Anchors of the page itself, which the tables of unknown benchmarks may not take."""
 
 _PLACES: Final[dict[Kind, str]] = {"percent": ".2f", "points": ",.0f", "ratio": ".2f", "count": ",.0f"}
 _DESCENDING: Final[tuple[Kind, ...]] = ("percent", "points")
@@ -26,10 +28,10 @@ class ShownCell:
     """A cell, as text.
 
     Attributes:
-        text: as it is read; empty for nothing.
-        sort: what it is sorted by; empty for nothing, which stays last.
-        style: its classes.
-        link: where it leads, or empty.
+        text: empty for nothing.
+        sort: sorting value; empty for nothing, which stays last.
+        style: its CSS classes.
+        link: its target, or empty.
         extra: spread, or how many seeds, in small print.
         hint: more, in words.
     """
@@ -44,11 +46,11 @@ class ShownCell:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownRow:
-    """A row, with what it is filtered by.
+    """A row, with the properties that filters use.
 
     Attributes:
         method, protocol, official, evidence: of its entry.
-        ranked: whether it has a rank, where its table has any.
+        ranked: whether it has a rank, if its table has any.
         note: number of a note on it; 0 for none.
         cells: one for each column.
     """
@@ -78,7 +80,9 @@ class ShownTable:
     """A table with its words.
 
     Attributes:
-        name, title: of the view.
+        name: anchor of its section.
+        title: of the view.
+        most: the number of the full colour; 0 where cells are not coloured.
         conditions: whether its rows say under which protocol their numbers were made.
         columns, rows: in order.
         notes: on the whole.
@@ -87,6 +91,7 @@ class ShownTable:
 
     name: str
     title: str
+    most: float
     conditions: bool
     columns: Sequence[ShownColumn]
     rows: Sequence[ShownRow]
@@ -95,9 +100,10 @@ class ShownTable:
 
 
 def show_view(view: View, *, links: Links) -> ShownTable:
-    """A view as it is written into the page.
+    """The view as the page shows it.
 
-    There a row tells its evidence and protocol in words and leads to its source, so columns and notes for these go.
+    On the page a row has its evidence and protocol in words and links to its source, so columns and notes for these are
+    dropped.
     """
     columns = [column for column in view.columns if column.key not in CONDITIONS]
     conditions = len(columns) < len(view.columns)
@@ -110,14 +116,15 @@ def show_view(view: View, *, links: Links) -> ShownTable:
             if row.entry.note:
                 numbers.setdefault(row.entry.note, len(numbers) + 1)
     return ShownTable(
-        name=view.name,
+        name=anchor_of(view.name),
         title=view.title,
+        most=view.most,
         conditions=conditions,
         columns=[
             ShownColumn(
                 title=column.title,
                 note=column.note,
-                numeric=column.kind in _PLACES,
+                numeric=column.kind in NUMERIC,
                 descending=column.kind in _DESCENDING,
                 heads=column.key == head,
             )
@@ -129,6 +136,11 @@ def show_view(view: View, *, links: Links) -> ShownTable:
         notes=[note for note in view.notes if note not in said],
         row_notes=list(numbers),
     )
+
+
+def anchor_of(view: str) -> str:
+    """Anchor of a table's section, from the name of its view."""
+    return f"table-{view}" if view in ANCHORS else view
 
 
 def _heading_column(columns: Sequence[Column]) -> str:
@@ -162,11 +174,16 @@ def _show_cell(cell: Cell, *, column: Column, heat: str, link: str) -> ShownCell
     return ShownCell(
         text=f"={text}" if kind == "count" and cell.hint == TIE else text,
         sort="" if cell.value is None else f"{cell.value}",
-        style=" ".join(filter(None, [kind, heat, _verdict(cell, kind)])),
+        style=" ".join(filter(None, [style_of(kind), heat, _verdict(cell, kind)])),
         link=link,
         extra=_extra(cell, kind=kind),
         hint=" ".join(filter(None, [cell.hint, _interval(cell, kind=kind)])),
     )
+
+
+def style_of(kind: Kind) -> str:
+    """CSS class of a cell: its kind; numbers without a unit look like counts."""
+    return "count" if kind == "number" else kind
 
 
 def write_value(value: float | str | None, *, kind: Kind) -> str:
@@ -174,13 +191,13 @@ def write_value(value: float | str | None, *, kind: Kind) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     if kind not in _PLACES:
-        return f"{value:g}"
+        return f"{value:g}".replace("-", MINUS)
     return f"{value * (100 if kind == 'percent' else 1):{_PLACES[kind]}}".replace("-", MINUS)
 
 
 def _extra(cell: Cell, *, kind: Kind) -> str:
     """The spread over seeds, or a star for a single one; published numbers have neither."""
-    if cell.value is None or not cell.results or kind not in _PLACES:
+    if cell.value is None or not cell.results or kind not in NUMERIC:
         return ""
     return "*" if cell.spread is None else f"\N{PLUS-MINUS SIGN}{write_value(cell.spread, kind=kind)}"
 
@@ -194,13 +211,13 @@ def _interval(cell: Cell, *, kind: Kind) -> str:
 
 def _heat(column: Column, row: Row, *, view: View) -> str:
     cell = row.cells.get(column.key)
-    if view.name != "points" or column.key not in BASELINE_ERRORS or cell is None or not isinstance(cell.value, float):
+    if column.key not in view.heated or cell is None or not isinstance(cell.value, float):
         return ""
-    return f"heat heat-{max(0, min(HEAT_STEPS, int(cell.value // 100)))}"
+    return f"heat heat-{max(0, min(HEAT_STEPS, int(cell.value // (view.most / HEAT_STEPS))))}"
 
 
 def _verdict(cell: Cell, kind: Kind) -> str:
-    """A class for a verdict, of its words."""
+    """CSS class of a verdict, made of its words."""
     if kind != "verdict" or not isinstance(cell.value, str):
         return ""
     words = cell.value.lower().replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Templates: everything that comes from a store is escaped, and what cannot be seen is made visible."""
+"""Templates that escape everything that comes from a store, and make hidden characters visible."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,12 @@ _PLAIN: Final = b"\n" + bytes(range(32, 127))
 
 
 def visible(text: str) -> str:
-    """A text without characters that hide, or that no file can hold; tabs and line feeds stay."""
+    """The text without characters that hide, or that no file can hold; tabs and line feeds stay."""
     return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def encode_visible(text: str) -> bytes:
-    """`visible` in UTF-8, in a tenth of the time where all of the text prints, as nearly always."""
+    """`visible` in UTF-8; ten times as fast where all of the text is printable, as it nearly always is."""
     data = text.encode(errors="surrogatepass")
     rest = data.translate(None, _PLAIN).decode(errors="surrogatepass")
     return data if rest.isprintable() else visible(text).encode()
@@ -36,7 +36,6 @@ def encode_visible(text: str) -> bytes:
 
 @cache
 def make_templates() -> Environment:
-    """The page's templates, compiled once."""
     templates = Environment(
         loader=PackageLoader("leaderboard.page"),
         autoescape=True,
@@ -49,25 +48,19 @@ def make_templates() -> Environment:
 
 
 def render(name: str, **values: object) -> bytes:
-    """A page as it is written.
-
-    Args:
-        name: of the template.
-        values: that it needs.
-    """
     # once for the whole page, since our own templates have no such characters: that is faster than for each value
     return encode_visible(make_templates().get_template(name).render(**values))
 
 
 def write_facts(pairs: Iterable[tuple[str, str]]) -> Markup:
-    """Names and values as a list; written here since a page has some sixty, and a site ten thousand pages."""
+    """A list of names and values; a template would be slower, and a site has ten thousand pages with sixty each."""
     texts = iter(escape_all([text for pair in pairs for text in pair]))
     rows = [f"<div><dt>{name}</dt><dd>{value}</dd></div>\n" for name, value in zip(texts, texts, strict=True)]
     return Markup(f'<dl class="facts">{"".join(rows)}</dl>')
 
 
 def escape_all(texts: Sequence[str]) -> list[str]:
-    """Texts as they may stand in HTML, in elements or attributes; all in one go where none of them holds a NUL."""
+    """Escape texts for HTML, in elements or attributes; in one call unless one of them holds a NUL."""
     escaped = escape("\0".join(texts)).split("\0")
     return escaped if len(escaped) == len(texts) else [escape(text) for text in texts]
 

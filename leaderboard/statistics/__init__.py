@@ -1,1 +1,1 @@
-"""From results to entries: means and spreads over seeds, ranks, intervals, tests."""
+"""Statistics over results: means and spreads over seeds, ranks, intervals, tests."""

@@ -2,40 +2,23 @@
 
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any, Final
+from typing import Final
 
+from leaderboard.boards.board import Board
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.boards.published import published_rows, unverified_rows
-from leaderboard.boards.score import BASELINE_ERRORS, decathlon_score
-from leaderboard.boards.tasks import SEGMENTATION_TASK
+from leaderboard.result import BACKBONE_METHOD
 from leaderboard.statistics.entries import Entry, Protocol, Value
-from leaderboard.statistics.published_entries import cited_entry, published_entry
+from leaderboard.statistics.labels import given, labelled
+from leaderboard.statistics.published_entries import cited_entry, published_entry, split_name
 from leaderboard.statistics.ranking import ranked
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
 
-BACKBONE: Final = "backbone"
-BACKBONE_TASK: Final = "imagenet12"
-KEEP_THE_BACKBONE: Final = frozenset(
-    {
-        *("piggyback", "piggyback-ternary", "feature", "finetune", "scratch", "norm"),
-        *("affine", "ksm", "series", "parallel", "dan"),
-    }
-)
-"""Methods that leave the pretrained network as it was for imagenet12, so that its own accuracy there is theirs.
-
-``finetune`` and ``scratch`` train copies; Table 8 of the Piggyback paper prints one accuracy on imagenet12 for both.
-The others that we name (packnet, joint, series-joint) change the network that all tasks share, and of a method that
-we do not know nobody can say.
-"""
-
-METRICS: Final = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
-"""Of a segmentation result, in the order of the FCN paper's section 5."""
-
-# What a run chose by itself: not part of the recipe that it was given.
-_CHOSEN: Final = ("seed", "lr_used", "lr_trials")
 _SHORT: Final = 12  # digits of a fingerprint
 
 
@@ -43,8 +26,9 @@ def make_entries(stored: Iterable[StoredResult], *, published: bool = True, unve
     """Group results into entries and rank them.
 
     Results are of one entry when benchmark, method, recipe without what a run chose by itself, split, officialness,
-    training part, backbone and data agree; val and test so never meet.  A decathlon entry has a total only when all
-    ten tasks are official and have the same seeds; imagenet12 may come from the backbone's own result.
+    training part, backbone and data agree; val and test so never meet.  An entry over several tasks has a total only
+    when all of them have the same seeds, and are official where the board's total needs that; the task of the backbone
+    may come from the backbone's own result.
 
     Args:
         stored: results that passed every check; those that no table shows (`is_shown`) are left aside.
@@ -55,30 +39,36 @@ def make_entries(stored: Iterable[StoredResult], *, published: bool = True, unve
         Ranked entries first, then incomplete, then unverified ones.
     """
     results = sorted(stored, key=lambda one: one.place)
-    entries = _measured([one for one in results if is_shown(one) and one.result.origin == "measured"])
+    boards = boards_for(one.result for one in results)
+    shown = [one for one in results if is_shown(one, boards)]
+    entries = _measured([one for one in shown if one.result.origin == "measured"], boards)
     if published:
-        entries += map(published_entry, published_rows())
+        entries += [published_entry(row, boards[row.benchmark]) for row in published_rows(boards.values())]
     if unverified:
-        entries += map(published_entry, unverified_rows())
-        entries += [cited_entry(one) for one in results if is_shown(one) and one.result.origin == "published"]
+        entries += [published_entry(row, boards[row.benchmark]) for row in unverified_rows(boards.values())]
+        entries += [cited_entry(one, boards[one.result.benchmark]) for one in shown if one.result.origin == "published"]
     return ranked(entries)
 
 
-def is_shown(one: StoredResult) -> bool:
-    """Whether a table has a place for a result: a decathlon task's accuracy, or a segmentation's mean IoU."""
-    result = one.result
+def is_shown(one: StoredResult, boards: Mapping[str, Board]) -> bool:
+    """Whether a table can show a result: a column for its task, if needed, and the metrics that every result needs.
+
+    Args:
+        one: the result.
+        boards: of all benchmarks, as `boards_for` gives them.
+    """
+    result, board = one.result, boards[one.result.benchmark]
     try:
         json.dumps(result.recipe)
     except RecursionError:  # read with a shorter stack than ours is now
         return False
-    if result.benchmark == "decathlon":
-        return result.task in BASELINE_ERRORS and "accuracy" in result.metrics
-    return result.benchmark == "segmentation" and "mean_iou" in result.metrics
+    has_place = board.across == "metrics" or board.has_task(result.task)
+    return has_place and all(metric.name in result.metrics for metric in board.metrics if metric.needed == "always")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """What the results of one entry share; fingerprints are whole here, not shortened as in a protocol."""
+    """What all results of an entry share; fingerprints are whole here, not shortened as in a protocol."""
 
     benchmark: str
     task: str
@@ -92,32 +82,32 @@ class _Group:
     data: str
 
 
-def _measured(results: Sequence[StoredResult]) -> list[Entry]:
-    worlds = _worlds(results)
+def _measured(results: Sequence[StoredResult], boards: Mapping[str, Board]) -> list[Entry]:
+    worlds = _worlds(results, boards)
     groups: defaultdict[_Group, list[StoredResult]] = defaultdict(list)
     for one in results:
-        groups[_group(one, worlds)].append(one)
-    own = _backbones(results)
-    entries = [
-        _decathlon_entry(group, members, own) if group.benchmark == "decathlon" else _segmentation_entry(group, members)
-        for group, members in groups.items()
-    ]
-    return _labelled(entries)
+        groups[_group(one, boards[one.result.benchmark], worlds)].append(one)
+    own = _backbones(results, boards)
+    entries = []
+    for group, members in groups.items():
+        board = boards[group.benchmark]
+        over_tasks = board.across == "tasks"
+        entries.append(_entry_of_tasks(board, group, members, own) if over_tasks else _entry(board, group, members))
+    return labelled(entries)
 
 
-def _group(one: StoredResult, worlds: Mapping[tuple[str, str], str]) -> _Group:
-    result = one.result
-    decathlon = result.benchmark == "decathlon"
+def _group(one: StoredResult, board: Board, worlds: Mapping[tuple[str, str, str], str]) -> _Group:
+    result, over_tasks = one.result, board.across == "tasks"
     fingerprints = result.fingerprints
     data = fingerprints.data if fingerprints is not None else ""
-    if decathlon:
-        data = "official" if result.official_data else worlds[result.task, data]
+    if over_tasks:
+        data = "official" if result.official_data else worlds[board.name, result.task, data]
     return _Group(
         benchmark=result.benchmark,
-        task="" if decathlon else result.task,
+        task="" if over_tasks else result.task,
         version=result.task_version,
         method=result.method,
-        recipe=json.dumps(_given(result.recipe), sort_keys=True),
+        recipe=json.dumps(given(result.recipe), sort_keys=True),
         split=result.split,
         official=result.official_data,
         trained_on=result.trained_on,
@@ -126,50 +116,47 @@ def _group(one: StoredResult, worlds: Mapping[tuple[str, str], str]) -> _Group:
     )
 
 
-def _given(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The recipe as it was given to the runs of all tasks and seeds."""
-    return {key: value for key, value in (recipe or {}).items() if key not in _CHOSEN}
+def _worlds(results: Iterable[StoredResult], boards: Mapping[str, Board]) -> dict[tuple[str, str, str], str]:
+    """Name sets of tasks' data that are not official, by benchmark, task and fingerprint.
 
-
-def _worlds(results: Iterable[StoredResult]) -> dict[tuple[str, str], str]:
-    """Names for sets of tasks' data that are not official, by task and fingerprint.
-
-    The most used data of all tasks are one set, the second most used another, and so on.
+    Results do not say which tasks' data were made together: the most used data of each task of a benchmark count as one
+    set, the second most used as another, and so on.
     """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counts: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for one in results:
-        if one.result.benchmark == "decathlon" and one.result.fingerprints is not None:
-            counts[one.result.task][one.result.fingerprints.data] += 1
-    variants = {task: sorted(found, key=lambda data: (-found[data], data)) for task, found in counts.items()}
-    names: dict[tuple[str, str], str] = {}
-    for place in range(max(map(len, variants.values()), default=0)):
-        world = sorted((task, found[place]) for task, found in variants.items() if len(found) > place)
-        name = hashlib.sha256(json.dumps(world).encode()).hexdigest()
-        names |= dict.fromkeys(world, name)
+        if boards[one.result.benchmark].across == "tasks" and one.result.fingerprints is not None:
+            counts[one.result.benchmark][one.result.task][one.result.fingerprints.data] += 1
+    names: dict[tuple[str, str, str], str] = {}
+    for benchmark, tasks in counts.items():
+        variants = {task: sorted(found, key=lambda data: (-found[data], data)) for task, found in tasks.items()}
+        for place in range(max(map(len, variants.values()))):
+            world = sorted((task, found[place]) for task, found in variants.items() if len(found) > place)
+            name = hashlib.sha256(json.dumps(world).encode()).hexdigest()
+            names |= {(benchmark, task, data): name for task, data in world}
     return names
 
 
-_Own = Mapping[tuple[str, bool | None, str], StoredResult]
+_Own = Mapping[tuple[str, str, bool | None, str], StoredResult]
 
 
-def _backbones(results: Iterable[StoredResult]) -> _Own:
-    """The backbones' own results on imagenet12, by split, officialness and fingerprint; the first where several are."""
-    own: dict[tuple[str, bool | None, str], StoredResult] = {}
+def _backbones(results: Iterable[StoredResult], boards: Mapping[str, Board]) -> _Own:
+    """The backbones' own results on their tasks, by benchmark, split, officialness and fingerprint; the first ones."""
+    own: dict[tuple[str, str, bool | None, str], StoredResult] = {}
     for one in results:
-        result = one.result
+        result, task = one.result, boards[one.result.benchmark].backbone_task
         backbone = result.fingerprints and result.fingerprints.backbone
-        if (result.method, result.task) == (BACKBONE, BACKBONE_TASK) and backbone:
-            own.setdefault((result.split, result.official_data, backbone), one)
+        if task is not None and (result.method, result.task) == (BACKBONE_METHOD, task.name) and backbone:
+            own.setdefault((result.benchmark, result.split, result.official_data, backbone), one)
     return own
 
 
-def _protocol(group: _Group) -> Protocol:
-    # A segmentation's fingerprint may be two with a plus between: of the pictures trained on, and of those judged.
+def _protocol(board: Board, group: _Group) -> Protocol:
+    # A fingerprint may be two with a plus between: of the pictures trained on, and of those judged.
     data = "official" if group.official else "+".join(part[:_SHORT] for part in group.data.split("+")[:2])
     if group.version != 1:
         data = f"{data}, version {group.version}"
     return Protocol(
-        split=group.split if group.task in ("", SEGMENTATION_TASK) else f"{group.task} {group.split}",
+        split=split_name(board, task=group.task, split=group.split),
         official=group.official,
         trained_on=group.trained_on,
         backbone=f"backbone {group.backbone[:_SHORT]}" if group.backbone else "no backbone",
@@ -181,7 +168,7 @@ _Runs = dict[int, StoredResult]
 
 
 def _by_seed(members: Iterable[StoredResult]) -> _Runs:
-    """One result per seed: the first by its place, which does not depend on the numbers."""
+    """Keep one result per seed: the first by its place, which does not depend on the numbers."""
     found: _Runs = {}
     for one in members:
         found.setdefault(one.result.seed or 0, one)
@@ -204,145 +191,107 @@ def _metric(runs: _Runs, name: str) -> Value:
     return value_of({seed: one.result.metrics[name] for seed, one in found.items()}, found.values())
 
 
-def _segmentation_entry(group: _Group, members: Sequence[StoredResult]) -> Entry:
+def _entry(board: Board, group: _Group, members: Sequence[StoredResult]) -> Entry:
+    """The entry of one task, with the metrics that all its seeds have."""
     runs = _by_seed(members)
-    values = {name: _metric(runs, name) for name in METRICS if all(name in one.result.metrics for one in runs.values())}
+    names = [metric.name for metric in board.metrics]
+    values = {name: _metric(runs, name) for name in names if all(name in one.result.metrics for one in runs.values())}
     return Entry(
-        benchmark=group.benchmark,
+        board=board,
         method=group.method,
         label=group.method,
         evidence="measured",
-        protocol=_protocol(group),
+        protocol=_protocol(board, group),
+        task=group.task,
         values=values,
-        total=values["mean_iou"],
+        total=values.get(board.main.name),
         parameter_ratio=_ratio(members),
         note=_repeats(members, len(runs)),
         stored=tuple(members),
     )
 
 
-def _decathlon_entry(group: _Group, members: Sequence[StoredResult], own: _Own) -> Entry:
+def _entry_of_tasks(board: Board, group: _Group, members: Sequence[StoredResult], own: _Own) -> Entry:
+    """The entry over all tasks of a board."""
     tasks: defaultdict[str, list[StoredResult]] = defaultdict(list)
     for one in members:
         tasks[one.result.task].append(one)
     runs = {task: _by_seed(found) for task, found in sorted(tasks.items())}
     notes = [_repeats(members, sum(map(len, runs.values())))]
-    borrowed = own.get((group.split, group.official, group.backbone or ""))
-    if borrowed is not None and BACKBONE_TASK not in runs and group.method in KEEP_THE_BACKBONE:
-        notes.append(f"{BACKBONE_TASK} is the backbone's own")
-    else:
-        borrowed = None
-    values = {task: _metric(found, "accuracy") for task, found in runs.items()}
+    borrowed = _borrowed(board, group, own) if board.backbone_task and board.backbone_task.name not in runs else None
+    stored, values = list(members), {task: _metric(found, board.main.name) for task, found in runs.items()}
     if borrowed is not None:
-        values[BACKBONE_TASK] = _metric({0: borrowed}, "accuracy")
+        notes.append(f"{borrowed.result.task} is the backbone's own")
+        values[borrowed.result.task] = _metric({0: borrowed}, board.main.name)
+        stored.append(borrowed)
     entry = Entry(
-        benchmark=group.benchmark,
+        board=board,
         method=group.method,
         label=group.method,
         evidence="measured",
-        protocol=_protocol(group),
+        protocol=_protocol(board, group),
         values={task: values[task] for task in sorted(values)},
         parameter_ratio=_ratio(members),
-        missing=tuple(task for task in BASELINE_ERRORS if task not in values),
-        stored=(*members, *([] if borrowed is None else [borrowed])),
+        missing=tuple(task for task in board.names if task not in values),
+        stored=tuple(stored),
     )
-    if group.official:
-        entry = _with_points(entry, runs, borrowed, notes)
+    if group.official or board.total is None:
+        entry = _with_totals(entry, runs, borrowed, notes)
     return replace(entry, note="; ".join(filter(None, notes)))
 
 
-def _with_points(entry: Entry, runs: Mapping[str, _Runs], borrowed: StoredResult | None, notes: list[str]) -> Entry:
-    """Points per task, and totals where all ten tasks have the same seeds."""
+def _borrowed(board: Board, group: _Group, own: _Own) -> StoredResult | None:
+    """The backbone's own result, if the method leaves the network as it was for the backbone's task."""
+    if board.backbone_task is None or group.method not in board.backbone_task.kept_by:
+        return None
+    return own.get((board.name, group.split, group.official, group.backbone or ""))
+
+
+def _with_totals(entry: Entry, runs: Mapping[str, _Runs], borrowed: StoredResult | None, notes: list[str]) -> Entry:
+    """Points per task, if the board has them, and totals if all tasks have the same seeds."""
+    metric, rule = entry.board.main.name, entry.board.total
     seeds = {task: tuple(found) for task, found in runs.items()}
     every = sorted({seed for found in seeds.values() for seed in found})
-    errors: dict[int, dict[str, float]] = {
-        seed: {task: _error(found[seed]) for task, found in runs.items() if seed in found}
-        | ({} if borrowed is None else {BACKBONE_TASK: _error(borrowed)})
+    rest = {} if borrowed is None else {borrowed.result.task: borrowed}
+    errors = {
+        seed: {
+            task: 1.0 - one.result.metrics[metric]
+            for task, one in ({task: found[seed] for task, found in runs.items() if seed in found} | rest).items()
+        }
         for seed in every
     }
-    scores = {seed: decathlon_score(found) for seed, found in errors.items()}
-    points = {
-        task: replace(
-            value_of({seed: one.points[task] for seed, one in scores.items() if task in one.points}, ()),
-            results=value.results,
-        )
-        for task, value in entry.values.items()
-    }
-    if borrowed is not None:
-        points[BACKBONE_TASK] = replace(points[BACKBONE_TASK], spread=None, n=1)
-    entry = replace(entry, points=points)
+    if rule is not None:
+        earned = {
+            seed: {task: rule.earned(task, error) for task, error in found.items()} for seed, found in errors.items()
+        }
+        entry = replace(entry, points=_points(entry, earned, borrowed))
     if entry.missing:
         return entry
     if len(set(seeds.values())) > 1:
         notes.append("no total: its tasks do not all have the same seeds")
         return entry
-    totals = {seed: one.score for seed, one in scores.items() if one.score is not None}
-    means = {seed: one.mean_accuracy for seed, one in scores.items() if one.mean_accuracy is not None}
+    means = {seed: math.fsum(1.0 - error for error in found.values()) / len(found) for seed, found in errors.items()}
+    totals = means if rule is None else {seed: math.fsum(found.values()) for seed, found in earned.items()}
     return replace(entry, total=value_of(totals, entry.stored), mean=value_of(means, entry.stored))
 
 
-def _error(one: StoredResult) -> float:
-    return 1.0 - one.result.metrics["accuracy"]
+def _points(entry: Entry, earned: Mapping[int, Mapping[str, float]], borrowed: StoredResult | None) -> dict[str, Value]:
+    points = {
+        task: replace(
+            value_of({seed: found[task] for seed, found in earned.items() if task in found}, ()), results=value.results
+        )
+        for task, value in entry.values.items()
+    }
+    if borrowed is not None:
+        points[borrowed.result.task] = replace(points[borrowed.result.task], spread=None, n=1)
+    return points
 
 
 def _ratio(members: Iterable[StoredResult]) -> float | None:
-    """The largest that a member states, so that no entry looks smaller than one of its tasks."""
+    """The largest ratio that a member states, so that no entry looks smaller than one of its tasks."""
     return max((one.result.parameter_ratio for one in members if one.result.parameter_ratio is not None), default=None)
 
 
 def _repeats(members: Sequence[StoredResult], used: int) -> str:
     spare = len(members) - used
     return f"{spare} repeated results not counted: the first of each task and seed by its name is" if spare else ""
-
-
-def _labelled(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries of one method with different recipes get what differs into their labels."""
-    siblings: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        siblings[entry.benchmark, entry.method].append(entry)
-    return [
-        replace(entry, label=entry.method + told)
-        for family in siblings.values()
-        for entry, told in zip(family, tell_apart([given_recipe(entry) for entry in family]), strict=True)
-    ]
-
-
-def given_recipe(entry: Entry) -> dict[str, str]:
-    """The recipe of a measured entry without what runs chose by themselves: by setting, its JSON."""
-    return {
-        key: json.dumps(value, sort_keys=True, ensure_ascii=False)
-        for key, value in _given(entry.stored[0].result.recipe).items()
-    }
-
-
-def tell_apart(recipes: Sequence[Mapping[str, str]], *, settings: int = 3, longest: int = 24) -> list[str]:
-    """For each recipe, the settings in which the recipes differ, such as " (lr=0.1)"; empty for equal recipes.
-
-    Args:
-        recipes: JSON by setting.
-        settings: how many are named; a digest of the whole recipe stands for the rest.
-        longest: characters of a setting's text.
-    """
-    keys = sorted({key for recipe in recipes for key in recipe})
-    differing = [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]
-    if not differing:
-        return [""] * len(recipes)
-    told = []
-    for recipe in recipes:
-        words = [(key, _without_brackets(recipe.get(key, "none"))) for key in differing[:settings]]
-        parts = [f"{_cut(key, longest)}={_cut(text, longest)}" for key, text in words]
-        cut = any(max(len(key), len(text)) > longest for key, text in words)
-        if len(differing) > settings or cut:
-            parts.append(hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:6])
-        told.append(f" ({', '.join(parts)})")
-    return told
-
-
-def _without_brackets(text: str) -> str:
-    """Several names as options take them, with spaces between; all else as it is."""
-    names = json.loads(text) if text.startswith('["') else []
-    return " ".join(names) if names and all(isinstance(name, str) for name in names) else text
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"

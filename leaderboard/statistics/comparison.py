@@ -1,4 +1,4 @@
-"""Two entries on the same pictures: which answers differ, and whether more than chance would have it."""
+"""Comparison of two entries on the same pictures: which answers differ, and whether chance explains it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,27 +8,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.boards.score import BASELINE_ERRORS
-from leaderboard.faults import Fault, shown
-from leaderboard.result import ResultError
-from leaderboard.statistics.aggregation import METRICS, given_recipe
-from leaderboard.statistics.answers import Judge, runs_of
+from leaderboard.boards.board import Board, Confusion, Numbers
+from leaderboard.statistics.answers import Judge, has_answers, runs_of
 from leaderboard.statistics.entries import Entry
+from leaderboard.statistics.labels import given_recipe
 from leaderboard.statistics.uncertainty import (
     Interval,
-    Numbers,
     Sample,
     holm,
     mcnemar,
     percentile_interval,
-    points,
     resample,
 )
-from leaderboard.store.store import StoredResult
-from leaderboard.tables.escaping import visible
+from leaderboard.store.reading import StoredResult
+from piggyback.shell.errors import Fault, ResultError, shown
 
-NO_PICTURES: Final = "a run keeps one confusion matrix, not one per picture"
 SAME: Final = "the very same results"
+LONGEST: Final = 300  # characters of a text in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +50,8 @@ class Line:
     Attributes:
         name: of it.
         first, second: means over seeds, fractions in [0, 1].
-        tests: per pair of seeds; empty where pictures cannot be told, or where both have the very same results.
+        tests: per pair of seeds; empty where nobody knows which pictures are right, or where both have the very same
+            results.
         p: the largest of them; None without tests.
         p_holm: the same, adjusted for testing several tasks.
         why_no_test: the reason, in words.
@@ -76,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """First minus second of a number over all common tasks; `interval` at 95 % by paired bootstrap, where known."""
+    """The difference, first minus second, of a number over all common tasks; 95 % `interval` by paired bootstrap."""
 
     value: float
     interval: Interval | None = None
@@ -89,8 +86,8 @@ class Comparison:
     Attributes:
         first, second: the entries.
         lines: per task or metric that both have.
-        mean: difference of mean accuracy over those tasks; None in segmentation.
-        score: difference of decathlon scores; None where an entry has none.
+        mean: difference of the main metric's mean over those tasks; None where columns are metrics.
+        score: difference of the board's totals; None where an entry or the board has none.
         notes: sentences.
     """
 
@@ -110,7 +107,7 @@ def find_pairs(entries: Sequence[Entry], first: str, second: str) -> list[tuple[
         first, second: methods or labels.
 
     Raises:
-        ResultError: one is not there, is ambiguous, or the two have no protocol in common.
+        ResultError: one is missing or ambiguous, or the two have no protocol in common.
     """
     found = [_named(entries, name) for name in (first, second)]
     pairs = []
@@ -118,16 +115,17 @@ def find_pairs(entries: Sequence[Entry], first: str, second: str) -> list[tuple[
         ours, theirs = ([one for one in side if (one.benchmark, one.protocol) == key] for side in found)
         pairs += _paired(ours, theirs)
     if not pairs:
-        told = [sorted({f"{e.benchmark}: {e.protocol.label}" for e in side})[0] for side in found]
+        one, other = (min(f"{e.benchmark}: {e.protocol.label}" for e in side) for side in found)
         raise ResultError(
-            f"{shown(first)} and {shown(second)} have no protocol in common; there is, of the one, {visible(told[0])}; "
-            f"of the other, {visible(told[1])}; only results of the same pictures and backbone can be compared"
+            f"{shown(first)} and {shown(second)} have no protocol in common; there is, of the one, "
+            f"{shown(one, longest=LONGEST)}; of the other, {shown(other, longest=LONGEST)}; only results of the same "
+            "pictures and backbone can be compared"
         )
     return pairs
 
 
 def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    """Entries of equal recipes, where there are such; else the only two.
+    """Entries of equal recipes, if there are any; else the only two.
 
     Raises:
         ResultError: one side has several, and no recipe says which is meant.
@@ -139,7 +137,7 @@ def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> list[tuple[Entry,
         return alike
     for side in (ours, theirs):
         if len(side) > 1:
-            labels = "; ".join(visible(entry.label) for entry in side[:5])
+            labels = "; ".join(shown(entry.label, longest=LONGEST) for entry in side[:5])
             raise ResultError(f"several entries are meant by one name: give one of their labels: {labels}")
     return [(ours[0], theirs[0])]
 
@@ -147,36 +145,55 @@ def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> list[tuple[Entry,
 def _named(entries: Sequence[Entry], name: str) -> list[Entry]:
     found = [entry for entry in entries if entry.label == name] or [entry for entry in entries if entry.method == name]
     if not found:
-        known = ", ".join(sorted({visible(entry.method, longest=40) for entry in entries})[:20]) or "none"
+        known = ", ".join(sorted({shown(entry.method, longest=40) for entry in entries})[:20]) or "none"
         raise ResultError(f"the store has no method and no label {shown(name)}; its methods: {known}")
     return found
 
 
 def compare(first: Entry, second: Entry) -> Comparison:
-    """Compare two measured entries of the same protocol, task by task and over all."""
-    if first.benchmark != "decathlon":
-        names = [name for name in METRICS if name in first.values and name in second.values]
-        lines = [_line(first, second, name, why_no_test=NO_PICTURES) for name in names]
-        notes = (f"No test and no interval: {NO_PICTURES}.",)
-        return Comparison(first=first, second=second, lines=lines, mean=None, score=None, notes=notes)
+    """Compare two measured entries of the same protocol, number by number and over all tasks."""
+    board = first.board
+    metrics: Sequence[str] = [metric.name for metric in board.metrics]
+    known = board.names if board.across == "tasks" else metrics
+    names = [name for name in known if name in first.values and name in second.values]
+    judged = [name for name in names if has_answers(first, name)]
+    answers, reasons = _read_answers(first, second, judged)
+    reasons |= {name: why_no_pictures(board) for name in names if name not in judged}
+    lines = []
+    for name in names:
+        line = _line(first, second, name, why_no_test=reasons.get(name, ""))
+        if name in answers:
+            tests = _tests(answers[name])
+            line = replace(line, tests=tests, p=max(test.p for test in tests))
+        lines.append(line)
+    lines = _adjusted(lines)
+    notes = _notes(lines) if judged else (f"No test and no interval: {why_no_pictures(board)}.",)
+    mean, score = _totals(first, second, lines, answers) if board.across == "tasks" else (None, None)
+    return Comparison(first=first, second=second, lines=lines, mean=mean, score=score, notes=notes)
+
+
+def why_no_pictures(board: Board) -> str:
+    """Reason why two results of a benchmark cannot be compared picture by picture."""
+    if isinstance(board.evidence, Confusion):
+        return "a run keeps one confusion matrix, not one per picture"
+    return "a run keeps no answer for each picture"
+
+
+def _read_answers(first: Entry, second: Entry, names: Sequence[str]) -> tuple[dict[str, "_Answers"], dict[str, str]]:
+    """Read the answers of both entries, by number; and the reasons for those that are unavailable."""
     judge = Judge(first.stored[0].root)
     answers: dict[str, _Answers] = {}
-    lines = []
-    for task in (task for task in BASELINE_ERRORS if task in first.values and task in second.values):
-        ours, theirs = runs_of(first, task), runs_of(second, task)
+    reasons: dict[str, str] = {}
+    for name in names:
+        ours, theirs = runs_of(first, name), runs_of(second, name)
         if [one.place for one in ours] == [one.place for one in theirs]:
-            lines.append(_line(first, second, task, why_no_test=SAME))
+            reasons[name] = SAME
             continue
         try:
-            answers[task] = _answers(ours, theirs, judge=judge)
+            answers[name] = _answers(ours, theirs, board=first.board, judge=judge)
         except Fault as fault:
-            lines.append(_line(first, second, task, why_no_test=f"{fault.file} {fault}".strip()))
-        else:
-            tests = _tests(answers[task])
-            lines.append(replace(_line(first, second, task), tests=tests, p=max(test.p for test in tests)))
-    lines = _adjusted(lines)
-    mean, score = _totals(first, second, lines, answers)
-    return Comparison(first=first, second=second, lines=lines, mean=mean, score=score, notes=_notes(lines))
+            reasons[name] = str(fault)
+    return answers, reasons
 
 
 def _line(first: Entry, second: Entry, name: str, *, why_no_test: str = "") -> Line:
@@ -185,27 +202,27 @@ def _line(first: Entry, second: Entry, name: str, *, why_no_test: str = "") -> L
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    """Of both entries' runs of one task: the seeds, and bool [pictures, runs], whether each is right."""
+    """The seeds of both entries' runs of one number, and bool [pictures, runs], whether each answer is right."""
 
     seeds: tuple[tuple[int, ...], tuple[int, ...]]
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
-def _answers(ours: Sequence[StoredResult], theirs: Sequence[StoredResult], *, judge: Judge) -> _Answers:
-    """Read what both answered.
+def _answers(ours: Sequence[StoredResult], theirs: Sequence[StoredResult], *, board: Board, judge: Judge) -> _Answers:
+    """Read the answers of both.
 
     Raises:
-        Fault: pictures cannot be told.
+        Fault: it is unknown which pictures a run has right.
     """
     first, second = (
-        (tuple(one.result.seed or 0 for one in side), np.stack([judge.right(one) for one in side], axis=1))
+        (tuple(one.result.seed or 0 for one in side), np.stack([judge.right(one, board=board) for one in side], axis=1))
         for side in (ours, theirs)
     )
     return _Answers(seeds=(first[0], second[0]), right=(first[1], second[1]))
 
 
 def _tests(answers: _Answers) -> tuple[SeedTest, ...]:
-    """A test per seed that both have; where they have none in common, per pair in the order of their seeds."""
+    """A test per seed that both have; without common seeds, per pair in the order of their seeds."""
     ours, theirs = answers.seeds
     common = [seed for seed in ours if seed in theirs]
     pairs = [(seed, seed) for seed in common] or list(zip(ours, theirs, strict=False))
@@ -228,12 +245,12 @@ def _adjusted(lines: Sequence[Line]) -> list[Line]:
 def _totals(
     first: Entry, second: Entry, lines: Sequence[Line], answers: Mapping[str, _Answers]
 ) -> tuple[Difference | None, Difference | None]:
-    """Differences of mean and score, with intervals where every task's pictures can be told."""
+    """Differences of mean and score, with intervals where the pictures of every task are known."""
     if not lines:
         return None, None
     mean = Difference(value=fmean(line.difference for line in lines))
     score = None
-    if first.total is not None and second.total is not None:
+    if first.board.total is not None and first.total is not None and second.total is not None:
         score = Difference(value=first.total.mean - second.total.mean)
     if not answers or any(line.p is None and line.why_no_test != SAME for line in lines):
         return mean, score
@@ -242,14 +259,16 @@ def _totals(
     # Where both have the very same results, every drawing gives a difference of zero.
     means = np.sum([_apart(numbers, runs[task]) for task, numbers in drawn.items()], axis=0) / len(lines)
     mean = replace(mean, interval=percentile_interval(means))
-    if score is not None:
-        scores = np.sum([_apart(points(task, numbers), runs[task]) for task, numbers in drawn.items()], axis=0)
+    rule = first.board.total
+    if score is not None and rule is not None:
+        points = {task: rule.points(task, 1.0 - numbers) for task, numbers in drawn.items()}
+        scores = np.sum([_apart(numbers, runs[task]) for task, numbers in points.items()], axis=0)
         score = replace(score, interval=percentile_interval(scores))
     return mean, score
 
 
 def _apart(numbers: Numbers, ours: int) -> Numbers:
-    """The mean of the first entry's runs, the first columns, minus that of the second's."""
+    """Mean of the first entry's runs, the first columns, minus that of the second's."""
     return np.asarray(numbers[:, :ours].mean(axis=1) - numbers[:, ours:].mean(axis=1), dtype=np.float64)
 
 

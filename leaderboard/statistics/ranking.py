@@ -1,5 +1,6 @@
-"""Ranks: among complete entries of one benchmark and one protocol; equal totals share one."""
+"""Ranks among complete entries of one benchmark and one protocol; equal totals share one."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from leaderboard.statistics.entries import Entry, Protocol
 
 
 def ranked(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries with their ranks, in the order in which tables show them.
+    """The entries with their ranks, in the order of the tables.
 
     Complete entries come first: official before other data, test before other splits, then by total.  Incomplete ones
     follow, then unverified ones; neither has a rank.
@@ -23,14 +24,22 @@ def ranked(entries: Iterable[Entry]) -> list[Entry]:
     found = [
         replace(entry, rank=rank, tied=tied)
         for field in fields.values()
-        for entry, (rank, tied) in zip(field, ranks([_total(entry) for entry in field]), strict=True)
+        for entry, (rank, tied) in zip(field, ranks([goodness(entry) for entry in field]), strict=True)
     ]
     return sorted([*found, *others], key=_order)
 
 
 def can_be_ranked(entry: Entry) -> bool:
-    """Whether an entry is complete and its numbers are measured or were read in their source."""
-    return entry.evidence != "unverified" and entry.total is not None and not entry.missing
+    """Whether an entry is complete, and its numbers are measured or were read in their source."""
+    return entry.evidence != "unverified" and goodness(entry) > -math.inf and not entry.missing
+
+
+def goodness(entry: Entry) -> float:
+    """The total, with the sign that makes more better; minus infinity without one, or if the direction is unknown."""
+    better = "higher" if entry.board.total is not None else entry.board.main.better
+    if entry.total is None or better is None:
+        return -math.inf
+    return entry.total.mean if better == "higher" else -entry.total.mean
 
 
 def ranks(totals: Sequence[float]) -> list[tuple[int, bool]]:
@@ -45,26 +54,22 @@ def ranks(totals: Sequence[float]) -> list[tuple[int, bool]]:
     return [(first[total], counts[total] > 1) for total in totals]
 
 
-def place_in_challenge(entries: Iterable[Entry]) -> dict[int, tuple[int, bool]]:
-    """Place of complete decathlon entries on the official test part, as the challenge counts: any network, any parts.
-
-    The rules (robots.ox.ac.uk/~vgg/decathlon) let everybody train on train and val, with any network; so this order
-    is across protocols, where ranks are not.
+def place_entries(entries: Iterable[Entry]) -> dict[int, tuple[int, bool]]:
+    """Places of complete entries on official data, across protocols, if their board has such an order.
 
     Returns:
         By `id` of the entry, its place and whether another has the same.
     """
-    field = [
-        entry
-        for entry in entries
-        if can_be_ranked(entry)
-        and (entry.benchmark, entry.protocol.split, entry.protocol.official) == ("decathlon", "test", True)
-    ]
-    return {id(entry): place for entry, place in zip(field, ranks([_total(entry) for entry in field]), strict=True)}
-
-
-def _total(entry: Entry) -> float:
-    return float("-inf") if entry.total is None else entry.total.mean
+    fields: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        placing, protocol = entry.board.placing, entry.protocol
+        if placing is not None and can_be_ranked(entry) and protocol.official and protocol.split == placing.split:
+            fields[entry.benchmark].append(entry)
+    return {
+        id(entry): place
+        for field in fields.values()
+        for entry, place in zip(field, ranks([goodness(entry) for entry in field]), strict=True)
+    }
 
 
 def _order(entry: Entry) -> tuple[object, ...]:
@@ -76,7 +81,7 @@ def _order(entry: Entry) -> tuple[object, ...]:
         protocol.official is not True,
         protocol.split != "test",
         protocol.split,
-        -_total(entry),
+        -goodness(entry),
         entry.label,
         protocol.label,
     )

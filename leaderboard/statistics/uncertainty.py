@@ -1,12 +1,12 @@
-"""How far a number could lie from where it is, had other pictures been judged; and tests between two methods.
+"""Uncertainty of a number, had other pictures been judged; and tests between two methods.
 
-Pictures are drawn anew with replacement, within each task (the tasks are strata), and the percentiles of what comes out
-bound the interval: B. Efron, R. J. Tibshirani, "An introduction to the bootstrap", Chapman & Hall 1993, chapter 13.
-A picture is drawn with the answers of all runs on it, of all seeds and of both methods, so that what they share stays
-shared.  Training with other seeds is not drawn anew: the spread over seeds stands beside the interval, not in it.
+Pictures are resampled with replacement, within each task (the tasks are strata), and the percentiles of the resampled
+numbers bound the interval: B. Efron, R. J. Tibshirani, "An introduction to the bootstrap", Chapman & Hall 1993,
+chapter 13.  A picture is drawn with the answers of all runs on it, of all seeds and of both methods, so that what they
+share stays shared.  Seeds are not resampled: the spread over seeds is shown beside the interval, and is not in it.
 
 Whether two classifiers differ on the same pictures is McNemar's test (Q. McNemar, Psychometrika 12, 1947), here exact:
-of the pictures that only one of the two has right, half would be the one's if there were no difference.  T. G.
+of the pictures that only one of the two has right, each would have half if there were no difference.  T. G.
 Dietterich, "Approximate statistical tests for comparing supervised classification learning algorithms", Neural
 Computation 10(7), 1998, found its rate of false alarms low where algorithms run once.
 """
@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.boards.score import BASELINE_ERRORS
+from leaderboard.boards.board import Numbers, Total
 
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
@@ -26,14 +26,13 @@ SEED: Final = 2018
 _AT_ONCE: Final = 4 << 20  # numbers drawn at a time, so that memory stays below some 100 MB
 
 Interval = tuple[float, float]
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
     """The pictures of one task, by how several runs answered them.
 
-    Pictures with the same answers are the same to the bootstrap, so each kind of picture stands here once: to draw n
+    Pictures with the same answers are the same to the bootstrap, so each kind of picture is here once: to draw n
     pictures with replacement is to draw the counts of the kinds from a multinomial distribution.
 
     Attributes:
@@ -46,22 +45,22 @@ class Sample:
 
     @classmethod
     def of(cls, right: NDArray[np.bool_]) -> "Sample":
-        """From bool [pictures, runs]."""
+        """Make a sample from bool [pictures, runs]."""
         kinds, counts = np.unique(right, axis=0, return_counts=True)
         return cls(kinds=kinds, counts=counts.astype(np.int64))
 
     @classmethod
     def of_counts(cls, n: int, correct: int) -> "Sample":
-        """From the counts of a single run, which tell all that matters of it."""
+        """Make a sample from the counts of a single run, which are all that matters of it."""
         return cls(kinds=np.array([[True], [False]]), counts=np.array([correct, n - correct], dtype=np.int64))
 
     @property
     def accuracies(self) -> Numbers:
-        """Of each run, fractions in [0, 1], float64 [runs]."""
+        """The accuracy of each run, float64 [runs]."""
         return np.asarray(self.counts @ self.kinds / self.counts.sum(), dtype=np.float64)
 
     def resampled(self, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> Numbers:
-        """Accuracies of each run on pictures drawn anew, float64 [resamples, runs]."""
+        """Accuracies of each run on resampled pictures, float64 [resamples, runs]."""
         n = int(self.counts.sum())
         shares = self.counts / n
         step = max(1, _AT_ONCE // len(self.counts))
@@ -74,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled:
-    """What an entry's runs reach on pictures drawn anew.
+    """The accuracies of an entry's runs on resampled pictures.
 
     Attributes:
         accuracies: by task, float64 [resamples, runs].
@@ -87,23 +86,17 @@ class Resampled:
         """Mean accuracy over the tasks, float64 [resamples, runs]."""
         return np.asarray(np.mean(np.stack(np.broadcast_arrays(*self.accuracies.values())), axis=0), dtype=np.float64)
 
-    @property
-    def scores(self) -> Numbers:
-        """Decathlon scores, or points of those tasks that are there, float64 [resamples, runs]."""
-        return np.asarray(sum(points(task, drawn) for task, drawn in self.accuracies.items()), dtype=np.float64)
-
-
-def points(task: str, accuracies: Numbers) -> Numbers:
-    """Points of one task, as `leaderboard.boards.score.points` gives them, for many accuracies at once."""
-    shortfall = (1.0 - accuracies) / (2.0 * BASELINE_ERRORS[task])
-    return np.asarray(1000.0 * np.maximum(0.0, 1.0 - shortfall) ** 2, dtype=np.float64)
+    def totals(self, rule: Total) -> Numbers:
+        """The totals by a board's rule, or the points of those tasks that are there, float64 [resamples, runs]."""
+        points = (rule.points(task, 1.0 - drawn) for task, drawn in self.accuracies.items())
+        return np.asarray(sum(points), dtype=np.float64)
 
 
 def resample(samples: Mapping[str, Sample], *, resamples: int = RESAMPLES, seed: int = SEED) -> Resampled:
-    """Draw the pictures of every task anew; the same samples and seed give the same numbers.
+    """Resample the pictures of every task; the same samples and seed give the same numbers.
 
     Args:
-        samples: by task; all with as many runs, or with one run that stands for all.
+        samples: by task; all with as many runs, or with one run that serves for all.
         resamples: how often.
         seed: of the generator.
     """
@@ -117,11 +110,11 @@ def resample(samples: Mapping[str, Sample], *, resamples: int = RESAMPLES, seed:
 
 
 def percentile_interval(drawn: Numbers, *, confidence: float = CONFIDENCE) -> Interval:
-    """Between which values the middle share of the numbers lies; of several runs, of their mean.
+    """The interval that holds the middle share of the numbers; of several runs, of their mean.
 
     Args:
         drawn: float64 [resamples] or [resamples, runs].
-        confidence: the share.
+        confidence: the share, in (0, 1).
     """
     numbers = drawn.mean(axis=1) if drawn.ndim == 2 else drawn
     tail = (1.0 - confidence) / 2.0
@@ -130,7 +123,7 @@ def percentile_interval(drawn: Numbers, *, confidence: float = CONFIDENCE) -> In
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Probability, without a difference, of pictures so unevenly divided or more: exact, two-sided.
+    """Probability, if there were no difference, of a division at least as uneven: exact, two-sided.
 
     Args:
         only_first: pictures that only the first method has right.
@@ -143,7 +136,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """The probabilities adjusted for being several, in the same order.
+    """Probabilities adjusted for multiple tests, in the same order.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """

@@ -1,1 +1,1 @@
-"""A folder of results with their evidence: how it is filled, read and checked."""
+"""A folder of results with their evidence: adding, reading and checking."""

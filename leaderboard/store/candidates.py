@@ -1,4 +1,4 @@
-"""Candidates: results of a store before anybody knows whether they can be trusted."""
+"""Candidates: results of a store that have not passed a check yet."""
 
 import hashlib
 import json
@@ -9,18 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file
+from leaderboard.boards.board import Board
 from leaderboard.result import Result
 from leaderboard.store.truth import Truths
+from piggyback.shell.errors import Fault, shown
+from piggyback.shell.files import read_file
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a component of a path may be called."""
+"""The names that folders may have."""
 
 RECORD: Final = "result.json"
 LIMITS: Final[Mapping[str, int]] = {
     RECORD: 1 << 20,
-    "predictions.npz": 4 << 20,  # imagenet12's val and test take 1.6 MB
+    "predictions.npz": 4 << 20,  # the largest that we know, of 97,000 pictures, takes 1.6 MB
     "confusion.json": 1 << 20,
     "metrics.jsonl": 4 << 20,
     "sparsity.json": 1 << 20,
@@ -28,13 +29,13 @@ LIMITS: Final[Mapping[str, int]] = {
     "sheet.png": 8 << 20,
     "recipe.json": 1 << 20,
 }
-"""The files of a result's folder, and how many bytes each may have."""
+"""The files of a result's folder, with the bytes that each may have."""
 
 EVIDENCE: Final = tuple(name for name in LIMITS if name != RECORD)
 
 
 def run_key(result: Result) -> str:
-    """The key of a run, 12 hexadecimal digits: the same for every attempt at it, whatever came out."""
+    """Key of a run, 12 hexadecimal digits: the same for every attempt at it, whatever its numbers."""
     prints = result.fingerprints
     recipe = None if result.recipe is None else {key: result.recipe[key] for key in result.recipe if key != "seed"}
     parts = {
@@ -46,20 +47,20 @@ def run_key(result: Result) -> str:
 
 
 def attempt_key(data: bytes) -> str:
-    """The key of one attempt at a run, 8 hexadecimal digits: of the bytes of its ``result.json``."""
+    """Key of one attempt at a run, 8 hexadecimal digits: from the bytes of its ``result.json``."""
     return hashlib.sha256(data).hexdigest()[:8]
 
 
 def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
-    """Where a result belongs, below the store.
+    """Place of a result, below the store.
 
     Args:
         result: the record.
         data: bytes of its ``result.json``.
-        run: its `run_key`, where it is known already.
+        run: its `run_key`, if it is known already.
 
     Raises:
-        Fault: ``bad-name``: one of its names is no name of a folder.
+        Fault: ``bad-name``: one of its names cannot be a folder's name.
     """
     for key in ("benchmark", "task", "method", "split"):
         name = getattr(result, key)
@@ -72,14 +73,15 @@ def find_place(result: Result, data: bytes, *, run: str | None = None) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """A result that parses, with what lies beside it.
+    """A result that could be read, with the files beside it.
 
     Attributes:
-        folder: where it lies now.
-        place: below the store, where it lies or is to lie.
+        folder: where it is now.
+        place: below the store, where it is or will be.
         data: bytes of ``result.json``.
         result: what they say.
         files: names of the files in the folder that are known, ``result.json`` left out.
+        board: what is known of its benchmark; None where nothing is.
         truths: labels to count right pictures with.
     """
 
@@ -88,20 +90,17 @@ class Candidate:
     data: bytes
     result: Result
     files: tuple[str, ...]
+    board: Board | None
     truths: Truths = field(default_factory=dict)
 
     @cached_property
     def run(self) -> str:
-        """Its `run_key`."""
         return run_key(self.result)
 
     def read(self, name: str) -> bytes:
-        """The bytes of one of the files.
+        """Bytes of one of the files.
 
         Raises:
             Fault: it cannot be read, or is too large.
         """
-        try:
-            return read_file(f"{self.folder}/{name}", limit=LIMITS[name])
-        except Fault as fault:
-            raise Fault(fault.kind, fault.message, file=name) from None
+        return read_file(f"{self.folder}/{name}", limit=LIMITS[name], follow=False, name=name)

@@ -1,18 +1,18 @@
-"""Checks of a record by itself; each is a small function that yields what is wrong.
+"""Checks of a record by itself; each is a small function that yields the faults it finds.
 
-`leaderboard.store.evidence` has those of the files beside it.
+`leaderboard.store.evidence` has the checks of the files beside it.  Without a board for the benchmark, only the checks
+that need none are made.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from leaderboard.boards.tasks import DECATHLON, DECATHLON_SPLITS, SEGMENTATION_TASK, VOC_CLASSES
-from leaderboard.faults import Fault, shown
+from leaderboard.boards.board import Confusion
 from leaderboard.store.candidates import Candidate, find_place
 from leaderboard.store.evidence import check_files
+from piggyback.shell.errors import Fault, shown
 
-SEGMENTATION_METRICS: Final = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
 LONGEST: Final = 1_000  # characters of a text
 _METRIC: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}(\+[0-9a-f]{64})?")
@@ -25,7 +25,7 @@ _FORMULAS: Final = tuple(f'"{mark}'.encode() for mark in _FORMULA)
 
 
 def check_place(candidate: Candidate) -> Iterator[Fault]:
-    """It lies where its record says."""
+    """The folder is where the record belongs."""
     expected = find_place(candidate.result, candidate.data, run=candidate.run)
     if candidate.place != expected:
         yield Fault("wrong-place", f"belongs in {expected}, by what it says")
@@ -58,7 +58,7 @@ def check_values(candidate: Candidate) -> Iterator[Fault]:
 
 
 def find_reason(text: str) -> str:
-    """Why a text of a stranger is not kept; empty where it is."""
+    """Describe why an untrusted text is not accepted; empty if it is."""
     if len(text) > LONGEST:
         return f"is longer than {LONGEST} characters"
     if not text.isprintable():
@@ -71,50 +71,36 @@ def find_reason(text: str) -> str:
 
 
 def check_task(candidate: Candidate) -> Iterator[Fault]:
-    """Benchmark, task and split are known."""
-    result = candidate.result
-    if result.benchmark == "decathlon":
-        if result.task not in DECATHLON:
-            yield Fault("unknown-task", f"{shown(result.task, longest=60)} is none of {', '.join(DECATHLON)}")
-        if result.split not in DECATHLON_SPLITS:
-            yield Fault("unknown-split", f"{shown(result.split, longest=60)} is none of {', '.join(DECATHLON_SPLITS)}")
-    elif result.benchmark == "segmentation":
-        if result.task != SEGMENTATION_TASK:
-            yield Fault("unknown-task", f"{shown(result.task, longest=60)} is not {SEGMENTATION_TASK}")
-    else:
-        yield Fault("unknown-benchmark", f"{shown(result.benchmark, longest=60)} is none of decathlon, segmentation")
+    """Task and split are the benchmark's."""
+    board, result = candidate.board, candidate.result
+    if board is None:
+        return
+    if not board.has_task(result.task):
+        yield Fault("unknown-task", f"{shown(result.task, longest=60)} is none of {', '.join(board.names)}")
+    if not board.has_split(result.split):
+        yield Fault("unknown-split", f"{shown(result.split, longest=60)} is none of {', '.join(board.splits)}")
 
 
 def check_metric_names(candidate: Candidate) -> Iterator[Fault]:
-    """The numbers are those of the benchmark."""
-    result = candidate.result
-    if result.benchmark not in ("decathlon", "segmentation"):
-        return  # told elsewhere
-    needed: tuple[str, ...] = ("accuracy",) if result.benchmark == "decathlon" else ("mean_iou",)
-    if result.origin == "measured" and result.benchmark == "segmentation":
-        needed = SEGMENTATION_METRICS
-    foreign = SEGMENTATION_METRICS if result.benchmark == "decathlon" else ("accuracy", "error", "top1", "top5")
-    for name in needed:
-        if name not in result.metrics:
-            yield Fault("missing-metric", f"has no {name}")
+    """The metrics are those of the benchmark."""
+    board, result = candidate.board, candidate.result
+    for metric in () if board is None else board.metrics:
+        needed = metric.needed == "always" or (metric.needed == "measured" and result.origin == "measured")
+        if needed and metric.name not in result.metrics:
+            yield Fault("missing-metric", f"has no {metric.name}")
     for name in result.metrics:
-        if name in foreign:
+        if board is not None and name in board.foreign_metrics:
             yield Fault("foreign-metric", f"has {name}, which is no number of {result.benchmark}")
         elif not _METRIC.fullmatch(name):
             yield Fault("bad-name", f"has a metric {shown(name, longest=60)!r}; names are such as train_loss")
 
 
 def check_sums(candidate: Candidate) -> Iterator[Fault]:
-    """Numbers that follow from each other do; accuracy and error against counts are the record's own rule."""
-    result = candidate.result
-    accuracy, classes, zeros = (result.metrics.get(name) for name in ("pixel_accuracy", "classes", "zeros"))
-    if accuracy is not None and result.counts is not None:
-        counted = result.counts.correct / result.counts.n
-        if abs(accuracy - counted) > _ROUNDING:
-            found = f"{result.counts.correct} of {result.counts.n}"
-            yield Fault("sums", f"has pixel_accuracy {accuracy!r}, and {found}, which is {counted!r}")
-    if classes is not None and not (1 <= classes <= len(VOC_CLASSES) and classes.is_integer()):
-        yield Fault("sums", f"has {classes} classes; VOC has {len(VOC_CLASSES)}")
+    """Numbers that follow from each other agree; accuracy and error against counts are the record's own rule."""
+    board, result = candidate.board, candidate.result
+    if board is not None and isinstance(board.evidence, Confusion):
+        yield from check_pixels(candidate, board.evidence)
+    zeros = result.metrics.get("zeros")
     if zeros is not None and not 0 <= zeros <= 1:
         yield Fault("sums", f"has {zeros} zeros; that is a share of the weights, in [0, 1]")
     seed = (result.recipe or {}).get("seed", result.seed)
@@ -122,19 +108,31 @@ def check_sums(candidate: Candidate) -> Iterator[Fault]:
         yield Fault("sums", f"has the seed {result.seed}, and in its recipe {shown(seed, longest=40)}")
 
 
-def check_official(candidate: Candidate) -> Iterator[Fault]:
-    """What says to be official has as many pictures as the official release."""
+def check_pixels(candidate: Candidate, evidence: Confusion) -> Iterator[Fault]:
+    """The pixel accuracy follows from the counts, and no more classes are judged than there are."""
     result = candidate.result
-    task = DECATHLON.get(result.task) if result.benchmark == "decathlon" else None
-    if not result.official_data or result.counts is None or task is None or result.split not in DECATHLON_SPLITS:
+    accuracy, classes = (result.metrics.get(name) for name in ("pixel_accuracy", "classes"))
+    if accuracy is not None and result.counts is not None:
+        counted = result.counts.correct / result.counts.n
+        if abs(accuracy - counted) > _ROUNDING:
+            found = f"{result.counts.correct} of {result.counts.n}"
+            yield Fault("sums", f"has pixel_accuracy {accuracy!r}, and {found}, which is {counted!r}")
+    if classes is not None and not (1 <= classes <= len(evidence.classes) and classes.is_integer()):
+        yield Fault("sums", f"has {classes} classes; the benchmark has {len(evidence.classes)}")
+
+
+def check_official(candidate: Candidate) -> Iterator[Fault]:
+    """A result of official data has as many pictures as the official release."""
+    board, result = candidate.board, candidate.result
+    if board is None or not result.official_data or result.counts is None or not board.has_split(result.split):
         return
-    official = len(task.official_ids(result.split))
-    if result.counts.n != official:
+    official = board.count_official(result.task, result.split)
+    if official is not None and result.counts.n != official:
         yield Fault("not-official", f"says to be official, of {result.counts.n} pictures; the release has {official}")
 
 
 def check_fingerprints(candidate: Candidate) -> Iterator[Fault]:
-    """Fingerprints are sha256 digests; segmentation's data has two, of train and of evaluation."""
+    """Fingerprints are sha256 digests; data may have two, of what was trained on and of what was judged."""
     prints = candidate.result.fingerprints
     for name in ("data", "backbone", "predictions") if prints is not None else ():
         value = getattr(prints, name)
@@ -155,7 +153,7 @@ RECORD_CHECKS: Final[tuple[Callable[[Candidate], Iterator[Fault]], ...]] = (
 
 
 def check_candidate(candidate: Candidate) -> Iterator[Fault]:
-    """All checks of one result; where one cannot go on, the others do."""
+    """All checks of one result; if one cannot continue, the others still run."""
     for check in RECORD_CHECKS:
         try:
             yield from check(candidate)

@@ -1,24 +1,18 @@
-"""Checks of the files beside a record: each reads one, and yields what does not fit the record."""
+"""Checks of the files beside a record; each reads one file and yields the faults that it finds."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
-import numpy as np
-
-from leaderboard.boards.tasks import DECATHLON, DECATHLON_SPLITS, PREDICTED
-from leaderboard.faults import Fault, shown
 from leaderboard.store.candidates import Candidate
-from leaderboard.store.rescoring import Predictions, count_right, read_confusion, read_predictions, score_confusion
-from leaderboard.store.truth import Truth
-from leaderboard.strict_json import is_count, is_number, parse
+from leaderboard.store.recounting import check_confusion, check_predictions
+from piggyback.shell.errors import Fault, shown
+from piggyback.shell.strict_json import is_count, is_number, parse_json
 
 MAX_EPOCHS: Final = 10_000
 MAX_LAYERS: Final = 10_000
 MAX_SIDE: Final = 20_000  # pixels of a picture
 MAX_AREA: Final = 64_000_000
-_ROUNDING: Final = 1e-9
 _NUMBERS: Final = {int, float}  # and not bool, which is an int elsewhere
 _KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _LAYER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -32,117 +26,8 @@ _STREAMS: Final = {"piggyback": 1, "piggyback-ternary": 2}
 """Masks per layer; each takes at most ceil(n / 8) bytes (``docs/payload-format.md``)."""
 
 
-def check_fingerprint(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The record names the digest of what it was counted from."""
-    prints = candidate.result.fingerprints
-    told, found = (prints.predictions if prints is not None else None), hashlib.sha256(data).hexdigest()
-    if told != found:
-        yield Fault("fingerprint", f"has the sha256 {found[:12]}..., the record says {shown(told, longest=12)}...")
-
-
-def check_predictions(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The predictions are the record's, of this task, complete, and say what the record says."""
-    result = candidate.result
-    if result.benchmark != "decathlon":
-        yield Fault("foreign-file", f"is no evidence of {result.benchmark}")
-        return
-    yield from check_fingerprint(candidate, data)
-    predictions = read_predictions(data)
-    if predictions.task != result.task:
-        yield Fault(
-            "foreign-predictions", f"are of {shown(predictions.task, longest=40)}, the record is of {result.task}"
-        )
-        return
-    if result.task not in DECATHLON or result.split not in DECATHLON_SPLITS:
-        return  # told elsewhere
-    faults = [*check_ids(candidate, predictions), *check_categories(candidate, predictions)]
-    yield from faults
-    if not faults:
-        yield from check_score(candidate, predictions)
-
-
-def find_truth(candidate: Candidate, split: str) -> Truth | None:
-    """The labels of a split, where they are those of the release that the record was measured on."""
-    truth = candidate.truths.get((candidate.result.task, split))
-    return truth if truth is not None and truth.official == candidate.result.official_data else None
-
-
-def check_ids(candidate: Candidate, predictions: Predictions) -> Iterator[Fault]:
-    """Every picture of the test part is predicted, once, and no others; a record of val has these beside it too."""
-    result, ids = candidate.result, np.sort(predictions.image_ids)
-    task = DECATHLON[result.task]
-    twice = ids[1:][ids[1:] == ids[:-1]]
-    if len(twice):
-        yield Fault("duplicate-id", f"has the picture {twice[0]} twice")
-    if ids[0] < task.ids.start or ids[-1] >= task.ids.stop:
-        yield Fault("foreign-id", f"has a picture that is none of {result.task}, from {ids[0]} to {ids[-1]}")
-    wanted = split_ids(candidate, PREDICTED)
-    if wanted is None:
-        if result.split == "test" and result.counts is not None and len(ids) < result.counts.n:
-            yield Fault("missing-id", f"has {len(ids)} pictures, the record says {result.counts.n}")
-        return
-    missing = np.setdiff1d(wanted, ids)
-    if len(missing):
-        yield Fault("missing-id", f"lacks {len(missing)} of {len(wanted)} pictures of {PREDICTED}: {missing[0]}")
-    strange = np.setdiff1d(ids, wanted)
-    if len(strange):
-        yield Fault("foreign-id", f"has {len(strange)} pictures that are not in its {PREDICTED} part: {strange[0]}")
-
-
-def split_ids(candidate: Candidate, split: str) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
-    """The pictures of a split, int64 ascending: by its labels or by the official release; None where nobody knows."""
-    truth = find_truth(candidate, split)
-    if truth is not None:
-        return truth.ids
-    if candidate.result.official_data:
-        ids = DECATHLON[candidate.result.task].official_ids(split)
-        return np.arange(ids.start, ids.stop, dtype=np.int64)
-    return None
-
-
-def check_categories(candidate: Candidate, predictions: Predictions) -> Iterator[Fault]:
-    """Every category is one of the task's."""
-    result, chosen = candidate.result, predictions.category_ids
-    task, truth = DECATHLON[result.task], find_truth(candidate, PREDICTED)
-    known = task.categories if result.official_data else task.ids
-    strange = chosen[(chosen < known.start) | (chosen >= known.stop)]
-    if not len(strange) and truth is not None and truth.categories is not None:
-        strange = np.setdiff1d(chosen, sorted(truth.categories))
-    if len(strange):
-        yield Fault("foreign-category", f"has the category {strange[0]}, which {result.task} does not have")
-
-
-def check_score(candidate: Candidate, predictions: Predictions) -> Iterator[Fault]:
-    """The pictures that are right are as many as the record says."""
-    result = candidate.result
-    truth = find_truth(candidate, PREDICTED)
-    if result.split != PREDICTED or truth is None or result.counts is None:
-        return
-    right = count_right(predictions, truth)
-    if (right, len(truth.ids)) != (result.counts.correct, result.counts.n):
-        told = f"the record says {result.counts.correct} of {result.counts.n}"
-        yield Fault("rescored", f"has {right} of {len(truth.ids)} right when counted again; {told}")
-
-
-def check_confusion(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The matrix is the record's, and its numbers are the record's."""
-    result = candidate.result
-    if result.benchmark != "segmentation":
-        yield Fault("foreign-file", f"is no evidence of {result.benchmark}")
-        return
-    yield from check_fingerprint(candidate, data)
-    scores = score_confusion(read_confusion(data))
-    if result.counts is not None and (scores.n, scores.correct) != (result.counts.n, result.counts.correct):
-        told = f"the record says {result.counts.correct} of {result.counts.n}"
-        yield Fault("rescored", f"has {scores.correct} of {scores.n} pixels right when counted again; {told}")
-    for name, value in scores.metrics.items():
-        stated = result.metrics.get(name, value)
-        if abs(stated - value) > _ROUNDING:
-            yield Fault("rescored", f"gives {name} {value!r} when counted again; the record says {stated!r}")
-
-
 def read_metrics(data: bytes) -> list[dict[str, float]]:
-    """Take in the bytes of a ``metrics.jsonl``: an object of numbers per line, with rising ``epoch``.
+    """Read the bytes of a ``metrics.jsonl``: an object of numbers per line, with rising ``epoch``.
 
     Raises:
         Fault: of the JSON, or ``bad-metrics``.
@@ -150,9 +35,9 @@ def read_metrics(data: bytes) -> list[dict[str, float]]:
     lines = data.splitlines()
     if not lines or len(lines) > MAX_EPOCHS:
         raise Fault("bad-metrics", f"has {len(lines):,} lines; there must be one per epoch, at most {MAX_EPOCHS:,}")
-    # One call for all lines is three times as fast as one for each.  That each is an object of its own follows from
-    # the braces at its ends, as many objects as lines, and none inside another.
-    rows = parse(b"[" + b",".join(lines) + b"]")
+    # One call for all lines is three times as fast as one for each.  Each line is an object of its own: it has braces
+    # at its ends, there are as many objects as lines, and no object is inside another.
+    rows = parse_json(b"[" + b",".join(lines) + b"]")
     whole = all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
     if not isinstance(rows, list) or len(rows) != len(lines) or not whole:
         raise Fault("bad-metrics", "must have one JSON object on each line, and nothing else")
@@ -177,13 +62,13 @@ def read_metrics(data: bytes) -> list[dict[str, float]]:
 
 def check_metrics(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     """The epochs are lines of numbers, and the last one's loss is the record's."""
-    last, told = read_metrics(data)[-1], candidate.result.metrics.get("train_loss")
-    if told is not None and "loss" in last and last["loss"] != told:
-        yield Fault("sums", f"ends with the loss {last['loss']}; the record says train_loss {told}")
+    last, stated = read_metrics(data)[-1], candidate.result.metrics.get("train_loss")
+    if stated is not None and "loss" in last and last["loss"] != stated:
+        yield Fault("sums", f"ends with the loss {last['loss']}; the record says train_loss {stated}")
 
 
 def read_sparsity(data: bytes) -> list[tuple[str, float, int]]:
-    """Take in the bytes of a ``sparsity.json``.
+    """Read the bytes of a ``sparsity.json``.
 
     Returns:
         Per layer, in the network's order: name, share of its weights that are set to zero, number of its weights.
@@ -191,7 +76,7 @@ def read_sparsity(data: bytes) -> list[tuple[str, float, int]]:
     Raises:
         Fault: of the JSON, or ``bad-sparsity``.
     """
-    document = parse(data)
+    document = parse_json(data)
     layers = document.get("layers") if isinstance(document, dict) and len(document) == 1 else None
     if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
         raise Fault("bad-sparsity", "must be an object of one list, layers")
@@ -216,9 +101,9 @@ def check_sparsity(candidate: Candidate, data: bytes) -> Iterator[Fault]:
     """The layers add up to the record's share of zeros, and its masks are no larger than they can be."""
     layers, result = read_sparsity(data), candidate.result
     weights = sum(count for _, _, count in layers)
-    total, told = sum(zeros * count for _, zeros, count in layers) / weights, result.metrics.get("zeros")
-    if told is not None and abs(total - told) > 1e-6:
-        yield Fault("sums", f"has {total:.6f} zeros over all layers; the record says {told:.6f}")
+    total, stated = sum(zeros * count for _, zeros, count in layers) / weights, result.metrics.get("zeros")
+    if stated is not None and abs(total - stated) > 1e-6:
+        yield Fault("sums", f"has {total:.6f} zeros over all layers; the record says {stated:.6f}")
     streams, masks = _STREAMS.get(result.method), result.bits.get("mask")
     if streams is not None and masks is not None:
         most = 8 * streams * sum(-(-count // 8) for _, _, count in layers)
@@ -227,7 +112,7 @@ def check_sparsity(candidate: Candidate, data: bytes) -> Iterator[Fault]:
 
 
 def check_log(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The log is text that can be printed."""
+    """The log is printable text."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:
@@ -239,7 +124,7 @@ def check_log(candidate: Candidate, data: bytes) -> Iterator[Fault]:
 
 
 def check_sheet(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """The sheet begins as a PNG of sane size does; it is not decoded."""
+    """The sheet has a PNG's beginning with a sensible size; it is not decoded."""
     header, (width, height) = data[8:29], (int.from_bytes(data[at : at + 4]) for at in (16, 20))
     if not data.startswith(_PNG) or header[:8] != b"\0\0\0\x0dIHDR" or len(data) < 45:
         yield Fault("bad-png", "is no PNG: it does not begin as one")
@@ -250,14 +135,14 @@ def check_sheet(candidate: Candidate, data: bytes) -> Iterator[Fault]:
 
 
 def check_recipe(candidate: Candidate, data: bytes) -> Iterator[Fault]:
-    """What the run was started with is in the record."""
-    document, result = parse(data), candidate.result
+    """The recipe that the run was started with is the record's."""
+    document, result = parse_json(data), candidate.result
     if not isinstance(document, dict) or not isinstance(document.get("recipe"), dict):
         yield Fault("bad-recipe", "must be an object with the run's recipe")
         return
-    told: Mapping[str, object] = result.recipe or {}
+    stated: Mapping[str, object] = result.recipe or {}
     for key, value in document["recipe"].items():
-        if key not in told or told[key] != value:
+        if key not in stated or stated[key] != value:
             yield Fault("recipe-differs", f"has another {shown(key, longest=40)} than the record")
             return
     for key in ("task", "method"):
@@ -279,7 +164,7 @@ FILE_CHECKS: Final[Mapping[str, FileCheck]] = {
 
 
 def check_files(candidate: Candidate) -> Iterator[Fault]:
-    """All of these, of the files that are there."""
+    """Check all files that are there."""
     for name in candidate.files:
         try:
             for fault in FILE_CHECKS[name](candidate, candidate.read(name)):

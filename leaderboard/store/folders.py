@@ -1,17 +1,16 @@
-"""The folders of a store: which are there, and what in them must not be."""
+"""Folders of a store: their contents, and what must not be in them."""
 
 import os
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from leaderboard.boards.tasks import DECATHLON, DECATHLON_SPLITS
-from leaderboard.faults import Fault
+from leaderboard.boards.board import Answers, Board
 from leaderboard.store.candidates import LIMITS, NAME, RECORD
-from leaderboard.store.truth import Truth, read_truth
+from leaderboard.store.truth import Truth, TruthKey, find_key, read_truth
+from piggyback.shell.errors import Fault
 
 DEPTH: Final = 4  # benchmark, task, method, result
 STAGED: Final = ".staged"
@@ -19,31 +18,32 @@ STAGED: Final = ".staged"
 
 TRUTH: Final = "truth"
 LEFT_OVER_S: Final = 86_400.0
-_TRUTH_FILE: Final = re.compile(r"decathlon-([a-z0-9-]+)-([a-z]+)\.json")
 
 
 @dataclass(kw_only=True)
 class Survey:
-    """What is in a store's folders.
+    """The contents of a store's folders.
 
     Attributes:
         root: the store.
+        boards: whose pictures may have labels there.
         results: place and known files of every result, in the order of the places.
         faults: place and fault of what must not be there.
-        truths: labels by task and split.
+        truths: labels by benchmark, task and split.
     """
 
     root: Path
+    boards: Sequence[Board] = ()
     results: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     faults: list[tuple[str, Fault]] = field(default_factory=list)
-    truths: dict[tuple[str, str], Truth] = field(default_factory=dict)
+    truths: dict[TruthKey, Truth] = field(default_factory=dict)
 
     def note(self, place: str, kind: str, message: str) -> None:
-        """A fault of something."""
+        """Add a fault."""
         self.faults.append((place, Fault(kind, message)))
 
     def entries(self, place: str) -> Iterator[os.DirEntry[str]]:
-        """What is in a folder, in the order of the names; links are noted and left out."""
+        """Contents of a folder, sorted by name; links are noted as faults and left out."""
         try:
             with os.scandir(self.root / place) as listed:
                 found = sorted(listed, key=lambda entry: entry.name)
@@ -58,19 +58,18 @@ class Survey:
 
 
 def join(place: str, name: str) -> str:
-    """A place below another."""
     return f"{place}/{name}" if place else name
 
 
-def survey(root: Path) -> Survey:
-    """Look at the folders of a store; only labels are read."""
-    found = Survey(root=root)
+def survey(root: Path, *, boards: Sequence[Board]) -> Survey:
+    """List the folders of a store; only labels are read."""
+    found = Survey(root=root, boards=boards)
     look_below(found, "", depth=0)
     return found
 
 
 def look_below(found: Survey, place: str, *, depth: int) -> None:
-    """Note what is in a folder of benchmarks, tasks, methods or results."""
+    """Note the contents of a folder of benchmarks, tasks, methods or results."""
     for entry in found.entries(place):
         below, folder = join(place, entry.name), entry.is_dir(follow_symlinks=False)
         if not depth and folder and entry.name == STAGED:
@@ -102,7 +101,7 @@ def look_at_result(found: Survey, place: str) -> None:
 
 
 def look_at_staged(found: Survey) -> None:
-    """Note what was left by a process that was killed while it added a run; what is new may be under way."""
+    """Note folders that killed processes left while they added runs; new ones may be in progress."""
     for entry in found.entries(STAGED):
         try:
             age = time.time() - entry.stat(follow_symlinks=False).st_mtime
@@ -115,11 +114,18 @@ def look_at_staged(found: Survey) -> None:
 def look_at_truth(found: Survey) -> None:
     """Read the labels that the store's owner put there."""
     for entry in found.entries(TRUTH):
-        place, named = join(TRUTH, entry.name), _TRUTH_FILE.fullmatch(entry.name)
-        if named is None or named[1] not in DECATHLON or named[2] not in DECATHLON_SPLITS:
-            found.note(place, "unknown-file", "is not called decathlon-<task>-<split>.json")
+        place, named = join(TRUTH, entry.name), find_key(entry.name, found.boards)
+        if named is None:
+            known = ", ".join(board.name for board in found.boards if isinstance(board.evidence, Answers)) or "none"
+            message = (
+                f"is not called <benchmark>-<task>-<split>.json, of a benchmark whose pictures are judged: {known}"
+            )
+            found.note(place, "unknown-file", message)
             continue
+        board, task, split = named
         try:
-            found.truths[named[1], named[2]] = read_truth(found.root / place, task=named[1], split=named[2])
+            truth = read_truth(found.root / place, board=board, task=task, split=split)
         except Fault as fault:
             found.faults.append((place, fault))
+        else:
+            found.truths[board.name, task, split] = truth

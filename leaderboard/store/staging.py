@@ -1,4 +1,4 @@
-"""Copies of runs, made in a corner of the store and renamed into place when they are whole."""
+"""Copies of runs, made in a corner of the store and renamed into place when they are complete."""
 
 import os
 import re
@@ -7,15 +7,16 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file, sync_folder
-from leaderboard.page.site_folder import MARKER
-from leaderboard.result import ResultError
 from leaderboard.store.candidates import EVIDENCE, LIMITS, RECORD
 from leaderboard.store.folders import STAGED
+from piggyback.shell.errors import Fault, ResultError, shown
+from piggyback.shell.files import read_file, sync_folder
 
 TEST_RECORD: Final = "test-result.json"
 LOG: Final = "log.txt"
+SITE_MARKER: Final = "piggyback-site.txt"
+"""The file by which a folder is known as a page of ours, which holds copies of results."""
+
 DEPTH: Final = 5
 """How many levels below a folder runs are looked for."""
 
@@ -28,11 +29,11 @@ _ESCAPES: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 
 
 def find_runs(folder: Path, *, without: Path | None = None) -> list[Path]:
-    """The run folders in a folder, which may be one itself: those with a ``result.json``, by name; links not followed.
+    """Find the run folders in a folder, or itself: those with a ``result.json``, by name; links are not followed.
 
     Args:
         folder: to look in, at most `DEPTH` levels deep.
-        without: a folder that is passed over, such as the store.
+        without: a folder to skip, such as the store.
 
     Raises:
         ResultError: the folder cannot be read.
@@ -48,7 +49,7 @@ def find_runs(folder: Path, *, without: Path | None = None) -> list[Path]:
                 entries = sorted(listed, key=lambda entry: entry.name, reverse=True)
         except OSError as fault:
             raise ResultError(f"cannot read {shown(place)}: {fault.strerror}") from None
-        if any(entry.name == MARKER for entry in entries):  # a page, with copies of what is to be found
+        if any(entry.name == SITE_MARKER for entry in entries):
             continue
         if any(entry.name == RECORD for entry in entries):
             found.append(place)
@@ -62,7 +63,7 @@ def find_runs(folder: Path, *, without: Path | None = None) -> list[Path]:
 
 
 def find_log(run_folder: Path) -> Path | None:
-    """What a run printed: ``log.txt`` in its folder, or a sweep's ``jobs/<run>/log.txt`` some levels above."""
+    """Find a run's log: ``log.txt`` in its folder, or a sweep's ``jobs/<run>/log.txt`` some levels above."""
     if (run_folder / LOG).exists():
         return run_folder / LOG
     above = run_folder.resolve()
@@ -77,7 +78,7 @@ def find_records(run_folder: Path) -> list[str]:
         ResultError: it has none.
     """
     if not (run_folder / RECORD).exists():
-        raise ResultError(f"{shown(run_folder)} is no finished run: it has no {RECORD}")
+        raise ResultError(f"{shown(run_folder)} is not a finished run: it has no {RECORD}")
     return [RECORD, TEST_RECORD] if (run_folder / TEST_RECORD).exists() else [RECORD]
 
 
@@ -105,9 +106,9 @@ def stage(store: Path, run_folder: Path, *, record: str, log: Path | None) -> Pa
 
 def _read(path: Path, *, limit: int) -> bytes:
     try:
-        return read_file(path, limit=limit)
+        return read_file(path, limit=limit, follow=False, name=shown(path))
     except Fault as fault:
-        raise ResultError(f"{shown(path)} {fault}", kind=fault.kind) from None
+        raise ResultError(str(fault), kind=fault.kind) from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -135,19 +136,19 @@ def _copy_log(path: Path, target: Path) -> None:
 
 
 def plain(data: bytes) -> str:
-    """What a terminal's user would have read, without colours, cursor movements and what does not print."""
+    """The text as a terminal would show it, without colours and characters that do not print."""
     text = _ESCAPES.sub("", data.decode(errors="replace")).replace("\r\n", "\n").replace("\r", "\n")
     return "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def move_into_place(staged: Path, target: Path) -> bool:
-    """Rename a staged folder; gives False where the place is taken, by an earlier process or one at the same time."""
+    """Rename a staged folder; returns False if the place is taken, perhaps by a process at the same time."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.rename(target)
     except OSError as fault:
-        # A full folder is not replaced.  NFS can answer an error for a rename that it has done, when its first answer
-        # was lost: then the place is taken, by ourselves.
+        # A full folder is not replaced.  NFS can report an error for a rename that it did, when its first answer was
+        # lost: then the place is taken, by ourselves.
         if (target / RECORD).exists():
             return False
         raise ResultError(f"cannot write {shown(target)}: {fault.strerror}") from None

@@ -1,14 +1,12 @@
-"""Labels of pictures, for counting again what a record says was right.
+"""Labels of pictures, for recounting the right answers that a record states.
 
-They come from the store's owner, who puts them into ``STORE/truth``, or from the organisers' ``labels_test.zip``
-(github.com/srebuffi/residual_adapters), a zip of one ``<task>_test.json`` per task.
+They come from the store's owner, who puts them into ``STORE/truth``, or from a zip or folder of one
+``<task>_test.json`` per task in COCO's format, such as ``labels_test.zip`` of github.com/srebuffi/residual_adapters.
 """
 
 import io
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, cast
@@ -16,59 +14,74 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.boards.tasks import DECATHLON
-from leaderboard.faults import Fault, shown
-from leaderboard.files import read_file
-from leaderboard.result import ResultError
-from leaderboard.strict_json import is_count, parse
+from leaderboard.boards.board import Answers, Board
+from piggyback.shell.errors import Fault, ResultError, reading, shown
+from piggyback.shell.files import read_file
+from piggyback.shell.strict_json import LARGEST, is_count, parse_json
 
-MAX_BYTES: Final = 64 << 20  # the largest official file, imagenet12's test labels, has 10 MB
+MAX_BYTES: Final = 64 << 20  # the largest official file that we know has 10 MB, of 48,238 pictures
 MAX_VALUES: Final = 4_000_000
 SUFFIX: Final = "_test.json"
-
-# What zipfile lets out on damaged archives (`decathlon.release.labels` found these by flipping bytes).
-ZIP_FAULTS: Final = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
-)
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """The labels of one split of one task.
+    """Labels of one split of one task.
 
     Attributes:
         ids: of the pictures, int64 [n], ascending, each once.
         labels: category id of each, int64 [n].
-        categories: that the task has, whether or not a picture shows them; None where nobody says.
-        official: whether the pictures are those of the official release.
+        categories: of the task, whether or not a picture shows them; None if unknown.
+        official: whether the pictures are those of the official release; None if their ids follow no rule.
     """
 
     ids: Ids
     labels: Ids
     categories: frozenset[int] | None
-    official: bool
+    official: bool | None
 
 
-Truths = Mapping[tuple[str, str], Truth]
-"""By decathlon task and split."""
+TruthKey = tuple[str, str, str]
+"""Benchmark, task and split."""
+
+Truths = Mapping[TruthKey, Truth]
 
 
-def make_truth(ids: object, labels: object, *, task: str, split: str, categories: object = None) -> Truth:
+def truth_name(board: Board, *, task: str, split: str) -> str:
+    """Name of a file of labels in ``STORE/truth``."""
+    return f"{board.name}-{task}-{split}.json"
+
+
+def find_key(name: str, boards: Iterable[Board]) -> tuple[Board, str, str] | None:
+    """Board, task and split that a file of labels is named after; None if there are none such."""
+    for board in boards:
+        whole, begin = name.removesuffix(".json"), f"{board.name}-"
+        if not isinstance(board.evidence, Answers) or whole == name or not whole.startswith(begin):
+            continue
+        rest = whole.removeprefix(begin)
+        for split in board.splits or (rest.rpartition("-")[2],):
+            task = rest.removesuffix(f"-{split}")
+            if task and task != rest and board.has_task(task):
+                return board, task, split
+    return None
+
+
+def make_truth(ids: object, labels: object, *, board: Board, task: str, split: str, categories: object = None) -> Truth:
     """Check and sort labels.
 
     Args:
         ids: list of the pictures' ids.
         labels: list of as many category ids.
-        task, split: whose they are.
-        categories: list of the ids of all categories; None where nobody says.
+        board, task, split: whose they are.
+        categories: list of the ids of all categories; None if unknown.
 
     Raises:
         Fault: ``bad-truth``.
     """
-    known = DECATHLON[task].ids
+    rule = board.find_ids(task)
+    known = range(LARGEST) if rule is None else rule.known
     lists = [ids, labels, *([] if categories is None else [categories])]
     for values in lists:
         if not isinstance(values, list) or not all(type(one) is int and one in known for one in values):
@@ -81,56 +94,74 @@ def make_truth(ids: object, labels: object, *, task: str, split: str, categories
     named = None if categories is None else frozenset(cast(list[int], categories))
     if named is not None and not named.issuperset(chosen.tolist()):
         raise Fault("bad-truth", "has a label that is not among its categories")
-    ours = DECATHLON[task].official_ids(split)
-    official = len(pictures) == len(ours) and (int(pictures[0]), int(pictures[-1])) == (ours[0], ours[-1])
+    official = None if rule is None or split not in rule.official else _are(pictures, rule.official[split])
     return Truth(ids=pictures, labels=chosen, categories=named, official=official)
 
 
-def read_truth(path: Path, *, task: str, split: str) -> Truth:
-    """Read ``STORE/truth/decathlon-<task>-<split>.json``: ``{"ids": [...], "labels": [...]}``.
+def _are(pictures: Ids, official: range) -> bool:
+    """Whether sorted ids, each once, are those of the release: their number and both ends say so."""
+    return len(pictures) == len(official) and (int(pictures[0]), int(pictures[-1])) == (official[0], official[-1])
+
+
+def read_truth(path: Path, *, board: Board, task: str, split: str) -> Truth:
+    """Read a file of ``STORE/truth``: ``{"ids": [...], "labels": [...]}``.
 
     Raises:
-        Fault: it is no such file.
+        Fault: it is not such a file.
     """
-    document = parse(read_file(path, limit=MAX_BYTES), values=MAX_VALUES)
+    document = parse_json(read_file(path, limit=MAX_BYTES, follow=False, name=""), values=MAX_VALUES)
     if not isinstance(document, dict) or document.keys() != {"ids", "labels"}:
         raise Fault("bad-truth", "must be an object of exactly two lists, ids and labels")
-    return make_truth(document["ids"], document["labels"], task=task, split=split)
+    return make_truth(document["ids"], document["labels"], board=board, task=task, split=split)
 
 
-def read_labels(path: Path) -> Truths:
-    """Read test labels from the organisers' ``labels_test.zip``, or from a folder of the same JSON files.
+def read_labels(path: Path, *, boards: Iterable[Board]) -> Truths:
+    """Read test labels from a zip of ``<task>_test.json``, or from a folder of such files.
+
+    Args:
+        path: of the zip or folder.
+        boards: whose tasks the files may be named after; only those whose ids follow a rule.
 
     Raises:
         ResultError: there are none, or a file is damaged, too large or contradicts itself.
     """
-    found: dict[tuple[str, str], Truth] = {}
+    owners = {
+        task: board
+        for board in boards
+        if isinstance(board.evidence, Answers)
+        for task in board.names
+        if board.find_ids(task) is not None
+    }
+    found: dict[TruthKey, Truth] = {}
     for name, data in _folder_files(path) if path.is_dir() else _zip_files(path):
         task, place = name.removesuffix(SUFFIX), f"{shown(path)}: {shown(name)}"
-        if task not in DECATHLON:
-            raise ResultError(f"{place} is named after no task of the decathlon; the ten: {', '.join(DECATHLON)}")
-        if (task, "test") in found:
+        if task not in owners:
+            known = ", ".join(owners) or "none"
+            raise ResultError(f"{place} is named after no task whose pictures are known; such tasks: {known}")
+        key = (owners[task].name, task, "test")
+        if key in found:
             raise ResultError(f"{place} is there twice")
         try:
-            found[task, "test"] = _parse_annotations(data, task=task)
+            found[key] = _parse_annotations(data, board=owners[task], task=task)
         except Fault as fault:
-            raise ResultError(f"{place} {fault}", kind=fault.kind) from None
+            raise ResultError(f"{place} {fault.message}", kind=fault.kind) from None
     if not found:
         raise ResultError(f"{shown(path)} holds no labels: no file there is called <task>{SUFFIX}, as dtd{SUFFIX}")
     return found
 
 
-def _parse_annotations(data: bytes, *, task: str) -> Truth:
-    """One annotation file: images, one annotation for each, categories (reference: COCO's format)."""
-    document = parse(data, values=MAX_VALUES)
+def _parse_annotations(data: bytes, *, board: Board, task: str) -> Truth:
+    """Read an annotation file: images, one annotation for each, categories (cocodataset.org, "data format")."""
+    document = parse_json(data, values=MAX_VALUES)
     if not isinstance(document, dict) or "annotations" not in document:
-        raise Fault("bad-truth", "has no annotations; the labels are in the organisers' labels_test.zip")
+        raise Fault("bad-truth", "has no annotations; give the organisers' files of labels, such as labels_test.zip")
     images = _column(document, "images", "id")
     pictures = _column(document, "annotations", "image_id")
     if len(images) != len(pictures) or set(images) != set(pictures):
         raise Fault("bad-truth", f"has {len(pictures)} annotations that do not fit its {len(images)} images")
     labels = _column(document, "annotations", "category_id")
-    return make_truth(pictures, labels, task=task, split="test", categories=_column(document, "categories", "id"))
+    categories = _column(document, "categories", "id")
+    return make_truth(pictures, labels, board=board, task=task, split="test", categories=categories)
 
 
 def _column(document: Mapping[str, Any], table: str, key: str) -> list[int]:
@@ -146,27 +177,23 @@ def _column(document: Mapping[str, Any], table: str, key: str) -> list[int]:
 def _folder_files(path: Path) -> Iterator[tuple[str, bytes]]:
     for file in sorted(path.glob(f"[!.]*{SUFFIX}")):
         try:
-            yield file.name, read_file(file.resolve(), limit=MAX_BYTES)  # the user's own folder: links are fine
+            yield file.name, read_file(file, limit=MAX_BYTES, name=shown(file))
         except Fault as fault:
-            raise ResultError(f"{shown(file)} {fault}", kind=fault.kind) from None
+            raise ResultError(str(fault), kind=fault.kind) from None
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    place = shown(path)
     try:
-        data = read_file(path.resolve(), limit=MAX_BYTES)
-    except Fault as fault:
-        raise ResultError(f"{shown(path)} {fault}", kind=fault.kind) from None
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        data = io.BytesIO(read_file(path, limit=MAX_BYTES, name=place))
+        with reading(place, what="zip of labels", advice="get it again"), zipfile.ZipFile(data) as archive:
             for member in archive.infolist():
                 name = PurePosixPath(member.filename).name
                 if not name.endswith(SUFFIX) or name.startswith("."):
                     continue
                 if member.file_size > MAX_BYTES:  # read() stops there, whatever the zip says
-                    raise ResultError(f"{shown(path)}: {shown(name)} unpacks to more than {MAX_BYTES >> 20} MiB")
+                    raise ResultError(f"{place}: {shown(name)} unpacks to more than {MAX_BYTES >> 20} MiB")
                 with archive.open(member) as file:
                     yield name, file.read(MAX_BYTES)
-    except ResultError:
-        raise
-    except ZIP_FAULTS:
-        raise ResultError(f"{shown(path)} is no zip of labels, or a damaged one; get it again") from None
+    except Fault as fault:
+        raise ResultError(str(fault), kind=fault.kind) from None

@@ -1,4 +1,4 @@
-"""Texts of strangers for terminals, Markdown, CSV and LaTeX; the page has its own way (templates that escape)."""
+"""Untrusted text for terminals, Markdown, CSV and LaTeX; the page escapes in its templates."""
 
 import re
 import unicodedata
@@ -43,7 +43,7 @@ _LATEX: Final[Mapping[str, str]] = {
 
 
 def visible(text: str, *, longest: int = LONGEST) -> str:
-    r"""The text with escapes such as ``\x1b`` for what does not print, cut at a length; one line."""
+    r"""One line of the text, cut at a length, with escapes such as ``\x1b`` for what does not print."""
     cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return "".join(_escape(one) if unicodedata.category(one) in _UNSEEN else one for one in cut)
 
@@ -54,7 +54,7 @@ def _escape(character: str) -> str:
 
 
 def markdown(text: str, *, longest: int = LONGEST) -> str:
-    """For a cell of a table of GitHub's Markdown: nothing in it is markup, a link or the end of the cell.
+    """Text for a cell of a table in GitHub's Markdown: nothing in it is markup, a link or the end of the cell.
 
     A backslash before ASCII punctuation makes it plain (CommonMark 0.31, section 2.4); the vertical bar is written as
     a character reference, since a table is split before anything else is read (GFM, section 4.10); ``://`` and
@@ -68,10 +68,10 @@ def markdown(text: str, *, longest: int = LONGEST) -> str:
 
 
 def csv_field(text: str) -> str:
-    """For a field of CSV that a spreadsheet opens: an apostrophe before what would be a formula.
+    """Text for a field of CSV that a spreadsheet opens: an apostrophe precedes what would be a formula.
 
-    The beginnings are those of OWASP's ASVS 5.0, requirement 1.2.10, and a few more, also after blanks; texts that are
-    plain numbers stay as they are.
+    The beginnings are those of OWASP's ASVS 5.0, requirement 1.2.10, and a few more, also after blanks; plain numbers
+    stay as they are.
     """
     if _NUMBER.fullmatch(text):
         return text
@@ -80,5 +80,5 @@ def csv_field(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """For a cell of a tabular: every special character is printed as itself, in text mode with T1 and textcomp."""
+    """Text for a cell of a tabular: every special character prints as itself, in text mode with T1 and textcomp."""
     return "".join(_LATEX.get(one, one) for one in visible(text))

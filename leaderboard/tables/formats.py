@@ -1,4 +1,4 @@
-"""Views as tables, Markdown, CSV, JSON and LaTeX."""
+"""Views written as terminal tables, Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from leaderboard import reports
 from leaderboard.statistics.entries import Entry
 from leaderboard.tables.escaping import csv_field, latex, markdown, visible
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
+from piggyback.shell import console
 
-NUMERIC: Final[frozenset[Kind]] = frozenset({"percent", "points", "ratio", "count"})
-WITH_INTERVAL: Final = frozenset({"mean", "score", "mean_iou"})
-"""Columns whose interval stands in the cell; of the others it is in CSV and JSON."""
+NUMERIC: Final[frozenset[Kind]] = frozenset({"percent", "number", "points", "ratio", "count"})
 ONE_SEED: Final = "*"
 TIE: Final = "="
 _PLUS_MINUS: Final = "\N{PLUS-MINUS SIGN}"
@@ -40,8 +38,14 @@ def number_text(value: float, *, kind: Kind) -> str:
             return f"{scaled:g}"
 
 
-def cell_text(cell: Cell, column: Column) -> str:
-    """A cell in one line, not yet escaped: the number, its spread, its interval, marks of ties and single seeds."""
+def cell_text(cell: Cell, column: Column, *, bounded: bool = False) -> str:
+    """A cell in one line, not yet escaped: the number, its spread, its interval, marks of ties and single seeds.
+
+    Args:
+        cell: the cell.
+        column: its column.
+        bounded: whether the interval is shown too.
+    """
     if cell.value is None:
         return ""
     if isinstance(cell.value, str):
@@ -54,14 +58,14 @@ def cell_text(cell: Cell, column: Column) -> str:
         return f"{text}{ONE_SEED}" if cell.value == 1 else text
     if cell.spread is not None:
         text += f" {_PLUS_MINUS} {number_text(cell.spread, kind=kind)}"
-    if cell.interval is not None and column.key in WITH_INTERVAL:
+    if cell.interval is not None and bounded:
         low, high = (number_text(end, kind=kind) for end in cell.interval)
         text += f" [{low}, {high}]"
     return text
 
 
 def used_columns(view: View) -> list[Column]:
-    """The columns that have something in some row."""
+    """The columns that are not empty in every row."""
     return [
         column
         for column in view.columns
@@ -71,7 +75,10 @@ def used_columns(view: View) -> list[Column]:
 
 def _lines(view: View, columns: Sequence[Column], escape: Escape, *, empty: str = "") -> Iterator[tuple[str, ...]]:
     for row in view.rows:
-        texts = (cell_text(row.cells.get(column.key, Cell(value=None)), column) for column in columns)
+        texts = (
+            cell_text(row.cells.get(column.key, Cell(value=None)), column, bounded=column.key in view.bounded)
+            for column in columns
+        )
         yield tuple(escape(text) if text else empty for text in texts)
 
 
@@ -79,13 +86,13 @@ def show_table(view: View) -> None:
     """Print a view, with its notes."""
     columns = used_columns(view)
     if not view.rows:
-        reports.say(f"{visible(view.title)}: nothing to show")
+        console.say(f"{visible(view.title)}: nothing to show")
     else:
         numeric = {place for place, column in enumerate(columns) if column.kind in NUMERIC}
         lines = list(_lines(view, columns, visible, empty="-"))
-        reports.table(view.title, *(visible(column.title) for column in columns), rows=lines, numeric=numeric)
+        console.table(view.title, *(visible(column.title) for column in columns), rows=lines, numeric=numeric)
     for note in view.notes:
-        reports.say(visible(note, longest=LONGEST_NOTE))
+        console.say(visible(note, longest=LONGEST_NOTE))
 
 
 def to_markdown(view: View) -> str:
@@ -128,7 +135,7 @@ def _ampersands(texts: Iterator[str] | Sequence[str]) -> str:
 
 
 def to_csv(view: View) -> str:
-    """Every number with all its digits, fractions as fractions; beside it, where known, spread, seeds and interval."""
+    """Every number with all its digits, fractions as fractions; beside it spread, seeds and interval if known."""
     heads: list[str] = []
     rows: list[list[str | float | None]] = [[] for _ in view.rows]
     for column in view.columns:
@@ -142,8 +149,8 @@ def to_csv(view: View) -> str:
     about = [_about(row.entry) for row in view.rows]
     for key in (key for key in _about_keys() if key not in heads):
         heads.append(key)
-        for row, told in zip(rows, about, strict=True):
-            row.append(csv_field(told[key]))
+        for row, texts in zip(rows, about, strict=True):
+            row.append(csv_field(texts[key]))
     text = io.StringIO()
     # Texts in quotes, always: where a semicolon divides fields, one inside a text must not begin another field.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -166,7 +173,7 @@ def _about_keys() -> tuple[str, ...]:
 
 
 def _about(entry: Entry) -> dict[str, str]:
-    """Where an entry's numbers are from, as texts."""
+    """Source of an entry's numbers, as texts."""
     protocol = entry.protocol
     official = {True: "yes", False: "no", None: ""}[protocol.official]
     texts = (entry.evidence, protocol.split, official, protocol.trained_on or "", protocol.backbone, protocol.data)
@@ -174,7 +181,7 @@ def _about(entry: Entry) -> dict[str, str]:
 
 
 def to_json(view: View) -> dict[str, Any]:
-    """The view as plain values; texts are as they were given, so whoever shows them must escape them."""
+    """The view as plain values; texts are as they were given, so a program that shows them must escape them."""
     return {
         "view": view.name,
         "title": view.title,
@@ -203,20 +210,20 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 
 
 def print_view(view: View, *, format: str) -> None:
-    """Write a view to standard output.
+    """Print a view on standard output.
 
     Args:
-        view: what to show.
+        view: the view.
         format: ``table``, ``md``, ``csv``, ``json`` or ``latex``.
     """
     match format:
         case "table":
             show_table(view)
         case "json":
-            reports.print_json(to_json(view))
+            console.print_json(to_json(view))
         case "md":
-            reports.write(to_markdown(view))
+            console.write(to_markdown(view))
         case "csv":
-            reports.write(to_csv(view))
+            console.write(to_csv(view))
         case _:
-            reports.write(to_latex(view))
+            console.write(to_latex(view))

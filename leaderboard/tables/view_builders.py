@@ -1,56 +1,38 @@
-"""Views of entries: the decathlon's table, its points, segmentation."""
+"""Views of entries: a board's table, and the points of its tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from leaderboard.statistics.aggregation import METRICS
+from leaderboard.boards.board import Board, Confusion, Unit
 from leaderboard.statistics.entries import Entry, Value
-from leaderboard.statistics.ranking import can_be_ranked, place_in_challenge
+from leaderboard.statistics.ranking import can_be_ranked, place_entries
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
-
-TASKS: Final[Mapping[str, str]] = {
-    "imagenet12": "ImNet.",
-    "aircraft": "Airc.",
-    "cifar100": "C100",
-    "daimlerpedcls": "DPed",
-    "dtd": "DTD",
-    "gtsrb": "GTSR",
-    "vgg-flowers": "Flwr",
-    "omniglot": "OGlt",
-    "svhn": "SVHN",
-    "ucf101": "UCF",
-}
-"""The ten tasks in the order of Table 8 of the Piggyback paper, with its headings."""
-
-METRIC_TITLES: Final[Mapping[str, str]] = {
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel acc.",
-    "mean_accuracy": "mean acc.",
-    "frequency_weighted_iou": "f.w. IoU",
-}
 
 Shown = Callable[[Entry], bool]
 
 RANK_NOTE: Final = "Ranks are among complete entries of the same protocol; = marks a tie."
-PLACE_NOTE: Final = (
-    "Places are among all complete entries on the official test part, by score, as the challenge counts: any network, "
-    "trained on train or train+val."
-)
 SPREAD_NOTE: Final = "± is the sample standard deviation over n seeds; * marks a single seed, which has none."
 INTERVAL_NOTE: Final = (
     "Intervals are 95 % by bootstrap over pictures, stratified by task; the choice of seeds is not in them."
 )
-PUBLISHED_NOTE: Final = "Published numbers are as printed; points are recomputed from their rounded accuracies."
-VAL_NOTE: Final = "On val the formula still takes the baseline errors of the test parts."
+PIXELS_NOTE: Final = "There are no intervals: a run keeps one confusion matrix, not one per picture."
+
+SCORE: Final = "score"
+"""The key of the column of totals, in every board."""
 
 _RANK: Final = Column(key="rank", title="rank", kind="count", note=RANK_NOTE)
-_PLACE: Final = Column(key="place", title="place", kind="count", note=PLACE_NOTE)
 _METHOD: Final = Column(key="method", title="method", kind="text")
 _RATIO: Final = Column(key="ratio", title="#par", kind="ratio", note="parameters for all tasks, over one network's")
 _EVIDENCE: Final = Column(key="evidence", title="evidence", kind="text", note="measured here, published, or unverified")
 _SEEDS: Final = Column(key="n", title="n", kind="count", note="seeds")
 _PROTOCOL: Final = Column(key="protocol", title="protocol", kind="text", note="letters are explained below the table")
-_SCORE: Final = Column(key="score", title="score", kind="points", note="of 10,000")
+_TASK: Final = Column(key="task", title="task", kind="text")
+_ENDS: Final = (_SEEDS, _EVIDENCE, _PROTOCOL)
+_TAKEN: Final = frozenset({"place", "mean", SCORE, *(one.key for one in (_RANK, _METHOD, _RATIO, _TASK, *_ENDS))})
+
+KINDS: Final[Mapping[Unit, Kind]] = {"fraction": "percent", "number": "number"}
+"""How numbers of a unit are shown."""
 
 
 def every(entry: Entry) -> bool:
@@ -58,68 +40,93 @@ def every(entry: Entry) -> bool:
     return True
 
 
-def decathlon_view(entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0) -> View:
-    """Table 8 of the Piggyback paper: parameters, ten accuracies, mean, score.
+def board_views(
+    boards: Mapping[str, Board], entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0
+) -> list[View]:
+    """All tables of all boards, in order; arguments as for `board_view`."""
+    views = []
+    for board in boards.values():
+        views.append(board_view(board, entries, shown=shown, left_out=left_out))
+        if board.total is not None:
+            views.append(points_view(board, entries, shown=shown, left_out=left_out))
+    return views
+
+
+def board_view(board: Board, entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0) -> View:
+    """A board's table: the main metric of each task with mean and total, or the metrics of each task.
 
     Args:
-        entries: of any benchmark; those of the decathlon are shown.
-        shown: which of them; places are those among all.
-        left_out: results that did not pass the checks, for a note.
+        board: the board.
+        entries: of any benchmark; the board's own are shown.
+        shown: which of them; ranks are those among all.
+        left_out: number of results that did not pass the checks, for a note.
     """
-    chosen = [entry for entry in entries if entry.benchmark == "decathlon"]
-    columns = (
-        *(_PLACE, _RANK, _METHOD, _RATIO),
-        *(Column(key=task, title=title, kind="percent", note=task) for task, title in TASKS.items()),
-        *(Column(key="mean", title="mean", kind="percent"), _SCORE, _SEEDS, _EVIDENCE, _PROTOCOL),
-    )
-
-    def cells(entry: Entry) -> dict[str, Cell]:
-        return {task: value_cell(entry.values[task]) for task in TASKS if task in entry.values} | {
-            "mean": value_cell(entry.mean)
+    chosen = [entry for entry in entries if entry.benchmark == board.name]
+    kind = KINDS[board.main.unit]
+    if board.across == "tasks":
+        numbers = _task_columns(board, kind=kind)
+        totals = {"mean": Column(key="mean", title="mean", kind=kind), **_score_column(board)}
+    else:
+        numbers = {
+            one.name: Column(key=_key(one.name), title=one.title, kind=KINDS[one.unit], note=one.name)
+            for one in board.metrics
         }
-
-    return _view(
-        "decathlon", "Visual Decathlon: top-1 accuracy (%)", columns, chosen, cells, shown=shown, left_out=left_out
-    )
-
-
-def points_view(entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0) -> View:
-    """Points per task, of entries on official data; arguments as for `decathlon_view`."""
-    chosen = [entry for entry in entries if entry.benchmark == "decathlon" and entry.points]
-    columns = (
-        *(_PLACE, _RANK, _METHOD),
-        *(Column(key=task, title=title, kind="points", note=task) for task, title in TASKS.items()),
-        *(_SCORE, _SEEDS, _EVIDENCE, _PROTOCOL),
-    )
+        totals = {}
+    separate = [_TASK] if board.across == "metrics" and len(board.tasks) != 1 else []
 
     def cells(entry: Entry) -> dict[str, Cell]:
-        return {task: value_cell(entry.points[task]) for task in TASKS if task in entry.points}
+        found = {column.key: value_cell(entry.values[name]) for name, column in numbers.items() if name in entry.values}
+        return found | {"mean": value_cell(entry.mean), "task": Cell(value=entry.task or None)}
 
-    return _view(
-        "points", "Visual Decathlon: points of 1000 per task", columns, chosen, cells, shown=shown, left_out=left_out
-    )
-
-
-def segmentation_view(entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0) -> View:
-    """Semantic segmentation on PASCAL VOC; arguments as for `decathlon_view`."""
-    chosen = [entry for entry in entries if entry.benchmark == "segmentation"]
-    columns = (
-        *(_RANK, _METHOD, _RATIO),
-        *(Column(key=name, title=METRIC_TITLES[name], kind="percent", note=name) for name in METRICS),
-        *(_SEEDS, _EVIDENCE, _PROTOCOL),
-    )
-
-    def cells(entry: Entry) -> dict[str, Cell]:
-        return {name: value_cell(entry.values[name]) for name in METRICS if name in entry.values}
-
-    view = _view("segmentation", "PASCAL VOC segmentation (%)", columns, chosen, cells, shown=shown, left_out=left_out)
+    columns = (*_place_columns(board), _RANK, _METHOD, *separate, _RATIO, *numbers.values(), *totals.values(), *_ENDS)
+    view = _view(board, board.views[0], board.caption, columns, chosen, cells, shown=shown, left_out=left_out)
     measured = any(row.entry.evidence == "measured" for row in view.rows)
-    more = ("There are no intervals: a run keeps one confusion matrix, not one per picture.",) if measured else ()
-    return View(name=view.name, title=view.title, columns=view.columns, rows=view.rows, notes=(*view.notes, *more))
+    if isinstance(board.evidence, Confusion) and measured:
+        view = replace(view, notes=(*view.notes, PIXELS_NOTE))
+    return replace(view, bounded=frozenset(totals or {_key(board.main.name)}))
+
+
+def points_view(board: Board, entries: Sequence[Entry], *, shown: Shown = every, left_out: int = 0) -> View:
+    """Points per task, of entries on official data; arguments as for `board_view`.
+
+    Raises:
+        ValueError: the board has no total, so there are no points.
+    """
+    if board.total is None:
+        raise ValueError(f"the board {board.name} has no points")
+    chosen = [entry for entry in entries if entry.benchmark == board.name and entry.points]
+    numbers = _task_columns(board, kind="points")
+    columns = (*_place_columns(board), _RANK, _METHOD, *numbers.values(), *_score_column(board).values(), *_ENDS)
+
+    def cells(entry: Entry) -> dict[str, Cell]:
+        return {column.key: value_cell(entry.points[task]) for task, column in numbers.items() if task in entry.points}
+
+    view = _view(board, board.total.view, board.total.caption, columns, chosen, cells, shown=shown, left_out=left_out)
+    return replace(view, bounded=frozenset({SCORE}), heated=frozenset(map(_key, board.tasks)), most=board.total.most)
+
+
+def _task_columns(board: Board, *, kind: Kind) -> dict[str, Column]:
+    return {name: Column(key=_key(name), title=task.title, kind=kind, note=name) for name, task in board.tasks.items()}
+
+
+def _key(name: str) -> str:
+    """Key of a column of numbers: the name of its task or metric, unless another column has that key."""
+    return f"{name}_" if name in _TAKEN else name
+
+
+def _place_columns(board: Board) -> list[Column]:
+    placing = board.placing
+    return [] if placing is None else [Column(key="place", title="place", kind="count", note=placing.note)]
+
+
+def _score_column(board: Board) -> dict[str, Column]:
+    if board.total is None:
+        return {}
+    note = f"of {board.total.most * len(board.tasks):,.0f}"
+    return {SCORE: Column(key=SCORE, title="score", kind="points", note=note)}
 
 
 def value_cell(value: Value | None, *, kind: Kind | None = None) -> Cell:
-    """A number with all that is known of it."""
     if value is None:
         return Cell(value=None)
     return Cell(
@@ -128,7 +135,7 @@ def value_cell(value: Value | None, *, kind: Kind | None = None) -> Cell:
 
 
 def protocol_letters(entries: Sequence[Entry]) -> dict[str, str]:
-    """A short name for each protocol, in the order of the entries: A to Z, then AA and so on."""
+    """A letter for each protocol, in the order of the entries: A to Z, then AA and so on."""
     letters: dict[str, str] = {}
     for entry in entries:
         if entry.protocol.label not in letters:
@@ -141,12 +148,12 @@ def protocol_letters(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def protocol_notes(letters: Mapping[str, str]) -> tuple[str, ...]:
-    """What the letters mean."""
+    """A sentence for each letter."""
     return tuple(f"Protocol {letter}: {label}." for label, letter in letters.items())
 
 
 def left_out_notes(left_out: int) -> tuple[str, ...]:
-    """That results are not shown, and where to learn why."""
+    """A sentence about results that are not shown, and how to find out why."""
     if not left_out:
         return ()
     were = "1 result was" if left_out == 1 else f"{left_out} results were"
@@ -154,6 +161,7 @@ def left_out_notes(left_out: int) -> tuple[str, ...]:
 
 
 def _view(
+    board: Board,
     name: str,
     title: str,
     columns: Sequence[Column],
@@ -163,26 +171,26 @@ def _view(
     shown: Shown,
     left_out: int,
 ) -> View:
-    places = place_in_challenge(entries)
+    places = place_entries(entries)
     entries = [entry for entry in entries if shown(entry)]
     letters = protocol_letters(entries)
     rows = []
     for entry in entries:
         place, shared = places.get(id(entry), (None, False))
-        told = {
+        every_cell = {
             "place": Cell(value=place, hint="tie" if shared else ""),
             "rank": Cell(value=entry.rank, hint="tie" if entry.tied else ""),
             "method": Cell(value=entry.label, hint=entry.note),
             "ratio": Cell(value=entry.parameter_ratio),
-            "score": value_cell(entry.total),
+            SCORE: value_cell(entry.total),
             "n": Cell(value=_seeds(entry)),
             "evidence": Cell(value=entry.evidence, hint=entry.table),
             "protocol": Cell(value=letters[entry.protocol.label], hint=entry.protocol.label),
         } | cells(entry)
         keys = {column.key for column in columns}
-        rows.append(Row(entry=entry, cells={key: cell for key, cell in told.items() if key in keys}))
+        rows.append(Row(entry=entry, cells={key: cell for key, cell in every_cell.items() if key in keys}))
     notes = (
-        *_notes(entries, placed=any(id(entry) in places for entry in entries)),
+        *_notes(board, entries, placed=any(id(entry) in places for entry in entries)),
         *protocol_notes(letters),
         *sources(entries),
     )
@@ -191,10 +199,10 @@ def _view(
 
 
 def _seeds(entry: Entry) -> float | str | None:
-    """How many seeds: a range where its numbers have different many; None of published numbers."""
+    """Number of seeds; a range if an entry's numbers have different ones; None for published numbers."""
     if entry.evidence != "measured":
         return None
-    # The backbone's own accuracy stands for every seed, whatever its count.
+    # The backbone's own accuracy serves for every seed, whatever its count.
     own = {value.n for value in entry.values.values() if _is_own(entry, value)} or {1}
     return min(own) if len(own) == 1 else f"{min(own)}-{max(own)}"
 
@@ -205,7 +213,7 @@ def _is_own(entry: Entry, value: Value) -> bool:
 
 
 def sources(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Where published numbers are from: a sentence per work and table."""
+    """Sources of published numbers: a sentence per work and table."""
     found: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         if entry.citation or entry.table:
@@ -213,24 +221,26 @@ def sources(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(f"{', '.join(labels)}: {work}; from: {table}." for (work, table), labels in found.items())
 
 
-def _notes(entries: Sequence[Entry], *, placed: bool) -> list[str]:
+def _notes(board: Board, entries: Sequence[Entry], *, placed: bool) -> list[str]:
+    rule, placing = board.total, board.placing
+    judged = {entry.protocol.split for entry in entries if entry.total} if rule is not None else set[str]()
     measured = [entry for entry in entries if entry.evidence == "measured"]
-    decathlon = any(entry.benchmark == "decathlon" for entry in entries)
     unverified = sum(entry.evidence == "unverified" for entry in entries)
-    incomplete = sum(entry.evidence != "unverified" and not can_be_ranked(entry) for entry in entries)
+    ranked = rule is not None or board.main.better is not None
+    incomplete = sum(entry.evidence != "unverified" and not can_be_ranked(entry) for entry in entries) if ranked else 0
     values = [value for entry in entries for value in (entry.total, entry.mean) if value]
-    on_val = any(entry.total and entry.protocol.split == "val" for entry in entries) and decathlon
-    told: list[tuple[object, str]] = [
+    notes: list[tuple[object, str]] = [
         (any(entry.rank for entry in entries), RANK_NOTE),
-        (placed, PLACE_NOTE),
+        (not ranked, f"There are no ranks: nobody says whether a higher or a lower {board.main.title} is better."),
+        (placed, "" if placing is None else placing.note),
         (measured, SPREAD_NOTE),
         (any(value.interval for value in values), INTERVAL_NOTE),
-        (len(measured) < len(entries) and decathlon, PUBLISHED_NOTE),
-        (on_val, VAL_NOTE),
+        (len(measured) < len(entries), "" if rule is None else rule.published_note),
+        *((split in judged, note) for split, note in ({} if rule is None else rule.split_notes).items()),
         (
             incomplete,
             f"{incomplete} incomplete entries (tasks or seeds are missing, or only a score is known) have no rank.",
         ),
         (unverified, f"{unverified} entries are unverified: nobody of this project has read their source."),
     ]
-    return [note for wanted, note in told if wanted]
+    return [note for wanted, note in notes if wanted and note]

@@ -1,4 +1,4 @@
-"""Views: tables of entries, ready for every format; numbers stay numbers until they are shown."""
+"""Views: tables of entries for every format; numbers stay numbers until they are shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Literal
 
 from leaderboard.statistics.entries import Entry
 
-Kind = Literal["text", "percent", "points", "ratio", "count", "verdict"]
+Kind = Literal["text", "percent", "number", "points", "ratio", "count", "verdict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Cell:
         spread, n, interval: as in `leaderboard.statistics.entries.Value`; n = 1 is marked where it is shown.
         results: places of the results behind it.
         hint: more about it, in words.
-        kind: how it is shown, where that is not its column's kind, as a score among accuracies.
+        kind: how it is shown, if not as its column, such as a score among accuracies.
     """
 
     value: float | str | None
@@ -52,9 +52,9 @@ class Row:
     """A row.
 
     Attributes:
-        entry: what it shows.
+        entry: the entry that it shows.
         cells: by key of the column.
-        beside: the published entry that it is set beside, in the view ``reproduced``.
+        beside: the published entry that it is compared with, in the view ``reproduced``.
     """
 
     entry: Entry
@@ -67,11 +67,13 @@ class View:
     """A table with its notes.
 
     Attributes:
-        name: ``decathlon``, ``points``, ``segmentation`` or ``reproduced``.
+        name: of a board, of its total's table, or ``reproduced``.
         title: for people.
-        columns: in order.
         rows: ranked ones first, in order; then the incomplete, then the unverified.
         notes: sentences under the table.
+        bounded: keys of the columns whose intervals are shown in their cells; other intervals are in CSV and JSON only.
+        heated: keys of the columns whose cells are coloured by their numbers.
+        most: the number that gets the full colour.
     """
 
     name: str
@@ -79,3 +81,6 @@ class View:
     columns: Sequence[Column]
     rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=tuple)
+    bounded: frozenset[str] = frozenset()
+    heated: frozenset[str] = frozenset()
+    most: float = 0.0

@@ -1,1 +1,1 @@
-"""What `piggyback leaderboard VERB` does."""
+"""Targets of `piggyback leaderboard VERB`."""

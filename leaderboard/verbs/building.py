@@ -1,25 +1,27 @@
 """``piggyback leaderboard build``: a store's results and published ones as a static page."""
 
-from leaderboard.faults import shown
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.page.page import Built, build_page
 from leaderboard.page.site_folder import check_target
-from leaderboard.reports import print_json, say
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.answers import with_intervals
-from leaderboard.statistics.reproduction import reproduced_view
+from leaderboard.store.reading import read_store
 from leaderboard.store.staging import find_runs
-from leaderboard.store.store import read_store
-from leaderboard.tables.view_builders import decathlon_view, points_view, segmentation_view
+from leaderboard.tables.reproduction import reproduced_view
+from leaderboard.tables.view_builders import board_views
+from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import BuildOptions
 from leaderboard.verbs.showing import count_left_out, held_backbones
 from leaderboard.verbs.storing import Added, add_runs, show_added
+from piggyback.shell.console import print_json, say
+from piggyback.shell.errors import shown
 
 
 def run_build(options: BuildOptions) -> int:
-    """``piggyback leaderboard build``; findings are told and counted, and do not stop the page.
+    """``piggyback leaderboard build``; findings are counted, and do not stop the page.
 
     Returns:
-        1 where one of `options.runs` was refused; the page is there all the same.
+        1 if one of `options.runs` was refused; the page is built all the same.
     """
     check_target(options.out, store=options.store)  # before the long work
     done = Added()
@@ -28,9 +30,10 @@ def run_build(options: BuildOptions) -> int:
         found = [run for folder in options.runs for run in find_runs(folder, without=options.store)]
         done = add_runs(options.store, list(dict.fromkeys(found)))
     built = build_from_store(options)
+    warn_of_broken_boards()
     if options.json:
-        told = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
-        print_json({"site": str(built.path.parent), "index": str(built.path), **told, "left_out": built.left_out})
+        counts = {"pages": built.pages, "results": built.results, "rows": built.rows, **vars(done)}
+        print_json({"site": str(built.path.parent), "index": str(built.path), **counts, "left_out": built.left_out})
         return 1 if done.refused else 0
     if options.runs:
         show_added(options.store, done)
@@ -45,22 +48,19 @@ def build_from_store(options: BuildOptions) -> Built:
     """Read a store, make the tables and write the page.
 
     Raises:
-        ResultError: there is no such store, or no place for the page.
+        ResultError: there is no such store, or the page cannot be written.
     """
     held = held_backbones(options.same_backbone)
     results, findings = read_store(options.store)
     entries = with_intervals(make_entries(results, unverified=options.unverified))
-    views = (
-        decathlon_view(entries),
-        points_view(entries),
-        segmentation_view(entries),
-        reproduced_view(entries, held=held),
-    )
+    boards = boards_for(one.result for one in results)
+    views = (*board_views(boards, entries), reproduced_view(entries, held=held))
     return build_page(
         options.out,
         store=options.store,
+        boards=boards,
         views=views,
         results=results,
         findings=findings,
-        left_out=count_left_out(results, findings),
+        left_out=count_left_out(results, findings, boards),
     )

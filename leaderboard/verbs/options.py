@@ -1,4 +1,4 @@
-"""What can be asked of the leaderboard's verbs; imports nothing heavy."""
+"""Options of the leaderboard's verbs; imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-# ---- add and check: leaderboard/store_verbs.py
+# ---- add and check: leaderboard/verbs/storing.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class CheckOptions:
 
     Attributes:
         store: the folder that keeps results.
-        labels: labels of the decathlon's test parts, to count again what is right: the organisers' labels_test.zip, or
-            a folder of the same files.
+        labels: labels of test parts, to count again what is right: a zip of <task>_test.json such as the organisers'
+            labels_test.zip, or a folder of such files.
         json: print one JSON object.
     """
 
@@ -40,7 +40,7 @@ class CheckOptions:
     json: bool = False
 
 
-# ---- show and compare: leaderboard/showing.py, leaderboard/comparing.py
+# ---- show and compare: leaderboard/verbs/showing.py, leaderboard/verbs/comparing.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ class ShowOptions:
 
     Attributes:
         store: the folder that keeps results; the published rows alone when not given.
-        view: which table.
+        view: which table: a benchmark's, by its name; of points, by the name points; or reproduced. The first
+            benchmark's when not given.
         format: table, Markdown, CSV, JSON or LaTeX; CSV and JSON hold fractions and all digits.
         published: what others published is shown too; leave it out by --no-published.
         unverified: show also published rows that nobody of this project has read in their source.
@@ -61,7 +62,7 @@ class ShowOptions:
     """
 
     store: Annotated[Path | None, tyro.conf.Positional] = None
-    view: Literal["decathlon", "points", "segmentation", "reproduced"] = "decathlon"
+    view: str | None = None
     format: Literal["table", "md", "csv", "json", "latex"] = "table"
     published: bool = True
     unverified: bool = False
@@ -86,11 +87,11 @@ class CompareOptions:
     first: Annotated[str, tyro.conf.Positional]
     second: Annotated[str, tyro.conf.Positional]
     store: Path
-    benchmark: Literal["decathlon", "segmentation"] | None = None
+    benchmark: str | None = None
     json: bool = False
 
 
-# ---- build: leaderboard/building.py
+# ---- build: leaderboard/verbs/building.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class BuildOptions:
     Attributes:
         store: the folder that keeps results.
         runs: folders whose finished runs are put into the store first, as `leaderboard add` does.
-        out: folder of the page, made anew as a whole; only a page of ours is replaced.
+        out: folder of the page, which is replaced as a whole; only a page of ours is.
         unverified: whether to show published rows that nobody of this project has read in their source.
         same_backbone: DIGITS=NETWORK, such as 4fe2b0=WRN-28-4, for a backbone that you hold for a published network:
             the first digits of its fingerprint, at least 4, and the beginning of the name.

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leaderboard.faults import shown
-from leaderboard.reports import print_json, say
-from leaderboard.result import ResultError
+from leaderboard.boards.installed import find_boards
+from leaderboard.store.adding import put_run
+from leaderboard.store.reading import read_store
 from leaderboard.store.staging import find_log, find_runs
-from leaderboard.store.store import put_run, read_store
 from leaderboard.store.truth import read_labels
+from leaderboard.verbs.notices import warn_of_broken_boards
 from leaderboard.verbs.options import AddOptions, CheckOptions
+from piggyback.shell.console import print_json, say
+from piggyback.shell.errors import ResultError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """What came of adding runs: places in the store, and why runs were refused, by their folder."""
+    """Outcome of adding runs: places in the store, and why runs were refused, by their folder."""
 
     added: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
@@ -23,10 +25,10 @@ class Added:
 
 
 def add_runs(store: Path, runs: Sequence[Path]) -> Added:
-    """Put runs into a store; one that is refused keeps none of the others out.
+    """Put runs into a store; a refused run does not stop the others.
 
     Args:
-        store: the folder, made where it is not there.
+        store: the folder, made if it is missing.
         runs: their folders.
     """
     done = Added()
@@ -40,7 +42,6 @@ def add_runs(store: Path, runs: Sequence[Path]) -> Added:
 
 
 def show_added(store: Path, done: Added) -> None:
-    """Tell what came of it."""
     for message in done.refused.values():
         say(message)
     counts = f"{len(done.added)} results added, {len(done.there)} were there, {len(done.refused)} runs refused"
@@ -48,7 +49,7 @@ def show_added(store: Path, done: Added) -> None:
 
 
 def run_add(options: AddOptions) -> int:
-    """``piggyback leaderboard add``; 1 where a run was refused."""
+    """``piggyback leaderboard add``; returns 1 if a run was refused."""
     if not options.runs:
         raise ResultError("nothing to add: give run folders, or folders that hold some")
     runs: list[Path] = []
@@ -58,6 +59,7 @@ def run_add(options: AddOptions) -> int:
             raise ResultError(f"{shown(folder)} holds no finished run: there is no result.json, five levels deep")
         runs += [one for one in found if one not in runs]
     done = add_runs(options.store, runs)
+    warn_of_broken_boards()
     if options.json:
         print_json({"store": str(options.store), **vars(done)})
     else:
@@ -66,12 +68,14 @@ def run_add(options: AddOptions) -> int:
 
 
 def run_check(options: CheckOptions) -> int:
-    """``piggyback leaderboard check``; 1 where there are findings."""
-    labels = read_labels(options.labels) if options.labels is not None else None
+    """``piggyback leaderboard check``; returns 1 if there are findings."""
+    boards = find_boards().boards.values()
+    labels = read_labels(options.labels, boards=boards) if options.labels is not None else None
     results, findings = read_store(options.store, labels=labels)
+    warn_of_broken_boards()
     if options.json:
-        told = [{"place": one.place, "kind": one.kind, "message": one.message} for one in findings]
-        print_json({"store": str(options.store), "results": len(results), "findings": told})
+        faults = [{"place": one.place, "kind": one.kind, "message": one.message} for one in findings]
+        print_json({"store": str(options.store), "results": len(results), "findings": faults})
     else:
         for one in findings:
             say(f"{one.place}: {one.kind}: {one.message}")

@@ -1,4 +1,4 @@
-"""Archives downloaded into a folder: resumed after a break, checked by digest, explained for placing by hand.
+"""Archives downloaded into a folder: resumed after a break, checked by digest, with instructions for placing by hand.
 
 The benchmarks' `fetch` verbs are built on this.  pooch cannot resume a download, and archives as large as these need
 HTTP ranges, so the transfer is done here, with the standard library.  In the end the digest decides: it protects
@@ -47,11 +47,11 @@ class Archive:
     Attributes:
         short: its name on the command line.
         folder: address of its folder, ending in a slash.
-        digest: hexadecimal, in small letters.
+        digest: hexadecimal, in lowercase letters.
         algorithm: of the digest.
-        holds: what is in it, in words.
+        holds: its content, in words.
         size: bytes, or None where no source states them; then the digest alone decides.
-        page: where to log in for it, or None where no login is needed.
+        page: where to log in for it; None if no login is needed.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Archive:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What became of one archive; `message` is for those that are missing now."""
+    """Outcome for one archive; `message` says why it is missing."""
 
     archive: Archive
     path: Path
@@ -75,14 +75,14 @@ class Fetched:
 
 
 class _LostError(Exception):
-    """A connection broke, or the server has a passing fault: worth another attempt."""
+    """A broken connection or a passing fault of the server: worth another attempt."""
 
 
 def find_archive(name: str, *, archives: Mapping[str, Archive]) -> Archive:
     """The archive of that short name or file name; `archives` is by short name.
 
     Raises:
-        UnknownName: naming the nearest one.
+        UnknownName: suggests the nearest one.
     """
     for archive in archives.values():
         if name in (archive.short, archive.name):
@@ -132,7 +132,7 @@ def fetch(
     named = [find_archive(name, archives=archives) for name in names]
     chosen = list({archive.short: archive for archive in named or archives.values()}.values())
     if url is not None and not ADDRESS.fullmatch(url):
-        raise BadInput(f"{url} is no address of http or https; characters other than ASCII must be percent-encoded")
+        raise BadInput(f"{url} is not an http or https address; characters other than ASCII must be percent-encoded")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -174,12 +174,11 @@ def by_hand(archive: Archive, *, path: Path) -> str:
 
 
 def describe(archive: Archive) -> str:
-    """Size and digest in words."""
     return f"{_size_in_words(archive)} bytes, {archive.algorithm} {archive.digest}"
 
 
 def digest_of(path: Path, *, algorithm: Algorithm, progress: Callable[[int], None] | None = None) -> str:
-    """Hex digest of a file; `progress` gets the number of bytes read so far."""
+    """Hex digest of a file; `progress` is called with the number of bytes read so far."""
     # Python built for FIPS refuses md5, unless it guards against damage only and not against forgery.
     digest = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
     seen = 0
@@ -193,13 +192,13 @@ def digest_of(path: Path, *, algorithm: Algorithm, progress: Callable[[int], Non
 
 
 def check(archive: Archive, *, path: Path, progress: Progress) -> None:
-    """Check size and digest of a file that is there.
+    """Check size and digest of an existing file.
 
     Raises:
-        BadInput: it is not the archive; it is left in place, as this program did not make it.
+        BadInput: it is not the archive; it is left in place, since this program did not make it.
     """
     if not path.is_file():
-        raise BadInput(f"{path} is no file, so it is not {archive.name}; move it away")
+        raise BadInput(f"{path} is not a file, so it cannot be {archive.name}; move it away")
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         raise BadInput(f"{path} has {size:,} bytes, not {archive.size:,}: it is not {archive.name}; move it away")
@@ -212,11 +211,11 @@ def check(archive: Archive, *, path: Path, progress: Progress) -> None:
 
 
 def download(archive: Archive, *, path: Path, address: str, progress: Progress) -> None:
-    """Download an archive; what is there already in ``<path>.part`` is continued.
+    """Download an archive, continuing ``<path>.part`` if there is one.
 
     Raises:
-        BadInput: the server does not have it or sends something else, the digest is wrong (the part is
-            deleted then), or no connection lasts (the part is kept for the next call).
+        BadInput: the server does not have it or sends something else, the digest is wrong (the part is deleted
+            then), or connections keep breaking (the part is kept for the next call).
     """
     part = path.with_name(path.name + ".part")
     if part.is_symlink():  # never write through one
@@ -233,7 +232,7 @@ def download(archive: Archive, *, path: Path, address: str, progress: Progress) 
 
 
 def _is_complete(archive: Archive, part: Path) -> bool:
-    """Whether an earlier call brought every byte; a file that is too long is not ours, and is deleted."""
+    """Whether an earlier call got every byte; a file that is too long is not the archive's, and is deleted."""
     if not part.exists():
         return False
     if archive.size is None:  # a server asked for bytes behind the end would only say that there are none
@@ -248,7 +247,7 @@ def _transfer_all(address: str, part: Path, *, size: int | None, progress: Progr
     """Connect until `part` has all bytes, or until several connections in a row bring nothing.
 
     Raises:
-        BadInput: no connection lasts, or the server does not have the file.
+        BadInput: connections keep breaking, or the server does not have the file.
     """
     failures = 0
     while True:
@@ -270,8 +269,8 @@ def _transfer(address: str, part: Path, *, there: int, size: int | None, progres
     """One connection: append to `part` what the server has from byte `there` on.
 
     Raises:
-        _LostError: it broke off.
-        BadInput: the server does not have the file, or one of another size.
+        _LostError: it broke.
+        BadInput: the server does not have the file, or has one of another size.
     """
     headers = {"User-Agent": "piggyback-bench", "Accept-Encoding": "identity"}
     if there:
@@ -305,7 +304,7 @@ def _transfer(address: str, part: Path, *, there: int, size: int | None, progres
 
 
 def _start(status: int, content_range: str | None, *, there: int) -> int:
-    """The byte that an answer begins at; a server that ignores ranges begins at 0 again."""
+    """The byte at which an answer begins; a server that ignores ranges begins at 0 again."""
     if status != http.HTTPStatus.PARTIAL_CONTENT:
         return 0
     if content_range is None or not content_range.startswith(f"bytes {there}-"):
@@ -321,7 +320,7 @@ def _copy(
     size: int | None,
     progress: Progress,
 ) -> None:
-    """Copy until there is no more; without a size, a closed connection counts as the end of the file."""
+    """Copy until the end; without a size, a closed connection counts as the end of the file."""
     position = start
     while True:
         try:
@@ -361,7 +360,7 @@ def _size_in_words(archive: Archive) -> str:
 
 @contextmanager
 def _shown(archive: Archive) -> Iterator[Progress]:
-    """A progress bar in MiB for the bytes of one archive."""
+    """A progress bar in MiB for one archive."""
     with progress_bar() as bar:
         shown = bar.add_task(f"{archive.name}, MiB", total=None if archive.size is None else archive.size / 2**20)
 

@@ -1,4 +1,4 @@
-"""What every drawn release does alike: say what was drawn into a folder, and encode its pictures."""
+"""Drawn releases: the stamp that says what was drawn into a folder, and the encoding of pictures."""
 
 import io
 from pathlib import Path
@@ -15,25 +15,25 @@ QUALITY: Final = 90  # of the JPEGs
 
 
 def was_drawn(stamp: Path, *, identity: object) -> bool:
-    """Whether a folder's stamp is there; it must say that the same was drawn.
+    """Whether a folder has its stamp.
 
     Args:
         stamp: the file, ``drawn.json``.
         identity: JSON that says what is to be drawn.
 
     Raises:
-        BadInput: other drawings are there.
+        BadInput: the stamp says that something else was drawn.
     """
     if not stamp.exists():
         return False
     if read_json(stamp) != identity:
         folder = one_line(stamp.parent)
-        raise BadInput(f"{folder} holds other drawings than these: delete it, or take another folder")
+        raise BadInput(f"{folder} holds other drawings than those asked for: delete it, or choose another folder")
     return True
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """The file of a picture, RGB, uint8 (height, width, 3)."""
+    """JPEG file of an RGB picture, uint8 (height, width, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Packed pictures with a label each: the splits of a task of classification, opened as memory maps.
+"""Packed pictures with one label each: the splits of a classification task, opened as memory maps.
 
 <folder>/<split>.u8            decoded RGB pixels, one picture after the other, rows of (w, 3) bytes
 <folder>/<split>.index.npy     one record of `INDEX` per picture
@@ -30,7 +30,7 @@ RESIZED_AT_ONCE: Final = 512
 
 @dataclass(frozen=True)
 class Part:
-    """The pixels of one packed file: `pixels` is uint8 (bytes), `count` pictures from place `first` on."""
+    """Pixels of one packed file: `pixels` is uint8 (bytes), with `count` pictures from position `first` on."""
 
     folder: Path
     split: str
@@ -41,11 +41,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSplit(PackedPictures):
-    """n pictures with their labels; pixels stay on disk until looked at.
+    """n pictures with their labels; pixels stay on disk until they are read.
 
     Attributes:
         split: train, val, test, or several joined: ``train+val``.
-        index: n records of `INDEX`; an offset counts within the picture's own part.
+        index: n records of `INDEX`; offsets count within each picture's part.
         parts: the packed files; one, or two after `join`.
         category_ids: int64 (classes), in the order of the labels.
         fingerprint: hex sha256 over the task's packed data, all splits.
@@ -58,21 +58,20 @@ class PackedSplit(PackedPictures):
 
     @property
     def classes(self) -> int:
-        """How many categories the task has."""
         return len(self.category_ids)
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
-        """The pictures' ids, int64 (n)."""
+        """Int64 (n)."""
         return self.index["image_id"].astype(np.int64)
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Places in `category_ids`, int64 (n); -1 where labels are not public."""
+        """Positions in `category_ids`, int64 (n); -1 where labels are not public."""
         return self.index["label"].astype(np.int64)
 
     def picture(self, place: int) -> NDArray[np.uint8]:
-        """One picture, uint8 (height, width, 3), RGB, read-only, not copied.
+        """One picture, uint8 (height, width, 3), RGB; a read-only view, not a copy.
 
         Raises:
             IndexError: there is no such picture.
@@ -83,12 +82,10 @@ class PackedSplit(PackedPictures):
 
 
 def pixel_file(folder: Path, split: str) -> Path:
-    """The packed pixels of a split."""
     return folder / f"{split}.u8"
 
 
 def index_file(folder: Path, split: str) -> Path:
-    """The index of a split."""
     return folder / f"{split}.index.npy"
 
 
@@ -99,7 +96,7 @@ def build_index(
     heights: NDArray[np.int32],
     widths: NDArray[np.int32],
 ) -> NDArray[np.void]:
-    """n records of `INDEX` for pictures one after the other; every argument has n numbers."""
+    """n records of `INDEX` for consecutive pictures; every argument has n numbers."""
     index = np.zeros(len(image_ids), dtype=INDEX)
     index["image_id"], index["label"] = image_ids, labels
     index["height"], index["width"] = heights, widths
@@ -111,18 +108,18 @@ def open_labelled_index(folder: Path, split: str, *, count: int, classes: int) -
     """Open a split's index and compare it with its pixels.
 
     Raises:
-        BadInput: with the first fault.
+        BadInput: they do not match; the message names the first fault.
     """
     path = index_file(folder, split)
     files = {pixel_file(folder, split): CHANNELS}
     index = open_index(path, kind=INDEX, count=count, step=CHANNELS, files=files)
     if index["label"].min() < -1 or index["label"].max() >= classes:
-        raise BadInput(f"{one_line(path)} has a label that is no place among {classes} categories")
+        raise BadInput(f"{one_line(path)} has a label that is not one of its {classes} categories")
     return index
 
 
 def open_part(folder: Path, split: str, *, count: int) -> Part:
-    """Map the pixels of a split, `count` pictures."""
+    """Map the pixels of a split's `count` pictures."""
     return Part(folder, split, map_bytes(pixel_file(folder, split)), 0, count)
 
 
@@ -130,10 +127,11 @@ def join(first: PackedSplit, second: PackedSplit) -> PackedSplit:
     """The pictures of both, one after the other, as for training on train+val.
 
     Raises:
-        ValueError: they are of different tasks or different packs.
+        ValueError: they belong to different tasks or packs.
     """
     if (first.task, first.fingerprint) != (second.task, second.fingerprint):
-        raise ValueError(f"cannot join {first.task} {first.split} with {second.task} {second.split}: not one pack")
+        names = f"{first.task} {first.split} with {second.task} {second.split}"
+        raise ValueError(f"cannot join {names}: they are from different packs")
     moved = tuple(replace(part, first=part.first + len(first)) for part in second.parts)
     return replace(
         first,
@@ -144,10 +142,10 @@ def join(first: PackedSplit, second: PackedSplit) -> PackedSplit:
 
 
 def whole(split: PackedSplit, *, size: int) -> PackedSplit:
-    """Every picture of a split squeezed to `size` x `size`: all of it is seen, its aspect is not kept.
+    """Every picture of a split resized to `size` x `size`, uncropped, so that its aspect ratio is lost.
 
-    Bilinear with antialiasing, as Pillow resizes.  The result is kept beside the pack and found there the
-    next time; where that folder cannot be written it is held in memory.
+    Bilinear with antialiasing, as Pillow resizes.  The result is stored beside the pack and found there the
+    next time; if that folder cannot be written, it is kept in memory.
     """
     index = split.index.copy()
     index["height"] = index["width"] = size
@@ -172,7 +170,7 @@ def _whole_pixels(split: PackedSplit, part: Part, *, size: int) -> NDArray[np.ui
 
 
 def _resized(split: PackedSplit, part: Part, *, size: int) -> Iterator[NDArray[np.uint8]]:
-    """Pieces of uint8 (m, size, size, 3), in the order of the part."""
+    """Pieces of uint8 (m, size, size, 3), in the part's order."""
 
     def resize(place: int) -> NDArray[np.uint8]:
         picture = Image.fromarray(split.picture(place))

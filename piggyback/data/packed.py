@@ -1,7 +1,7 @@
-"""Packed folders: pixels one after the other in files, an index of where each picture begins, and a manifest.
+"""Packed folders: pictures one after the other in files, an index of where each begins, and a manifest.
 
-`prepare` writes the manifest last, so a folder with it is finished.  What the manifest and the index say of a
-benchmark's pictures is the benchmark's own; how they are found, checked and opened stands here once.
+`prepare` writes the manifest last, so a folder with it is finished.  A benchmark decides what manifest and index say of
+its pictures; finding, checking and opening them is done here.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Described = TypeVar("Described")
 
 @dataclass(frozen=True, kw_only=True)
 class Packs:
-    """How a benchmark calls its packed folders, ``<root>/<name>/``, and their manifests, ``<unit>.json``.
+    """Names of a benchmark's packed folders, ``<root>/<name>/``, and their manifests, ``<unit>.json``.
 
     Attributes:
         benchmark: as on the command line.
@@ -42,11 +42,11 @@ class Packs:
     version: int
 
     def manifest_file(self, root: Path, name: str) -> Path:
-        """The file that makes a folder finished."""
+        """The file whose presence says that a folder is finished."""
         return root / name / f"{self.unit}.json"
 
     def command(self, root: Path, name: str) -> str:
-        """What a user types to have a folder packed."""
+        """Command that packs a folder, for messages."""
         out = one_line(shlex.quote(str(root)))
         return f"piggyback {self.benchmark} prepare --source FOLDER --out {out} --{self.unit}s {name}"
 
@@ -55,12 +55,12 @@ class Packs:
         write_json(self.manifest_file(root, name), {"version": self.version, **fields})
 
     def read(self, root: Path, name: str, *, build: Callable[[Mapping[str, Any]], Described]) -> Described | None:
-        """Read the manifest; None where the folder is not finished.
+        """Read the manifest; None if the folder is not finished.
 
         Args:
-            root: folder of the packed folders.
-            name: of the one.
-            build: turns the fields into what they describe; may raise KeyError, TypeError, ValueError, OverflowError.
+            root: parent of the packed folders.
+            name: the folder's.
+            build: makes the description from the fields; may raise KeyError, TypeError, ValueError, OverflowError.
 
         Raises:
             BadInput: the file is damaged or of another version.
@@ -84,7 +84,7 @@ class Packs:
         """Read the manifest of a folder that must be finished.
 
         Raises:
-            BadInput: as `read`, or it is not; the message has the command that packs it.
+            BadInput: as `read`, or the folder is not finished; the message has the command that packs it.
         """
         found = self.read(root, name, build=build)
         if found is None:
@@ -96,7 +96,7 @@ class Packs:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedPictures:
-    """n pictures of any sizes; their pixels stay on disk until looked at.
+    """n pictures of any sizes; their pixels stay on disk until they are read.
 
     Attributes:
         index: n records, with height and width among their fields.
@@ -113,12 +113,12 @@ class PackedPictures:
 
     @property
     def heights(self) -> NDArray[np.int64]:
-        """Rows of each picture, int64 (n)."""
+        """Int64 (n), in pixels."""
         return self.index["height"].astype(np.int64)
 
     @property
     def widths(self) -> NDArray[np.int64]:
-        """Columns of each picture, int64 (n)."""
+        """Int64 (n), in pixels."""
         return self.index["width"].astype(np.int64)
 
 
@@ -129,7 +129,7 @@ def count_pixels(index: NDArray[np.void]) -> NDArray[np.int64]:
 
 
 def set_offsets(index: NDArray[np.void], *, step: int) -> None:
-    """Write into an index where each picture begins when they follow one another, `step` for each pixel."""
+    """Fill in the offsets of an index for consecutive pictures with `step` units per pixel."""
     sizes = count_pixels(index) * step
     index["offset"] = np.cumsum(sizes) - sizes
 
@@ -137,30 +137,30 @@ def set_offsets(index: NDArray[np.void], *, step: int) -> None:
 def open_index(
     path: Path, *, kind: "np.dtype[np.void]", count: int, step: int, files: Mapping[Path, int]
 ) -> NDArray[np.void]:
-    """Open an index and compare it with the files of pixels that belong to it; those are not read.
+    """Open an index and compare it with the lengths of its files of pixels; those are not read.
 
     Args:
         path: of the index.
-        kind: of its records; offset, height and width are among their fields.
-        count: pictures that there must be.
+        kind: dtype of its records; offset, height and width are among their fields.
+        count: expected number of pictures.
         step: what a pixel adds to an offset: 3 where offsets count bytes of RGB, 1 where they count pixels.
         files: bytes per pixel of each file.
 
     Raises:
-        BadInput: with the first fault.
+        BadInput: they do not match; the message names the first fault.
     """
     try:
         index = read_array(path, form=Form(kind, (count,)))
         lengths = {file: file.stat().st_size for file in files}
     except Fault as fault:
-        raise BadInput(f"{one_line(path)} is no index of {count} pictures: it {fault.message}") from None
+        raise BadInput(f"{one_line(path)} is not an index of {count} pictures: it {fault.message}") from None
     except OSError as fault:
         raise BadInput(f"cannot read what belongs to {one_line(path)}: {refusal(fault)}") from None
     if count == 0:
         raise BadInput(f"{one_line(path)} has no picture")
     for side in ("height", "width"):
         if index[side].min() < 1 or index[side].max() > LONGEST_SIDE:
-            raise BadInput(f"{one_line(path)} has a {side} that no picture has")
+            raise BadInput(f"{one_line(path)} has a {side} that is impossible for a picture")
     expected = index.copy()
     set_offsets(expected, step=step)
     if not np.array_equal(expected["offset"], index["offset"]):
@@ -174,13 +174,13 @@ def open_index(
 
 
 def map_bytes(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a file, read-only; they stay on disk until looked at."""
+    """Bytes of a file, read-only; they stay on disk until they are read."""
     # The base-class view: slicing np.memmap itself costs microseconds per picture.
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r")).view(np.ndarray)
 
 
 def fingerprint(parts: Iterable[bytes | Path]) -> str:
-    """Hex sha256 over bytes and the contents of files, in this order."""
+    """Hex sha256 over bytes and contents of files, in this order."""
     digest = hashlib.sha256()
     for part in parts:
         for piece in [part] if isinstance(part, bytes) else read_pieces(part):
@@ -189,17 +189,17 @@ def fingerprint(parts: Iterable[bytes | Path]) -> str:
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:
-    """The contents of a file, a piece at a time."""
+    """Yield the contents of a file in pieces."""
     with path.open("rb") as file:
         while piece := file.read(CHUNK):
             yield piece
 
 
 def read_flag(value: object) -> bool:
-    """True or false from a manifest.
+    """A boolean from a manifest.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is something else.
     """
     if not isinstance(value, bool):
         raise TypeError(f"{value!r:.40} is neither true nor false")

@@ -1,7 +1,7 @@
-"""Packing in progress: pieces decoded in threads, each written at its place, what is done noted for the next run.
+"""Packing in progress: pieces decoded in threads and written at their places; what is done is noted for the next run.
 
-A piece is one picture, or one label map.  Packed files hold them one after the other, so the place of each is known
-before any is decoded.  All of it happens in ``<folder>/.partial``, from where finished files are moved.
+A piece is one picture, or one label map.  Packed files hold them one after the other, so each place is known before
+any is decoded.  All work happens in ``<folder>/.partial``, from where finished files are moved.
 """
 
 import os
@@ -38,34 +38,33 @@ Decode = Callable[[], NDArray[np.uint8]]
 
 @dataclass(frozen=True, eq=False)
 class PlannedFile:
-    """A packed file that is to be made: its name, and the bytes of each of its pieces, int64 (n)."""
+    """A packed file to be made: its name, and the bytes of each of its pieces, int64 (n)."""
 
     name: str
     lengths: NDArray[np.int64]
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
         return int(self.lengths.sum())
 
 
 class Packing(Generic[K]):
     """Packed files while they are being made.
 
-    A context manager.  Leaving it by an exception, an interrupt among them, notes what is done so that the next one
+    A context manager.  Leaving it by an exception, including an interrupt, notes what is done so that the next run
     continues; a kill loses at most the last `NOTED_EVERY` pieces.
 
     Args:
         folder: that the files belong to; only one process may pack into it.
-        files: to be made; a piece is called by the key of its file, and its place there.
-        state: JSON that says what is packed; unfinished work on anything else is thrown away.
+        files: files to make; a piece is identified by the key of its file and its position there.
+        state: JSON that says what is packed; unfinished work with another state is deleted.
         writes: False to decode and check only.
 
     Attributes:
         faults: of pieces that were found and cannot be used.
 
     Raises:
-        BadInput: the disk lacks the room.
+        BadInput: the disk has too little room.
     """
 
     def __init__(self, folder: Path, *, files: Mapping[K, PlannedFile], state: object, writes: bool = True) -> None:
@@ -96,11 +95,11 @@ class Packing(Generic[K]):
 
     @property
     def done(self) -> int:
-        """Pieces packed or checked so far, those of earlier runs included."""
+        """Number of pieces packed or checked so far, including those of earlier runs."""
         return int(sum(done.sum() for done in self._done.values()))
 
     def wanted(self) -> list[tuple[K, int]]:
-        """The pieces that are neither packed nor found to be faulty, in order."""
+        """The pieces that are neither packed nor known to be faulty, in order."""
         left = [(key, place) for key, done in self._done.items() for place in np.flatnonzero(~done).tolist()]
         return [piece for piece in left if piece not in self.faults]
 
@@ -120,7 +119,7 @@ class Packing(Generic[K]):
             self.note()
 
     def note(self) -> None:
-        """Put what is packed on the disk, then the list of it, in this order."""
+        """Flush packed data to the disk, then the list of what is packed, in this order."""
         for key, file in self._open_files.items():
             os.fsync(file)
             with atomic_file(self._done_file(key)) as noted:
@@ -128,11 +127,11 @@ class Packing(Generic[K]):
         self._since_note = 0
 
     def path(self, key: K) -> Path:
-        """Where a packed file is before `finish`."""
+        """Path of a packed file before `finish`."""
         return partial_folder(self.folder) / self.files[key].name
 
     def finish(self, indices: Mapping[str, NDArray[np.void]]) -> None:
-        """Move the files to their places, and write indices beside them, by name; a manifest is the caller's."""
+        """Move the files to their places, and write indices, by name, beside them; the caller writes the manifest."""
         self.note()
         self._held.close()
         for name, index in indices.items():
@@ -143,7 +142,7 @@ class Packing(Generic[K]):
         shutil.rmtree(partial_folder(self.folder))
 
     def _store(self, piece: tuple[K, int], decode: Decode) -> str | None:
-        """The fault of a piece, or None when it is written."""
+        """Write a piece; returns its fault, or None."""
         key, place = piece
         try:
             data = decode()
@@ -164,7 +163,7 @@ class Packing(Generic[K]):
         self._since_note += 1
 
     def _open(self) -> None:
-        """Open the packed files at their full size, and take over what an earlier run has done."""
+        """Open the packed files at their full size, and continue an earlier run's work."""
         begin(self.folder, state=self.state)
         _refuse_full_disk(self.folder, size=sum(planned.size for planned in self.files.values()))
         for key, planned in self.files.items():
@@ -179,7 +178,7 @@ class Packing(Generic[K]):
         return self.path(key).with_suffix(".done.npy")
 
     def _load_done(self, key: K) -> NDArray[np.bool_]:
-        """Which pieces an earlier run has packed; none where its files are missing, damaged or of other sizes."""
+        """Flags of the pieces that an earlier run packed; all False if files are missing, damaged or of other sizes."""
         nothing = self._done[key]
         try:
             done = read_array(self._done_file(key), form=Form(nothing.dtype, nothing.shape))
@@ -216,7 +215,7 @@ def begin(folder: Path, *, state: object) -> None:
 
 
 def _open_sized(path: Path, *, size: int) -> int:
-    """Open a file for reading and writing at its full size, sparse where nothing is written; its descriptor."""
+    """Open a file for reading and writing at its full size, sparse where nothing is written; returns its descriptor."""
     if path.is_symlink():  # never write through one
         path.unlink()
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -233,7 +232,7 @@ def _write_at(file: int, data: NDArray[np.uint8], *, offset: int) -> None:
 
 
 def _refuse_full_disk(folder: Path, *, size: int) -> None:
-    """Raise BadInput where the disk has no room for `size` bytes; sparse files that are there take less."""
+    """Raise BadInput if the disk has no room for `size` bytes, counting what existing sparse files occupy."""
     missing = size - sum(path.stat().st_blocks * 512 for path in partial_folder(folder).iterdir())
     free = shutil.disk_usage(folder).free
     if missing > free:

@@ -1,4 +1,4 @@
-"""The sizes of pictures that no list states: measured by their headers before anything is packed, and noted."""
+"""Sizes of pictures that no list states: measured from the headers before packing, and noted."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ from piggyback.shell.files import atomic_file
 def measure_all(
     folder: Path, pictures: Iterable[tuple[str, bytes, str]], *, ids: Sequence[str], title: str
 ) -> tuple[dict[str, Size], dict[str, str]]:
-    """Height and width of each picture, and the faults of those without; by id.
+    """Height and width of each picture, and the faults of pictures without, by id.
 
-    What a run has measured, it notes; the next one need not read the pictures for it.
+    Measured sizes are noted, so that the next run need not read the pictures.
 
     Args:
-        folder: that is packed into, and begun.
-        pictures: id, file and name for messages of those that are there, read where sizes are not noted yet.
+        folder: that is packed into, after `begin`.
+        pictures: id, file and name for messages of those that exist; consumed only if sizes are not noted yet.
         ids: of all pictures that there should be.
         title: of the progress bar.
     """
@@ -44,7 +44,7 @@ def measure_all(
 
 
 def load_sizes(folder: Path, *, count: int) -> NDArray[np.int64] | None:
-    """Heights and widths that an earlier run has noted for as many pictures, int64 (n, 2), or None."""
+    """Heights and widths, int64 (n, 2), that an earlier run noted for as many pictures; None if it did not."""
     try:
         return read_array(_size_file(folder), form=Form(np.dtype(np.int64), (count, 2)))
     except Fault:
@@ -52,7 +52,6 @@ def load_sizes(folder: Path, *, count: int) -> NDArray[np.int64] | None:
 
 
 def save_sizes(folder: Path, sizes: NDArray[np.int64]) -> None:
-    """Note heights and widths, int64 (n, 2)."""
     with atomic_file(_size_file(folder)) as file:
         np.save(file, sizes, allow_pickle=False)
 

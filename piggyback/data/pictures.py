@@ -1,8 +1,8 @@
-"""Pictures from untrusted bytes: one decoder, with one set of guards, for every benchmark.
+"""Pictures from untrusted bytes: one decoder with one set of guards, for every benchmark.
 
-JPEG and PNG only: the fewer decoders see untrusted bytes, the better.  Mode and size are looked at before anything is
-decoded.  Pixels are taken as they are stored; an orientation in EXIF is not followed, as the sizes and label maps of
-the releases are those of the stored pixels.
+JPEG and PNG only: the fewer decoders see untrusted bytes, the better.  Mode and size are checked before anything is
+decoded.  Pixels are taken as they are stored; the orientation in EXIF is ignored, since the sizes and label maps of
+the releases refer to the stored pixels.
 """
 
 import io
@@ -38,16 +38,16 @@ Size = tuple[int, int]
 def open_picture(
     data: bytes, *, name: str, modes: Collection[str] = PLAIN, formats: tuple[str, ...] = FORMATS
 ) -> Iterator[Image.Image]:
-    """Open a picture with its mode and size checked; nothing is decoded before the block asks for it.
+    """Open a picture and check its mode and size; nothing is decoded until the block asks for it.
 
     Args:
         data: the file's bytes.
-        name: of the file, for messages, on one line.
-        modes: that are taken.
-        formats: that are taken.
+        name: the file's name for messages, on one line.
+        modes: modes to accept.
+        formats: formats to accept.
 
     Raises:
-        BadInput: it is none, damaged, too large or of another mode; also where the block finds that out by decoding.
+        BadInput: it is not a picture, is damaged or too large, or has another mode; or decoding in the block fails.
     """
     try:
         with Image.open(io.BytesIO(data), formats=formats) as picture:
@@ -58,7 +58,7 @@ def open_picture(
                 raise BadInput(f"{name} claims {picture.width:,} x {picture.height:,} pixels, too many")
             yield picture
     except UnidentifiedImageError:  # its text is that of a buffer, not of a file
-        raise BadInput(f"{name} is no {' or '.join(formats)} picture") from None
+        raise BadInput(f"{name} is not a {' or '.join(formats)} picture") from None
     except PiggybackError:
         raise
     except Exception as fault:  # Pillow's decoders let out a dozen kinds, some of them in some versions only
@@ -66,12 +66,12 @@ def open_picture(
 
 
 def decode_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of an open picture, uint8 (height, width, 3)."""
+    """Pixels of an open picture, uint8 (height, width, 3)."""
     return np.asarray(picture.convert("RGB"))
 
 
 def measure(data: bytes, *, name: str, modes: Collection[str] = PLAIN, formats: tuple[str, ...] = FORMATS) -> Size:
-    """Height and width of a picture by its header alone.
+    """Height and width of a picture, from its header alone.
 
     Raises:
         BadInput: as `open_picture`.

@@ -1,7 +1,7 @@
-"""What the `prepare` of every benchmark does alike: pack what is not packed yet, and report what became of it.
+"""Preparation of packed folders, for the `prepare` of every benchmark: pack what is missing and report each outcome.
 
 A benchmark says where its pictures are, what belongs to them and what makes them official.  What is packed already is
-left alone; what is packed from other lists, or damaged, is packed again; one process at a time packs into a folder.
+left alone; what was packed from other lists, or is damaged, is packed again.  Only one process packs into a folder.
 """
 
 import shutil
@@ -23,12 +23,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one thing to be packed: a task, a split.
+    """Outcome of packing one task or split.
 
     Attributes:
-        official: it is the official release's, and all of it is there.
-        problems: what kept it from being packed; empty where it was.
-        fresh: it was packed by this call and not found finished.
+        official: it is the complete official release.
+        problems: why it could not be packed; empty if it was.
+        fresh: it was packed by this call, not found finished.
     """
 
     official: bool = False
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def state(self) -> str:
-        """In a word or two, for a table."""
+        """One or two words for a table."""
         if self.problems:
             return "problems"
         return "packed" if self.fresh else "was packed"
@@ -56,17 +56,17 @@ def pack_unless_finished(
     pack: Callable[[], R],
     stale: Callable[[], Iterable[Path]],
 ) -> R:
-    """The outcome of a folder that is packed already, or of packing it.
+    """Pack a folder unless it is finished, and return the outcome.
 
     Args:
-        folder: to pack into, made where it is missing; one that stays empty is removed.
-        manifest: the file that makes it finished.
-        finished: gives the outcome where the folder has what is wanted; else raises BadInput, which says why not.
+        folder: folder to pack into, made if it is missing; removed again if it stays empty.
+        manifest: file whose presence says that the folder is finished.
+        finished: returns the outcome if the folder has what is wanted; else raises BadInput with the reason.
         pack: packs, and writes the manifest last.
-        stale: the packed files that are deleted before it is packed again.
+        stale: packed files to delete before packing again.
 
     Raises:
-        BadInput: another process packs into the folder.
+        BadInput: another process is packing into the folder.
     """
     if manifest.exists():
         with suppress(BadInput):  # nothing is to be written, so the folder need not be held, nor be writable
@@ -85,10 +85,10 @@ def pack_unless_finished(
 
 @contextmanager
 def packing_below(out: Path) -> Iterator[None]:
-    """Make the folder that packed folders go into; what the system refuses in the block becomes one line.
+    """Make the parent of packed folders; an OSError in the block becomes a one-line message.
 
     Raises:
-        BadInput: it is a file, or it cannot be written.
+        BadInput: it is a file, or cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise BadInput(f"{one_line(out)} is a file: give a folder to pack into, new or not")
@@ -101,7 +101,7 @@ def packing_below(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process while the block packs into it."""
+    """Lock a folder for this process while the block packs into it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with hold(folder, work="packing into"):
@@ -117,15 +117,15 @@ def _held(folder: Path) -> Iterator[None]:
 def find_problems(
     what: str, *, count: int, missing: Sequence[str], faulty: Sequence[str], listed: str, searched: str
 ) -> list[str]:
-    """One line per kind of fault: how many files, and the first few by name.
+    """One line per kind of fault: how many files, and the names of the first few.
 
     Args:
-        what: the files are.
+        what: a noun for the files.
         count: how many there should be.
         missing: names of those that were not found.
-        faulty: what is wrong with the others, in words that name the file.
-        listed: where their names are from.
-        searched: the places that were looked at.
+        faulty: what is wrong with the others; each text names its file.
+        listed: source of their names.
+        searched: places that were searched.
     """
     problems = []
     if missing:
@@ -143,14 +143,14 @@ def name_first(texts: Sequence[str], *, joint: str) -> str:
 
 
 def keep_first(lines: Sequence[str]) -> tuple[str, ...]:
-    """The first few of the lines about what was left out of a source, each once, and one that counts the others."""
+    """The first few different lines about what was left out of a source, and one that counts the rest."""
     lines = list(dict.fromkeys(lines))
     more = len(lines) - NAMED
     return (*lines[:NAMED], *([f"and {more} more left out"] if more > 0 else []))
 
 
 def show_outcomes(title: str, *columns: str, rows: list[tuple[str, ...]], notes: Mapping[str, Sequence[str]]) -> None:
-    """Print a table for a person, and below it the lines about each row, by its name."""
+    """Print a table, and below it the lines about each row, by its name."""
     table(title, *columns, "official", "state", rows=rows)
     for name, lines in notes.items():
         for line in lines:

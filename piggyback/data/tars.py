@@ -1,8 +1,8 @@
 """Untrusted archives, and the folders that they unpack to.
 
-Nothing is extracted.  An archive is read as a stream and its members are matched by name with what is wanted, so no
-name in it can reach the disk.  Links, devices, names that leave the archive and files too large for what they should
-be are refused, each with one line for a report.
+Nothing is extracted.  An archive is read as a stream and its members are matched by name with those wanted, so no
+name in it can reach the disk.  Links, devices, names that leave the archive and files larger than they should be are
+refused, each with one line for a report.
 """
 
 import os
@@ -27,7 +27,7 @@ _NAMES: Final = frozenset(
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is looked at before what it announces is read."""
+    """A header that is checked before the data it announces are read."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -39,20 +39,20 @@ class _Member(tarfile.TarInfo):
 
 @contextmanager
 def reading_archive(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged archive makes its readers raise into one `Fault`."""
+    """Turn any exception of a reader of a damaged archive into a `Fault`."""
     with reading(path, what="tar archive", advice="fetch it again"):
         yield
 
 
 def check_source(folder: Path, *, expected: str) -> None:
-    """Refuse a source that is no folder.
+    """Refuse a source that is not a folder.
 
     Args:
-        folder: that the user gave.
+        folder: as the user gave it.
         expected: what it should hold, in words.
 
     Raises:
-        BadInput: it is a file, or not there.
+        BadInput: it is a file, or does not exist.
     """
     if folder.is_file():
         parent = one_line(folder.absolute().parent)
@@ -62,24 +62,24 @@ def check_source(folder: Path, *, expected: str) -> None:
 
 
 def open_stream(file: IO[bytes]) -> tarfile.TarFile:
-    """Open a tar to be read once from front to end, compressed or not, whatever its name."""
+    """Open a tar for one pass from front to end, compressed or not, whatever its name."""
     return tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20, tarinfo=_Member)
 
 
 def iterate_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members one by one, forgotten after use: 1.3 million of them would fill a gigabyte."""
+    """Yield the members and forget each after use: 1.3 million of them would fill a gigabyte."""
     while (member := tar.next()) is not None:
         yield member
         tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves this public attribute out
 
 
 def iterate_files(tar: tarfile.TarFile, *, name: str, refuse: Refuse) -> Iterator[tarfile.TarInfo]:
-    """The members that are plain files; folders are passed over.
+    """Yield the members that are plain files, skipping folders.
 
     Args:
         tar: open as a stream.
-        name: of the archive, for messages, on one line.
-        refuse: gets a line about each link, device and name that leaves the archive.
+        name: the archive's name for messages, on one line.
+        refuse: called with a line about each link, device and name that leaves the archive.
     """
     for member in iterate_members(tar):
         if member.isdir():
@@ -92,17 +92,17 @@ def iterate_files(tar: tarfile.TarFile, *, name: str, refuse: Refuse) -> Iterato
 
 
 def check_end(tar: tarfile.TarFile) -> None:
-    """Refuse an archive that was cut between two members, which `tarfile` passes over; to be called after the last.
+    """Refuse an archive cut between two members, which `tarfile` does not notice; to be called after the last member.
 
     Raises:
-        EOFError: it was; a whole one ends with blocks of zeros.
+        EOFError: the archive was cut; a whole one ends with blocks of zeros.
     """
     if tar.fileobj is None or tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
         raise EOFError("it ends early")
 
 
 def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The bytes of a plain file in an archive.
+    """Bytes of a plain file in an archive.
 
     Raises:
         EOFError: the archive ends before them.
@@ -117,27 +117,27 @@ def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def read_wanted(
     tar: tarfile.TarFile, member: tarfile.TarInfo, *, name: str, largest: int, refuse: Refuse
 ) -> bytes | None:
-    """The bytes of a plain file in an archive, or None where there are too many.
+    """Bytes of a plain file in an archive; None if there are too many.
 
     Args:
         tar: open as a stream, at that member.
         member: the file.
-        name: of the archive, for messages, on one line.
+        name: the archive's name for messages, on one line.
         largest: bytes that it may have.
-        refuse: gets a line about one that has more.
+        refuse: called with a line about a file that has more.
 
     Raises:
         EOFError: the archive ends before them.
     """
     if member.size > largest:
-        size = f"{member.size:,} bytes, too many for what it should be"
+        size = f"{member.size:,} bytes, more than such a file may have"
         refuse(f"{name}: {shown(member.name, longest=80)} has {size}")
         return None
     return read_content(tar, member)
 
 
 def find_member_fault(member: tarfile.TarInfo) -> str | None:
-    """Why a member is no plain file in its archive, in words; None where it is."""
+    """Describe why a member is not a plain file in its archive; None if it is."""
     if member.issym() or member.islnk():
         return "is a link"
     if not member.isreg():
@@ -149,12 +149,12 @@ def find_member_fault(member: tarfile.TarInfo) -> str | None:
 
 
 def read_plain_file(path: Path, *, largest: int, refuse: Refuse) -> bytes | None:
-    """The bytes of a file in a folder of unpacked data; None where it is missing or refused.
+    """Bytes of a file in a folder of unpacked data; None if it is missing or refused.
 
     Args:
         path: of the file.
         largest: bytes that it may have.
-        refuse: gets a line about a link, a device, a file that is too large or cannot be read.
+        refuse: called with a line about a link, a device, or a file that is too large or cannot be read.
     """
     if not os.path.lexists(path):
         return None

@@ -1,4 +1,4 @@
-"""Threads that decode and write, with a bounded number of pieces waiting."""
+"""A pool of threads that decode and write, with a bounded number of pieces waiting."""
 
 import os
 from collections import deque
@@ -12,10 +12,10 @@ WAITING: Final = 32
 
 
 class Writers(Generic[K]):
-    """Threads that decode and write; the outcome of each piece of work arrives in the caller's thread, in order.
+    """Threads that decode and write; the outcome of each piece of work is reported in the caller's thread, in order.
 
     Args:
-        settle: called with the key of a piece of work and the fault that ended it, in words, or None.
+        settle: called with the key of a piece of work and a description of the fault that ended it, or None.
     """
 
     def __init__(self, settle: Callable[[K, str | None], None]) -> None:
@@ -25,18 +25,16 @@ class Writers(Generic[K]):
         self.running: deque[tuple[K, Future[str | None]]] = deque()
 
     def add(self, key: K, work: Callable[[], str | None]) -> None:
-        """Begin a piece of work; waits for earlier ones where too many are under way."""
+        """Begin a piece of work; waits for earlier ones if too many are in progress."""
         self.running.append((key, self.pool.submit(work)))
         while len(self.running) > WAITING * self.threads:
             self._settle_one()
 
     def drain(self) -> None:
-        """Wait for everything added."""
         while self.running:
             self._settle_one()
 
     def close(self) -> None:
-        """Wait for everything, and end the threads."""
         self.pool.shutdown(wait=True)
         self.drain()
 

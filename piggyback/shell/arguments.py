@@ -1,4 +1,4 @@
-"""Types for fields of option classes that tyro does not read by itself."""
+"""Types for fields of option classes that tyro cannot parse by itself."""
 
 from typing import Annotated
 

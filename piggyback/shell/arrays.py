@@ -1,7 +1,7 @@
-"""Arrays from strangers: exactly those that `numpy.save` writes of an expected type and shape, and no other.
+"""Arrays from untrusted sources: exactly those that `numpy.save` writes of an expected type and shape.
 
-numpy's own reader evaluates a header as Python, believes the shape that it states before there are any bytes, and lets
-out a dozen kinds of exceptions.  Here a header is compared with the ones that there can be, and nothing is made of it.
+numpy's own reader evaluates a header as Python, believes the shape that it states before there are any bytes, and
+raises a dozen kinds of exceptions.  Here a header is only compared with the acceptable ones, never evaluated.
 
 Format: numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0.
 """
@@ -29,16 +29,16 @@ _HEADER: Final = re.compile(
     re.DOTALL,
 )
 _TEXT: Final = re.compile(r"'<U(\d{1,4})'")
-_MOST_HEADER: Final = 1 << 16
+_MOST_HEADER: Final = 1 << 16  # format 1.0 stores a header's length in two bytes
 _END_OF_ZIP: Final = 22  # bytes of a zip's last record, without a comment
 
 
 @dataclass(frozen=True)
 class Form:
-    """What an array must be.
+    """Type and shape that an array must have.
 
     Attributes:
-        dtype: of its values; None for a text of any length.
+        dtype: of its values; None for text of any length.
         shape: lengths; None for any.
     """
 
@@ -65,7 +65,7 @@ def read_array(path: Path, *, form: Form) -> NDArray[Any]:
     """Read a ``.npy`` file.
 
     Raises:
-        Fault: it cannot be read, or is no such array.
+        Fault: it cannot be read, or is not such an array.
     """
     lengths = [length for length in form.shape if length is not None]
     limit = MAX_BYTES
@@ -75,12 +75,12 @@ def read_array(path: Path, *, form: Form) -> NDArray[Any]:
 
 
 def parse_array(data: bytes, *, form: Form, name: str = "") -> NDArray[Any]:
-    """Take in the bytes of a ``.npy`` file; the array is read-only.
+    """Parse the bytes of a ``.npy`` file; the array is read-only.
 
     Args:
         data: the bytes.
         form: what the array must be.
-        name: of the file, for messages; empty where the caller names it.
+        name: the file's name for messages; empty if the caller names it.
 
     Raises:
         Fault: ``bad-array``.
@@ -96,14 +96,16 @@ def parse_array(data: bytes, *, form: Form, name: str = "") -> NDArray[Any]:
     there, stated = len(data) - header.end(), dtype.itemsize * math.prod(shape)
     if there != stated:
         raise Fault("bad-array", f"has {there:,} bytes of values, where its shape needs {stated:,}", file=name)
-    with reading(name, what=f"array of {form}"):
+    try:
         if form.dtype is None:
             data[header.end() :].decode("utf-32-le")  # numpy would only find out later what is no character
         return np.ndarray(shape, dtype=dtype, buffer=data, offset=header.end())
+    except ValueError as fault:  # no character, or lengths whose product is beyond what numpy counts
+        raise Fault("bad-array", f"is damaged, or is not {form}: {fault}", file=name) from None
 
 
 def _dtype(descr: str, *, form: Form) -> np.dtype[Any] | None:
-    """The type that a header names, where the form allows it."""
+    """The type that a header names; None if the form does not allow it."""
     if form.dtype is not None:
         return form.dtype if descr == form.descr else None
     text = _TEXT.fullmatch(descr)
@@ -111,7 +113,7 @@ def _dtype(descr: str, *, form: Form) -> np.dtype[Any] | None:
 
 
 def _shape(lengths: str, *, form: Form) -> tuple[int, ...] | None:
-    """The lengths that a header states between its brackets, where the form allows them."""
+    """The lengths between a header's brackets; None if the form does not allow them."""
     words = [word.strip() for word in lengths.removesuffix(",").split(",")] if lengths else []
     if len(words) != len(form.shape) or not all(word.isdigit() and len(word) <= 12 for word in words):
         return None
@@ -120,13 +122,13 @@ def _shape(lengths: str, *, form: Form) -> tuple[int, ...] | None:
 
 
 def parse_arrays(data: bytes, *, forms: Mapping[str, Form], limit: int, name: str = "") -> dict[str, NDArray[Any]]:
-    """Take in the bytes of a ``.npz`` file of exactly these arrays; they are read-only.
+    """Parse the bytes of a ``.npz`` file that holds exactly these arrays; they are read-only.
 
     Args:
         data: the bytes.
         forms: what each array must be, by name.
         limit: bytes that all members may unpack to.
-        name: of the file, for messages; empty where the caller names it.
+        name: the file's name for messages; empty if the caller names it.
 
     Raises:
         Fault: ``bad-array``, ``zip-bomb`` or ``damaged``.

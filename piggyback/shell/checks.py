@@ -1,4 +1,4 @@
-"""A check: one thing a doctor looks at, on this machine or on a cluster."""
+"""Result of one check by a doctor, of this machine or a cluster."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ ORDER: Final[tuple[State, ...]] = ("ok", "unknown", "note", "broken")
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What one look found.
+    """Result of one check.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked.
         state: ``ok``; ``note``: it works, but could be better; ``broken``: something needed does not work;
-            ``unknown``: nothing that was asked could tell.
+            ``unknown``: it could not be determined.
         found: in words.
-        advice: what to change; empty when nothing.
+        advice: what to change; empty if nothing.
     """
 
     name: str
@@ -27,5 +27,5 @@ class Check:
 
 
 def find_worst(checks: Iterable[Check]) -> Check:
-    """The first of those in the worst state; there must be one."""
+    """The first check in the worst state; there must be one."""
     return max(checks, key=lambda check: ORDER.index(check.state))

@@ -7,7 +7,7 @@ imported when the verb runs, so that no ``--help`` ever loads torch.
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points, version
@@ -19,8 +19,8 @@ from piggyback.shell.errors import PiggybackError, Requeue, UnknownName, refusal
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
-REQUEUE: Final = 75
-INTERRUPTED: Final = 130
+REQUEUE: Final = 75  # sysexits.h: EX_TEMPFAIL, try again later
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,49 +30,50 @@ class Command:
     Attributes:
         name: the words to type after ``piggyback``, such as ``decathlon prepare``.
         summary: one line for the list of verbs.
-        options: ``module:class`` of a frozen dataclass; its fields become the flags, its docstring their help.
-        target: ``module:function``, called with an instance of `options`; returns an exit code.
+        options: ``module:class`` of a frozen dataclass, or a function that gives one; its fields become the flags,
+            its docstring their help.
+        target: ``module:function``, or the function, called with an instance of `options`; returns an exit code.
         examples: worked examples, shown under ``--help``.
-        defaults: ``module:function`` that makes, from the arguments as typed, an instance of `options` that
-            holds the defaults; for verbs whose defaults depend on a flag, such as ``--recipe``.
+        defaults: ``module:function``, or the function, that makes, from the arguments as typed, an instance of
+            `options` that holds the defaults; for verbs whose defaults depend on a flag, such as ``--recipe``.
     """
 
     name: str
     summary: str
-    options: str
-    target: str
+    options: str | Callable[[], Any]
+    target: str | Callable[[Any], int]
     examples: str = ""
-    defaults: str | None = None
+    defaults: str | Callable[[Sequence[str]], Any] | None = None
 
     @property
     def words(self) -> list[str]:
-        """The words of the name."""
         return self.name.split()
 
 
-def load(place: str) -> Any:
-    """Import what ``module:name`` names."""
+def load(place: str | Callable[..., Any]) -> Any:
+    """Import what ``module:name`` names; any other object is returned as it is."""
+    if not isinstance(place, str):
+        return place
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
 def find_commands() -> list[Command]:
-    """Find the verbs of all installed packages, in the order of their names."""
+    """The verbs of all installed packages, sorted by name."""
     found: list[Command] = []
     for point in entry_points(group="piggyback.commands"):
-        offered = cast(tuple[Command | Mapping[str, Any], ...], point.load())
-        found.extend(one if isinstance(one, Command) else Command(**one) for one in offered)
+        found.extend(cast(tuple[Command, ...], point.load()))
     return sorted(found, key=lambda command: command.name)
 
 
 def choose(commands: Sequence[Command], arguments: Sequence[str]) -> Command | None:
-    """Choose the verb that the arguments begin with; the longest, where one name begins another."""
+    """The verb that the arguments begin with; the longest, where one name begins another."""
     fitting = [command for command in commands if list(arguments[: len(command.words)]) == command.words]
     return max(fitting, key=lambda command: len(command.words), default=None)
 
 
 def overview(commands: Sequence[Command]) -> str:
-    """The text of ``piggyback --help`` for some of the verbs."""
+    """Text of ``piggyback --help`` for some of the verbs."""
     width = max((len(command.name) for command in commands), default=0)
     lines = [
         "usage: piggyback NOUN VERB [options]     (each with --help)",
@@ -113,16 +114,15 @@ def parse(command: Command, arguments: Sequence[str]) -> object:
         keywords["default"] = load(command.defaults)(arguments)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     prog = f"piggyback {command.name}"
-    return tyro.cli(
-        load(command.options), args=list(arguments), prog=prog, description=description, config=config, **keywords
-    )
+    options = load(command.options) if isinstance(command.options, str) else command.options()
+    return tyro.cli(options, args=list(arguments), prog=prog, description=description, config=config, **keywords)
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Find the verb, parse its options, run it; errors of the verb are raised.
+    """Find the verb, parse its options, run it; the verb's errors are raised.
 
     Returns:
-        The verb's exit code; `USAGE`, after a message, where there is no such verb.
+        The verb's exit code; `USAGE`, after a message, if there is no such verb.
     """
     commands = find_commands()
     command = choose(commands, arguments)
@@ -156,6 +156,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def end(code: int, message: str) -> int:
-    """Say on standard error why the command ends; gives its exit code."""
+    """Print on standard error why the command ends; returns its exit code."""
     sys.stderr.write(f"piggyback: {message}\n")
     return code

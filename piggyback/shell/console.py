@@ -1,4 +1,4 @@
-"""What the verbs print: tables, lines, progress and JSON, all in one look."""
+"""Output of the verbs: tables, lines, progress and JSON, all in one look."""
 
 import json
 import sys
@@ -23,17 +23,17 @@ def print_json(value: object) -> None:
 
 
 def notice(text: str) -> None:
-    """One line for a person, on standard error."""
+    """Print one line for a person on standard error."""
     err.print(text, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line of a report, on standard output."""
+    """Print one line of a report on standard output."""
     out.print(text, markup=False, soft_wrap=True)
 
 
 def write(text: str) -> None:
-    """Write a text to standard output as it is; it ends its last line itself."""
+    """Write a text to standard output unchanged, without adding a line end."""
     sys.stdout.write(text)
 
 
@@ -46,14 +46,14 @@ def table(
 ) -> None:
     """Print a table on standard output.
 
-    Every text is shown as it is: square brackets, as in the names of folders, are no markup.  In a file the
-    table is as wide as it needs to be; a terminal folds it, and nothing is cut off.
+    Texts are shown literally: square brackets, as in the names of folders, are no markup.  In a file the table is as
+    wide as it needs to be; a terminal folds it, and nothing is cut off.
 
     Args:
         title: above it.
         columns: headings.
         rows: as many texts each.
-        numeric: places of columns of numbers, which are aligned to the right; all but the first when not given.
+        numeric: positions of columns of numbers, which are aligned to the right; all but the first by default.
         caption: below it.
     """
     places = range(1, len(columns)) if numeric is None else numeric
@@ -70,10 +70,10 @@ def table(
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show progress on standard error, to a person at a terminal only.
+    """Show progress on standard error, at a terminal only.
 
-    A display within another one is that other one, as a terminal can show only one at a time; the lines that its
-    block has added are removed when the block ends.
+    A nested call reuses the outer display, since a terminal can show only one at a time; the lines that its block has
+    added are removed when the block ends.
     """
     if _displays:
         shown = _displays[-1]

@@ -1,4 +1,4 @@
-"""``piggyback doctor``: whether this machine is fit, and what to change.
+"""``piggyback doctor``: checks of this machine, and what to change.
 
 A package offers checks by an entry point of the group ``piggyback.doctor``: a function without arguments
 that yields `Check`.  Torch's are the library's (``piggyback/torch_checks.py``).
@@ -19,7 +19,7 @@ from piggyback.shell.console import out, print_json
 from piggyback.shell.options import DoctorOptions
 
 GROUP: Final = "piggyback.doctor"
-GROUPS: Final = ("piggyback.commands", "piggyback.demo", GROUP, "piggyback.methods", "piggyback.sweeps")
+GROUPS: Final = ("piggyback.benchmarks", "piggyback.commands", GROUP, "piggyback.methods")
 OLDEST_PYTHON: Final = (3, 11)
 LITTLE: Final = 2 << 30  # bytes of disk or memory under which even the demo may not fit
 MARKS: Final = {
@@ -31,7 +31,7 @@ MARKS: Final = {
 
 
 def run(options: DoctorOptions) -> int:
-    """Print all checks of all packages; 1 where something needed is broken."""
+    """Print all checks of all packages; returns 1 if something needed is broken."""
     found = list(all_checks(show=None if options.json else show))
     broken = [check.name for check in found if check.state == "broken"]
     if options.json:
@@ -42,7 +42,7 @@ def run(options: DoctorOptions) -> int:
 
 
 def show(check: Check) -> None:
-    """Print one check: a line, and one more where something should be changed."""
+    """Print one check, with its advice on a second line."""
     text, style = MARKS[check.state]
     out.print(text, style=style, end=" ")
     out.print(f"{check.name}: {check.found}", markup=False, soft_wrap=True)
@@ -51,7 +51,7 @@ def show(check: Check) -> None:
 
 
 def all_checks(*, show: Callable[[Check], None] | None) -> Iterator[Check]:
-    """Make the checks of all packages; each is shown as soon as it is known, as some take seconds."""
+    """The checks of all packages; `show` is called with each as soon as it is known, as some take seconds."""
     for check in chain([check_python()], offered_checks(), machine_checks()):
         if show is not None:
             show(check)
@@ -59,21 +59,20 @@ def all_checks(*, show: Callable[[Check], None] | None) -> Iterator[Check]:
 
 
 def offered_checks() -> Iterator[Check]:
-    """Make the checks that packages offer, in the order of the entry points' names."""
+    """The checks that packages offer, in the order of the entry points' names."""
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         if load_fault(point) is None:  # else the check of entry points says so
             yield from cast(Callable[[], Iterable[Check]], point.load())()
 
 
 def machine_checks() -> Iterator[Check]:
-    """Make the checks of the machine's disk and memory, and of what is installed."""
+    """Checks of the machine's disk and memory, and of what is installed."""
     yield check_disk(Path.cwd())
     yield check_memory()
     yield check_entry_points()
 
 
 def check_python() -> Check:
-    """The interpreter's version."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < OLDEST_PYTHON:
         wanted = ".".join(map(str, OLDEST_PYTHON))
@@ -82,7 +81,6 @@ def check_python() -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Room on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     return room("disk", free, where=f" at {folder}", advice="the demo takes some 200 MB, the official data many GiB")
 
@@ -93,7 +91,7 @@ def check_memory() -> Check:
 
 
 def room(name: str, free: int | None, *, where: str, advice: str) -> Check:
-    """Check free bytes; None where the system does not say."""
+    """Check free bytes; None means that the system does not say."""
     if free is None:
         return Check(name=name, state="ok", found="this system does not say")
     found = f"{free / 2**30:.1f} GiB free{where}"
@@ -103,7 +101,7 @@ def room(name: str, free: int | None, *, where: str, advice: str) -> Check:
 
 
 def available_memory() -> int | None:
-    """Free bytes, by Linux's own estimate; None elsewhere."""
+    """Free bytes by Linux's own estimate; None elsewhere."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -112,7 +110,7 @@ def available_memory() -> int | None:
 
 
 def check_entry_points() -> Check:
-    """What the installed packages offer to the console command."""
+    """Check that the verbs that installed packages offer can be loaded."""
     groups: dict[str, list[str]] = {group: sorted(entry_points(group=group).names) for group in GROUPS}
     lines = [f"{group.removeprefix('piggyback.')}: {', '.join(names)}" for group, names in groups.items() if names]
     found = "; ".join(lines)

@@ -1,4 +1,4 @@
-"""What can go wrong here: one tree for all packages.
+"""Errors that a user can cause: one tree for all packages.
 
 PiggybackError            a message for the user; the console command prints it and exits with 1
 ├── BadInput              a file, folder or argument is not what it must be
@@ -33,12 +33,12 @@ class BadInput(PiggybackError):
 
 
 class Fault(BadInput):
-    """Something in a file is not what it must be.
+    """A file has other content than it must have.
 
     Attributes:
         kind: a word for the kind of fault, such as ``not-json``.
-        message: what is wrong, what was found, what to do; one line that goes on from the file's name.
-        file: the file's name for messages; empty where the caller names it.
+        message: what is wrong, what was found, what to do; one line that continues after the file's name.
+        file: the file's name for messages; empty if the caller names it.
     """
 
     def __init__(self, kind: str, message: str, *, file: str = "") -> None:
@@ -56,7 +56,7 @@ class ResultError(BadInput):
     """A result file is missing, damaged, or contradicts itself.
 
     Attributes:
-        kind: a word for the kind of fault, as of `Fault`.
+        kind: a word for the kind of fault, as in `Fault`.
     """
 
     def __init__(self, message: str, *, kind: str = "schema") -> None:
@@ -65,7 +65,7 @@ class ResultError(BadInput):
 
 
 class BackboneMismatch(PiggybackError):
-    """A payload was trained on other frozen weights than those it shall be applied to."""
+    """A payload was trained on frozen weights other than those it is applied to."""
 
 
 class UnknownName(PiggybackError):
@@ -102,13 +102,13 @@ class Requeue(Exception):
 
 @contextmanager
 def reading(file: object, *, what: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever a reader of a foreign format raises into one `Fault`; our own errors pass as they are.
+    """Turn any exception of a reader of a foreign format into one `Fault`; our own errors pass unchanged.
 
-    Readers of archives, arrays and pictures let out a dozen kinds of exceptions on damaged files, some of them only
-    in some versions, so that every list of them has a hole.
+    Readers of archives, arrays and pictures raise a dozen kinds of exceptions on damaged files, some of them only in
+    some versions, so that no list of them is complete.
 
     Args:
-        file: its name, for the message; empty where the caller names it.
+        file: its name, for the message; empty if the caller names it.
         what: a noun for what it should be, such as ``zip of labels``.
         advice: what to do.
 
@@ -121,18 +121,18 @@ def reading(file: object, *, what: str, advice: str = "") -> Iterator[None]:
         raise
     except Exception as fault:
         advised = f"; {advice}" if advice else ""
-        message = f"is damaged or no {what} ({type(fault).__name__}: {shown(fault)}){advised}"
+        message = f"is damaged or not a {what} ({type(fault).__name__}: {shown(fault)}){advised}"
         raise Fault("damaged", message, file=one_line(file)) from fault
 
 
 def one_line(name: object) -> str:
-    """A file's name for a message: as it is, or quoted with escapes where a character would break the line."""
+    """A file's name for a message, quoted with escapes if a character would break the line."""
     text = str(name)
     return text if text.isprintable() else repr(text)
 
 
 def shown(value: object, *, longest: int = LONGEST_SHOWN) -> str:
-    """A stranger's text for one line of a message: cut short, with escapes for what does not print."""
+    """Untrusted text for one line of a message: cut to `longest`, with escapes for what does not print."""
     try:
         text = str(value)
     except RecursionError:  # nested as deeply as JSON can be

@@ -16,14 +16,14 @@ LOCK: Final = ".lock"
 
 @contextmanager
 def hold(folder: Path, *, work: str) -> Iterator[None]:
-    """Keep other processes away from a folder while the block runs; the lock ends with the process, however it ends.
+    """Lock a folder while the block runs; the lock ends with the process, however it ends.
 
     Args:
         folder: gets an empty file ``.lock``, which stays.
         work: what is done, for the message: "at work on".
 
     Raises:
-        BadInput: another process has it, or ``.lock`` is a link or no file.
+        BadInput: another process has the lock, or ``.lock`` is a link or not a file.
     """
     number = _open_lock(folder / LOCK)
     try:
@@ -34,14 +34,14 @@ def hold(folder: Path, *, work: str) -> Iterator[None]:
         except OSError as fault:  # a file system without locks
             from piggyback.shell.console import notice  # start-up time: rich is only needed for this rare notice
 
-            notice(f"note: {one_line(folder)} cannot be locked ({fault.strerror}); start no second process for it")
+            notice(f"note: {one_line(folder)} cannot be locked ({fault.strerror}); do not start a second process on it")
         yield
     finally:
         os.close(number)
 
 
 def _open_lock(path: Path) -> int:
-    """Open the lock's file, made where it is missing; what a link leads to, or what a file holds, is left alone."""
+    """Open the lock's file, made if it is missing; links are not followed, and the file's content is left alone."""
     # Not truncated: a name as plain as this one can already be somebody's file.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -52,5 +52,5 @@ def _open_lock(path: Path) -> int:
         raise BadInput(f"{one_line(path)} is a link, and a lock is never opened through one: remove it") from None
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
-        raise BadInput(f"{one_line(path)} must be a file, and is a pipe or a device: remove it")
+        raise BadInput(f"{one_line(path)} must be a file, but is a pipe or a device: remove it")
     return number

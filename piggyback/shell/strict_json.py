@@ -1,4 +1,4 @@
-"""JSON from strangers: one meaning only, no surprises for who reads it, and a bound on the memory that it takes."""
+"""JSON from untrusted sources: one meaning only, and a bound on the memory that it takes."""
 
 import json
 import math
@@ -31,15 +31,15 @@ def read_json(path: Path, *, limit: int = MAX_BYTES, values: int = MAX_VALUES) -
 
 
 def parse_json(data: bytes, *, name: str = "", values: int = MAX_VALUES, largest: int = LARGEST) -> object:
-    """Parse UTF-8 JSON from an untrusted source; a key stands once in an object, and every number is finite.
+    """Parse UTF-8 JSON from an untrusted source; keys are unique within an object, and every number is finite.
 
-    `json.loads` takes NaN, makes infinity of 1e999 and keeps the last of two equal keys; none of these is taken here.
+    `json.loads` accepts NaN, turns 1e999 into infinity and keeps the last of two equal keys; these are refused here.
 
     Args:
         data: the text.
-        name: of the file, for messages; empty where the caller names it.
-        values: how many values it may hold; counted by commas and brackets, before anything is made of them.
-        largest: whole number.
+        name: the file's name for messages; empty if the caller names it.
+        values: how many values it may hold; counted by commas and brackets before parsing.
+        largest: largest whole number accepted.
 
     Raises:
         Fault: ``not-text``, ``not-json``, ``duplicate-key``, ``not-finite``, ``huge-number``, ``too-deep`` or
@@ -57,10 +57,10 @@ def parse_json(data: bytes, *, name: str = "", values: int = MAX_VALUES, largest
 
 
 def _parse_quickly(data: bytes, *, largest: int) -> object:
-    """The document where it is surely one of ours, in a fifth of the time; None where it has to be looked at closely.
+    """The document if it is certainly acceptable, in a fifth of the time; None if it needs the slow parser.
 
-    This parser takes nothing that `json.loads` does not, but keeps the last of two equal keys, and any number.  A
-    document has at least as many colons as pairs, so where as many pairs as colons were kept, no key stood twice.
+    This parser accepts nothing that `json.loads` does not, but keeps the last of two equal keys, and any number.  A
+    document has at least as many colons as pairs, so if as many pairs as colons were kept, no key was repeated.
     """
     try:
         document = from_json(data, allow_inf_nan=False)
@@ -80,7 +80,7 @@ def _parse_quickly(data: bytes, *, largest: int) -> object:
 
 
 def _parse_slowly(data: bytes, *, largest: int) -> object:
-    """The document by a parser that tells each key and number, so that what is wrong can be named."""
+    """The document, by a parser that calls back for each key and number, so that the fault can be named."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:
@@ -94,13 +94,13 @@ def _parse_slowly(data: bytes, *, largest: int) -> object:
             parse_int=lambda digits: _whole(digits, largest=largest),
         )
     except RecursionError:
-        raise Fault("too-deep", "is nested too deeply to be what it should be") from None
+        raise Fault("too-deep", "is nested too deeply") from None
     except json.JSONDecodeError as fault:
         raise Fault("not-json", f"is not JSON: {fault.msg} at line {fault.lineno}, column {fault.colno}") from None
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a parsed value is a number; true and false are none, though they are ints to Python."""
+    """Whether a parsed value is a number; booleans are not, although Python counts them as ints."""
     return type(value) is float or type(value) is int
 
 
@@ -118,7 +118,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         if key in seen:
             raise Fault("duplicate-key", f"has the key {shown(key, longest=80)!r} twice in one object")
         seen.add(key)
-    raise AssertionError("some key must stand twice")
+    raise AssertionError("some key must be repeated")
 
 
 def _finite(text: str) -> float:

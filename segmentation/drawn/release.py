@@ -49,7 +49,7 @@ def write_release(folder: Path, *, amounts: Amounts | None = None, seed: int = 0
 
     Args:
         folder: made where it is missing.
-        amounts: how many scenes.
+        amounts: the defaults of `Amounts` for None.
         seed: of all scenes.
 
     Raises:
@@ -78,13 +78,13 @@ def scene_id(number: int) -> str:
 
 
 def _claim(folder: Path, identity: dict[str, object]) -> None:
-    """Write into the folder what is drawn there, unless something else is there."""
+    """Record in the folder the drawings it is for; raise BadInput where others, or a real release, are there."""
     stamp = folder / "drawn.json"
     if was_drawn(stamp, identity=identity):
         return
     for part in (SBD, VOC):
         if (folder / part).exists():
-            raise BadInput(f"{folder / part} is there, and was not drawn here: take another folder for the drawings")
+            raise BadInput(f"{folder / part} exists, and was not drawn here: take another folder for the drawings")
     write_json(stamp, identity)
 
 

@@ -29,12 +29,12 @@ MOST: Final = 3
 _SCENERY, _ARRANGED, _GRAIN, _SINGLE = range(4)  # streams of random numbers
 _HOME: Final = 0.7  # the share of things that stand where one expects them
 _HIDDEN: Final = 0.3  # of a thing, the most that another one may cover
-_TRIES: Final = 40
+_TRIES: Final = 40  # places tried for the things of a scene; after them it may have fewer than wanted
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn picture and what is on it.
+    """A drawn picture and its labels.
 
     Attributes:
         pixels: RGB, uint8 (height, width, 3).
@@ -57,7 +57,7 @@ class Scene:
 
 
 class Place(NamedTuple):
-    """Where a thing stands: its label, middle and unit in pixels."""
+    """Place of a thing: its label, middle and unit in pixels."""
 
     label: int
     x: float
@@ -169,7 +169,7 @@ def _put(
 
 
 def _arrange(paper: Paper, home: Sequence[int], *, first: int) -> list[Place]:
-    """Where things stand, those farther away first; every one is mostly seen.
+    """Places of the things, those farther away first; of every one most is seen.
 
     Args:
         paper: of the scene.

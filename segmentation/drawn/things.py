@@ -1,4 +1,4 @@
-"""Six things to draw, under labels of VOC: what each is made of, in its own coordinates.
+"""Six things to draw, under labels of VOC: the parts of each, in its own coordinates.
 
 They differ in outline and in texture, and fill their outline, as a network that sees every 32nd pixel needs.
 """

@@ -1,130 +1,147 @@
-"""VOC's four numbers for palette PNGs of any program: ``piggyback segmentation miou``."""
+"""Mean IoU and VOC's other three numbers, from a confusion matrix.
 
+One matrix is summed over all pictures and divided once, in float64: the mean of pictures' own IoUs is another
+quantity.  Definitions as in ``score.py`` of github.com/shelhamer/fcn.berkeleyvision.org.
+"""
+
+import csv
+import io
+import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from piggyback.shell import console
-from piggyback.shell.errors import BadInput, one_line
-from segmentation.metric.confusion import Matrix, count_pairs, score, show, warn_if_background, write_csv
-from segmentation.options import MiouOptions
-from segmentation.release.label_files import read_label_file
-from segmentation.release.splits import parse_ids
+from piggyback.shell.errors import BadInput
+from piggyback.shell.files import write_bytes
+from segmentation.metric.confusion import Matrix
 from segmentation.voc import CLASSES
 
-SUFFIX: Final = ".png"
-NAMED: Final = 3
-"""Names in a message, of however many there are."""
 
-_THREADS: Final = 8  # more than cores: on a network's disk most of the time is waiting for small files
-_BATCH: Final = 256  # pictures handed to the threads at a time, so that a failure comes soon
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """VOC's numbers of one confusion matrix; all are fractions in [0, 1].
+
+    Attributes:
+        mean_iou: mean of `iou` over the classes that have one.
+        pixel_accuracy: scored pixels that are right.
+        mean_accuracy: mean of `accuracy` over the classes that are in the truth.
+        frequency_weighted_iou: mean of `iou`, weighted with the class's pixels in the truth.
+        iou: of the 21 classes, in order; None where a class is in neither truth nor prediction.
+        accuracy: of the 21 classes: its pixels that are right; None where a class is not in the truth.
+    """
+
+    mean_iou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    iou: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
+    pictures: int
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes that are in neither truth nor prediction, and so in no mean."""
+        return tuple(name for name, iou in zip(CLASSES, self.iou, strict=True) if iou is None)
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for ``--json``; ``iou`` has null where a class is absent."""
+        return {
+            "mean_iou": self.mean_iou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "frequency_weighted_iou": self.frequency_weighted_iou,
+            "iou": list(self.iou),
+            "pictures": self.pictures,
+        }
 
 
-def run(options: MiouOptions) -> int:
-    """``piggyback segmentation miou``."""
-    ids = chosen_ids(options)
-    matrix = count_folders(options.truth, options.predictions, ids=ids)
-    scores = score(matrix, pictures=len(ids))
-    warn_if_background(matrix)
-    if options.csv is not None:
-        write_csv(options.csv, scores)
-    if options.json:
-        console.print_json(scores.as_json())
-    else:
-        show(scores, title=f"{one_line(options.predictions)} against {one_line(options.truth)}")
-    return 0
-
-
-def chosen_ids(options: MiouOptions) -> tuple[str, ...]:
-    """The pictures to score: those of the list, or every PNG of the predictions.
-
-    Without a list a person is told how many label maps have no prediction, as leaving pictures out changes the
-    numbers.
+def score(matrix: Matrix, *, pictures: int) -> Scores:
+    """The four numbers and those per class, from a matrix summed over all pictures.
 
     Raises:
-        BadInput: a folder is none, the list is no list of ids, files are missing, or there is nothing to score.
+        BadInput: no pixel was scored.
+        ValueError: the matrix is not int64 (21, 21) of counts.
     """
-    there = {folder: list_ids(folder) for folder in (options.truth, options.predictions)}
-    truth, predictions = there[options.truth], there[options.predictions]
-    ids = read_ids(options.ids) if options.ids is not None else tuple(predictions)
-    if not ids:
-        place = options.predictions if options.ids is None else options.ids
-        raise BadInput(f"nothing to score: {one_line(place)} has no {'PNG' if options.ids is None else 'id'}")
-    missing = [
-        f"{len(absent):,} of {len(ids):,} files are not in {one_line(folder)}: {first_names(absent)}"
-        for folder, found in there.items()
-        if (absent := [one + SUFFIX for one in ids if one not in found])
-    ]
-    if missing:
-        hint = "" if options.ids is not None else "; give --ids, a list of the pictures to score"
-        raise BadInput("; ".join(missing) + hint)
-    if options.ids is None and len(truth) > len(ids):
-        left = [one for one in truth if one not in predictions]
-        console.notice(
-            f"{len(ids):,} of {len(truth):,} label maps of {one_line(options.truth)} are scored: the others, such as "
-            f"{one_line(left[0])}, have no prediction"
+    if matrix.dtype != np.int64 or matrix.shape != (len(CLASSES), len(CLASSES)) or (matrix < 0).any():
+        raise ValueError(
+            f"a confusion matrix is int64 ({len(CLASSES)}, {len(CLASSES)}) of counts, not {matrix.dtype} {matrix.shape}"
         )
-    return ids
+    total = int(matrix.sum())
+    if not total:
+        raise BadInput(f"nothing to score: {pictures} pictures, and every pixel of the truth is void")
+    right, truth, predicted = matrix.diagonal().tolist(), matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist()
+    unions = [t + p - r for t, p, r in zip(truth, predicted, right, strict=True)]
+    iou = _fractions(right, unions)
+    accuracy = _fractions(right, truth)
+    weighted = math.fsum(count / total * one for count, one in zip(truth, iou, strict=True) if one is not None)
+    return Scores(
+        mean_iou=_mean(iou),
+        pixel_accuracy=sum(right) / total,
+        mean_accuracy=_mean(accuracy),
+        frequency_weighted_iou=weighted,
+        iou=iou,
+        accuracy=accuracy,
+        pictures=pictures,
+    )
 
 
-def count_folders(truth: Path, predictions: Path, *, ids: Sequence[str]) -> Matrix:
-    """One confusion matrix over all pictures, int64 (21, 21); only a few label maps are in memory at a time.
-
-    Args:
-        truth, predictions: folders that hold ``<id>.png`` for each id.
-        ids: of the pictures.
-
-    Raises:
-        BadInput: of the first picture, in order of `ids`, whose two files cannot be compared; it names both.
-    """
-
-    def count(one: str) -> Matrix:
-        paths = truth / (one + SUFFIX), predictions / (one + SUFFIX)
-        pair = [read_label_file(path) for path in paths]
-        try:
-            return count_pairs(*pair)
-        except BadInput as fault:
-            raise BadInput(f"{one_line(paths[1])} does not fit {one_line(paths[0])}: {fault}") from None
-
-    total = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    with console.progress_bar() as bar, ThreadPoolExecutor(_THREADS) as pool:
-        shown = bar.add_task("label maps", total=len(ids))
-        for begin in range(0, len(ids), _BATCH):
-            for matrix in pool.map(count, ids[begin : begin + _BATCH]):
-                total += matrix
-                bar.advance(shown)
-    return total
+def _fractions(parts: Sequence[int], wholes: Sequence[int]) -> tuple[float | None, ...]:
+    return tuple(part / whole if whole else None for part, whole in zip(parts, wholes, strict=True))
 
 
-def list_ids(folder: Path) -> dict[str, None]:
-    """The names of a folder's PNGs without their ending, sorted; hidden files are none.
-
-    Raises:
-        BadInput: it is no folder.
-    """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is not there"
-        raise BadInput(f"{one_line(folder)} {what}; a folder of PNGs is expected")
-    names = (path.name for path in folder.iterdir())
-    return dict.fromkeys(sorted(name[: -len(SUFFIX)] for name in names if name.endswith(SUFFIX) and name[0] != "."))
+def _mean(values: Sequence[float | None]) -> float:
+    """Mean of those that are there; at least one is, as a pixel was scored."""
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present)
 
 
-def read_ids(path: Path) -> tuple[str, ...]:
-    """The ids of a list, one per line.
+def warn_if_background(matrix: Matrix) -> bool:
+    """Warn when every predicted pixel is background; on VOC such predictions have a mean IoU of some 3.5 %."""
+    total = int(matrix.sum())
+    if not total or total != int(matrix[:, 0].sum()):
+        return False
+    console.notice(
+        "every predicted pixel is background: the network found no object, or the predictions were not written "
+        "as palette indices"
+    )
+    return True
 
-    Raises:
-        BadInput: it cannot be read, a line is no id, or an id is there twice.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as fault:
-        raise BadInput(f"cannot read {one_line(path)}: {fault.strerror}") from None
-    return parse_ids(data, name=one_line(path))
+
+def show(scores: Scores, *, title: str = "PASCAL VOC") -> None:
+    """Print the numbers for a person, in percent; n/a where a class is absent."""
+    rows: list[tuple[str, ...]] = [
+        (name, _percent(iou), _percent(accuracy))
+        for name, iou, accuracy in zip(CLASSES, scores.iou, scores.accuracy, strict=True)
+    ]
+    rows.append(("mean", _percent(scores.mean_iou), _percent(scores.mean_accuracy)))
+    console.table(title, "class", "IoU %", "accuracy %", rows=rows)
+    lines = [
+        f"mean IoU {_percent(scores.mean_iou)} %, pixel accuracy {_percent(scores.pixel_accuracy)} %, mean accuracy "
+        f"{_percent(scores.mean_accuracy)} %, frequency-weighted IoU {_percent(scores.frequency_weighted_iou)} %, "
+        f"{scores.pictures:,} pictures"
+    ]
+    if scores.absent:
+        which = ", ".join(scores.absent)
+        lines.append(
+            f"n/a: in neither truth nor prediction, so left out of mean IoU, which is over "
+            f"{len(CLASSES) - len(scores.absent)} of {len(CLASSES)} classes: {which}"
+        )
+    for line in lines:
+        console.out.print(line, markup=False, soft_wrap=True)
 
 
-def first_names(names: Sequence[str]) -> str:
-    """The first few names, in one line."""
-    return ", ".join(map(one_line, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+def _percent(fraction: float | None) -> str:
+    return "n/a" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def write_csv(path: Path, scores: Scores) -> None:
+    """One line per class, fractions; empty where a class is absent.  Whole or not at all."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["label", "class", "iou", "accuracy"])
+    for label, (name, iou, accuracy) in enumerate(zip(CLASSES, scores.iou, scores.accuracy, strict=True)):
+        lines.writerow([label, name, *("" if value is None else repr(value) for value in (iou, accuracy))])
+    write_bytes(path, text.getvalue().encode())

@@ -5,20 +5,17 @@ These servers come and go (pytorch/vision#8471, #9271), so the verb first says h
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from piggyback.data.download import Archive, describe, fetch_and_report, find_archive
 from piggyback.shell.console import notice, out
+from piggyback.suite.options import FetchOptions
 from segmentation.release.archives import ARCHIVES, DEFAULT
 
-if TYPE_CHECKING:
-    from segmentation.options import FetchOptions
 
+def run(options: FetchOptions) -> int:
+    """Fetch, print the outcome; return 1 where an archive is missing in the end.
 
-def run(options: "FetchOptions") -> int:
-    """``piggyback segmentation fetch``; 1 where an archive is missing in the end.
-
-    What to do by hand goes to standard output before anything is downloaded; with --json to standard error.
+    Instructions by hand go to standard output before anything is downloaded; with --json to standard error.
     """
     names = options.archives or DEFAULT
     text = explain([find_archive(name, archives=ARCHIVES) for name in names], folder=options.out)
@@ -30,7 +27,7 @@ def run(options: "FetchOptions") -> int:
 
 
 def explain(archives: Sequence[Archive], *, folder: Path) -> str:
-    """Instructions for doing without this verb: which file goes where, and how to tell that it is the right one."""
+    """Instructions for fetching by hand: where each file goes, and how to check that it is the right one."""
     lines = ["By hand, where a server is gone: get these files from anywhere, put them here, run this again to check."]
     for archive in archives:
         lines += [

@@ -49,7 +49,7 @@ def read_label_map(data: bytes, *, name: str) -> NDArray[np.uint8]:
         uint8 (height, width), values 0..20 and 255 (void).
 
     Raises:
-        BadInput: the bytes are no whole PNG, have colours or another depth instead of labels, hold another
+        BadInput: the bytes are not a whole PNG, have colours or another depth instead of labels, hold another
             value, or show by their palette that a program renumbered VOC's colours.
     """
     name = one_line(name)
@@ -77,7 +77,7 @@ def read_label_file(path: Path) -> NDArray[np.uint8]:
     """The palette indices of a PNG file; see `read_label_map`.
 
     Raises:
-        BadInput: it is missing, unreadable, or no label map.
+        BadInput: it is missing, unreadable, or not a label map.
     """
     return read_label_map(read_file(path, limit=LARGEST_FILE), name=str(path))
 
@@ -115,7 +115,7 @@ def palette_of(data: bytes, *, name: str) -> bytes | None:
     """The palette of a PNG, three bytes a colour; None where it has none.
 
     Raises:
-        BadInput: the bytes are no whole PNG.
+        BadInput: the bytes are not a whole PNG.
     """
     return _chunks(data, name=one_line(name)).get(b"PLTE")
 
@@ -125,7 +125,7 @@ def _chunks(data: bytes, *, name: str) -> Mapping[bytes, bytes]:
     if data[:2] == b"\xff\xd8":
         raise BadInput(f"{name} is a JPEG, which does not keep labels: {_REMEDY}")
     if data[: len(_SIGNATURE)] != _SIGNATURE:
-        raise BadInput(f"{name} is {'no PNG' if data else 'empty'}: {_REMEDY}")
+        raise BadInput(f"{name} is {'not a PNG' if data else 'empty'}: {_REMEDY}")
     found: dict[bytes, bytes] = {}
     place = len(_SIGNATURE)
     while b"IEND" not in found:
@@ -153,7 +153,7 @@ def _check_header(chunks: Mapping[bytes, bytes], *, name: str) -> int:
         bits = "" if depth == 8 else f"{depth}-bit "
         raise BadInput(f"{name} is {bits}{_KINDS.get(colour, 'of an unknown kind')}; {_REMEDY}")
     if not 0 < width * height <= LARGEST:
-        raise BadInput(f"{name} claims {width:,} x {height:,} pixels and cannot be a label map")
+        raise BadInput(f"{name} claims {width:,} x {height:,} pixels; a label map has at most {LARGEST:,}")
     if b"acTL" in chunks:
         raise BadInput(f"{name} is animated; a label map is one picture")
     return int(depth)
@@ -185,5 +185,5 @@ def _check_palette(palette: bytes, used: list[int], *, depth: int, name: str) ->
             what = "void" if meant == VOID else CLASSES[meant]
             raise BadInput(
                 f"{name} has VOC's colours at other indices: {label} has the colour of {meant} ({what}), so a "
-                "program sorted its palette and the indices are no labels any more; write it again without that"
+                "program sorted its palette and its indices are no longer labels; write it again without that"
             )

@@ -31,7 +31,7 @@ _NUMERIC: Final = range(6, 16)
 
 
 class _Damaged(Exception):
-    """The bytes are not what the format demands; says in words how."""
+    """A breach of the format; its text says which."""
 
 
 def read_mat(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -53,9 +53,9 @@ def read_mat(data: bytes, *, name: str) -> NDArray[np.uint8]:
     try:
         labels = _find_labels(data)
     except _Damaged as fault:
-        raise BadInput(f"{name} is no readable MATLAB file ({fault}): fetch it again") from None
+        raise BadInput(f"{name} is not a readable MATLAB file ({fault}): fetch it again") from None
     if labels is None:
-        raise BadInput(f"{name} has no GTcls.Segmentation: it is no label map of SBD's cls folder")
+        raise BadInput(f"{name} has no GTcls.Segmentation: take a label map of SBD's cls folder")
     wrong = (labels < 0) | (labels >= len(CLASSES))
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
@@ -78,7 +78,7 @@ def _find_labels(data: bytes) -> NDArray[np.integer[Any]] | None:
     """GTcls.Segmentation, whole numbers (height, width), or None where the file has none."""
     mark = data[_HEADER - 2 : _HEADER]
     if mark not in (b"IM", b"MI"):
-        raise _Damaged("it does not begin as one")
+        raise _Damaged("its header has no byte order mark")
     order = "<" if mark == b"IM" else ">"
     for kind, body in _elements(memoryview(data)[_HEADER:], order=order):
         inner = _elements(_unpack(body), order=order) if kind == _COMPRESSED else iter([(kind, body)])
@@ -107,7 +107,7 @@ def _matrix(array: _Array, *, order: str) -> NDArray[np.integer[Any]]:
     """A matrix of whole numbers, of any type; they are stored column by column."""
     kind, body = next(array.parts, (0, memoryview(b"")))
     if array.kind not in _NUMERIC or kind not in _NUMBERS or len(array.sides) != 2:
-        raise _Damaged("Segmentation is no matrix of numbers")
+        raise _Damaged("Segmentation is not a matrix of numbers")
     numbers = np.dtype(order + _NUMBERS[kind])
     height, width = array.sides
     if min(height, width) < 1 or len(body) != height * width * numbers.itemsize:
@@ -115,7 +115,7 @@ def _matrix(array: _Array, *, order: str) -> NDArray[np.integer[Any]]:
     found = np.frombuffer(body, dtype=numbers).reshape((height, width), order="F")
     if numbers.kind == "f":  # as MATLAB saves labels that it has computed with
         if not np.isin(found, np.arange(256)).all():
-            raise _Damaged("Segmentation has numbers that are no labels")
+            raise _Damaged("Segmentation has numbers that are not labels")
         found = found.astype(np.int64)
     return found
 
@@ -134,7 +134,7 @@ def _next(elements: Iterator[tuple[int, memoryview]], expected: int) -> memoryvi
     """The next element's bytes, if it is of that type."""
     kind, body = next(elements, (0, memoryview(b"")))
     if kind != expected:
-        raise _Damaged(f"an element of type {expected} is expected, type {kind} was found")
+        raise _Damaged(f"an element has type {kind} instead of {expected}")
     return body
 
 

@@ -1,4 +1,4 @@
-"""What makes a packed split the published one: its ids and, where counts of them are known, its label maps."""
+"""The test of a packed split against the published one: ids and, where their counts are known, label maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -22,14 +22,7 @@ GOLDEN: Final[Mapping[str, tuple[tuple[int, ...], int]]] = {
 def find_remarks(
     split: Split, *, ids: Sequence[str], class_pixels: tuple[int, ...], void_pixels: int
 ) -> tuple[str, ...]:
-    """Reasons why a packed split is not the published one, in words; none where it is.
-
-    Args:
-        split: which one.
-        ids: of its pictures.
-        class_pixels: pixels of each class.
-        void_pixels: pixels that are not scored.
-    """
+    """Reasons why a packed split is not the published one, in words; none where it is."""
     if set(ids) != set(published_ids(split)):
         return (f"{complete_text(ids, name=split.name, published=split.count)}: numbers on it compare with no others",)
     if split.name not in GOLDEN or GOLDEN[split.name] == (class_pixels, void_pixels):

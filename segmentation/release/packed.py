@@ -1,4 +1,4 @@
-"""Packed splits: what `prepare` leaves behind, opened as memory maps.
+"""Packed splits, as `prepare` writes them, opened as memory maps.
 
 <root>/<split>/split.json     written last: a split with it is finished
 <root>/<split>/index.npy      one record of `INDEX` per picture, in the order of the ids
@@ -30,7 +30,7 @@ CLEAN: Final = ("seg11valid", "voc2012_val_minus_sbd")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``split.json`` says.
+    """The content of ``split.json``.
 
     Attributes:
         ids: of its pictures, in the order of the index.
@@ -40,9 +40,9 @@ class Manifest:
         fingerprint: hex sha256 over ids, sizes, pixels and labels.
         class_pixels: pixels of class 0..20; empty where not labelled.
         void_pixels: pixels that are not scored.
-        listed_in: where the ids are from.
-        sources: where pictures and label maps were read from.
-        remarks: what a reader of results should know, such as counts that are not the published ones.
+        listed_in: place of the list of ids.
+        sources: places that pictures and label maps were read from.
+        remarks: notes for readers of results, such as counts that are not the published ones.
     """
 
     name: str
@@ -63,7 +63,6 @@ class PackedSplit(PackedPictures):
     """n pictures and their label maps; both stay on disk until looked at.
 
     Attributes:
-        ids: n of them.
         index: n records of `INDEX`.
         pixels: uint8 (bytes), RGB of all pictures.
         labels: uint8 (pixels), classes 0..20 and void 255; None where there are none.
@@ -79,7 +78,6 @@ class PackedSplit(PackedPictures):
 
     @property
     def labelled(self) -> bool:
-        """Whether there are label maps."""
         return self.labels is not None
 
     @property
@@ -110,17 +108,14 @@ class PackedSplit(PackedPictures):
 
 
 def index_file(folder: Path) -> Path:
-    """The places and sizes of the pictures."""
     return folder / "index.npy"
 
 
 def picture_file(folder: Path) -> Path:
-    """The packed pixels."""
     return folder / "pictures.u8"
 
 
 def label_file(folder: Path) -> Path:
-    """The packed label maps."""
     return folder / "labels.u8"
 
 
@@ -138,7 +133,7 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(root: Path, name: str) -> Manifest | None:
-    """What ``split.json`` says, or None where the split is not finished.
+    """The content of ``split.json``; None where the split is not finished.
 
     Raises:
         BadInput: the file is damaged or of another version.
@@ -166,7 +161,7 @@ def _ids(value: object) -> tuple[str, ...]:
     """Ids from a file, which become the names of other files."""
     whole = isinstance(value, list) and all(isinstance(one, str) and ID.fullmatch(one) for one in value)
     if not whole or len(set(cast(list[str], value))) < len(cast(list[str], value)):
-        raise ValueError("its ids are no ids, or are there twice")
+        raise ValueError("its ids are malformed, or are there twice")
     return tuple(cast(list[str], value))
 
 
@@ -210,12 +205,11 @@ def refuse_overlap(train: PackedSplit, evaluation: PackedSplit, *, allow: bool) 
     """Refuse an evaluation on pictures that were trained on.
 
     Args:
-        train: what is or was trained on.
-        evaluation: what is to be scored.
-        allow: only say so in a notice.
+        train, evaluation: the pictures trained on, before or after this call, and those to be scored.
+        allow: print a notice instead.
 
     Returns:
-        How many pictures are in both.
+        The number of pictures in both.
 
     Raises:
         BadInput: there are some, and `allow` is false.

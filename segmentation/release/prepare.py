@@ -54,17 +54,17 @@ _WORDS: Final[dict[Kind, str]] = {"picture": "pictures", "labels": "label maps"}
 
 @dataclass(frozen=True, kw_only=True)
 class SplitReport(Outcome):
-    """What became of one split.
+    """The outcome for one split.
 
     Attributes:
         pictures: how many its list has.
         published: how many the published list has.
         completeness: how much of that this is: "736", or "100 of 736".
         labelled: label maps belong to it.
-        listed_in: where the ids are from; empty where no list could be read.
+        listed_in: place of the list of ids; empty where none could be read.
         class_pixels: pixels of class 0..20; empty where it was not packed or is not labelled.
         void_pixels: pixels that are not scored.
-        remarks: what a reader of results should know.
+        remarks: notes for readers of results.
     """
 
     name: str
@@ -83,7 +83,6 @@ class SplitReport(Outcome):
         return sum(self.class_pixels) + self.void_pixels
 
     def as_json(self) -> dict[str, object]:
-        """The report as ``--json`` prints it."""
         return {
             "pictures": self.pictures,
             "published": self.published,
@@ -102,22 +101,20 @@ class SplitReport(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareReport:
-    """What `prepare` found: one report per split that was asked for."""
+    """Outcomes of `prepare`: one per split that was asked for."""
 
     splits: tuple[SplitReport, ...]
 
     @property
     def good(self) -> bool:
-        """Whether every split was packed."""
         return not any(report.problems for report in self.splits)
 
     def as_json(self) -> dict[str, object]:
-        """The report as ``--json`` prints it."""
         return {"splits": {report.name: report.as_json() for report in self.splits}}
 
 
 def run(options: "PrepareOptions") -> int:
-    """``piggyback segmentation prepare``; 1 where a split has problems."""
+    """Prepare and print the outcome; return 1 where a split has problems."""
     report = prepare(options.source, options.out, splits=options.splits)
     if options.json:
         print_json(report.as_json())
@@ -153,7 +150,6 @@ def prepare(source: Path, out: Path, *, splits: Sequence[str]) -> PrepareReport:
 
 
 def prepare_split(source: Source, out: Path, split: Split) -> SplitReport:
-    """Check and pack one split."""
     missing = [one for one in split.origins if one not in {place.origin for place in source.places(split)}]
     if missing:
         needs = f"{' and '.join(missing).upper()} not found in {one_line(source.folder)}: expected {expected(split)}"
@@ -295,7 +291,7 @@ def decode(found: Found, *, size: Size | None) -> NDArray[np.uint8]:
         size: height and width of the picture that it belongs to; None where that has none.
 
     Raises:
-        BadInput: it is none, damaged, or of another size; the message names the file.
+        BadInput: it is not one, is damaged, or has another size; the message names the file.
     """
     if found.key[0] == "picture":
         with open_picture(found.data, name=found.name) as picture:
@@ -305,7 +301,7 @@ def decode(found: Found, *, size: Size | None) -> NDArray[np.uint8]:
         pixels = read(found.data, name=found.name)
     height, width = pixels.shape[:2]
     if size is not None and size != (height, width):
-        raise BadInput(f"{found.name} is {width} x {height}, its picture {size[1]} x {size[0]}")
+        raise BadInput(f"{found.name} is {width} x {height}, but its picture {size[1]} x {size[0]}")
     return pixels
 
 
@@ -360,7 +356,6 @@ def _count_labels(path: Path) -> NDArray[np.int64]:
 
 
 def show(report: PrepareReport, *, out_folder: Path) -> None:
-    """Print the report for a person."""
     rows: list[tuple[str, ...]] = []
     for one in report.splits:
         pixels = (f"{one.pixels:,}", f"{one.void_pixels:,}") if one.pixels else ("-", "-")

@@ -55,7 +55,7 @@ _LISTS: Final[dict[Origin, tuple[str, ...]]] = {"voc": ("ImageSets", "Segmentati
 
 @dataclass(frozen=True)
 class Found:
-    """A file of an id: its bytes, and its place, on one line for messages."""
+    """The file of an id: its bytes, and its place, on one line for messages."""
 
     key: Key
     suffix: str
@@ -109,7 +109,7 @@ class Source:
         """The folder's own list of a split, or the published one where it has none.
 
         Raises:
-            BadInput: its own list is empty, cannot be read, has an id twice, or a line that is no id.
+            BadInput: its own list is empty, cannot be read, has an id twice, or a line that is not an id.
         """
         for place in self.places(split):
             for file in split.own:
@@ -166,7 +166,7 @@ def file_name(split: Split, key: Key) -> str:
 
 
 def expected(split: Split) -> str:
-    """What a source folder needs for a split, in words."""
+    """Files that a source folder needs for a split, in words."""
     needs = []
     for origin in split.origins:
         year = split.years[0] if origin == "voc" else 0

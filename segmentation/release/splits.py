@@ -135,24 +135,24 @@ def parse_ids(data: bytes, *, name: str) -> tuple[str, ...]:
     """The ids of a list, one per line; space around them and blank lines do not matter.
 
     Args:
-        data: the text.
+        data: not trusted.
         name: of the file, for messages.
 
     Raises:
-        BadInput: an id is there twice, or a line is no id.
+        BadInput: an id is there twice, or a line is not an id.
     """
     found: dict[str, None] = {}
     try:
         lines = data.removeprefix(BOM_UTF8).decode("ascii").splitlines()  # Windows' Notepad writes the mark
     except UnicodeDecodeError:
-        raise BadInput(f"{name} is no list of ids: it is not plain text") from None
+        raise BadInput(f"{name} must be a list of ids in plain text, one per line") from None
     for number, line in enumerate(lines, start=1):
         one = line.strip()
         if not one:
             continue
         if ID.fullmatch(one) is None:
             raise BadInput(
-                f"{name}, line {number}: {one[:80]!r} is no id; one such as 2008_000008 is expected per line"
+                f"{name}, line {number}: {one[:80]!r} is not an id; one such as 2008_000008 is expected per line"
             )
         if one in found:
             raise BadInput(f"{name}, line {number}: the id {one} is there twice; delete one of the lines")
@@ -167,14 +167,13 @@ def overlap(first_ids: Iterable[str], second_ids: Collection[str]) -> tuple[str,
 
 
 def complete_text(ids: Collection[str], *, name: str, published: int) -> str:
-    """How much of a published list some ids are, as words before "pictures".
+    """The part of a published list that some ids are, as words before "pictures".
 
     "736"; "100 of 736"; "100 of 736 and 3 more"; "48, none of the published 736".
 
     Args:
-        ids: of a split's pictures.
         name: of the split.
-        published: how many pictures its list has.
+        published: number of pictures on its list.
     """
     split = SPLITS.get(name)
     known = len(ids) if split is None else len(overlap(ids, published_ids(split)))

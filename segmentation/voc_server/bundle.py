@@ -25,7 +25,7 @@ from piggyback.shell import console
 from piggyback.shell.cli import DONE, FAILED
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import CHUNK, atomic_file, read_file
-from segmentation.metric.miou import SUFFIX, first_names, list_ids, read_ids
+from segmentation.metric.png_folders import SUFFIX, first_names, list_ids, read_ids
 from segmentation.options import BundleOptions
 from segmentation.release.label_files import LARGEST_FILE, palette_of, read_label_map
 from segmentation.release.splits import find_split, published_ids
@@ -38,12 +38,12 @@ _GZIP: Final = b"\x1f\x8b"
 _DAMAGED: Final = (tarfile.TarError, EOFError, OSError, zlib.error)
 
 Faults = dict[str, list[str]]
-"""Names of files, or what is wrong with each, by what they have in common."""
+"""By kind of fault: names of the files that have it, or a line about each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleReport:
-    """What a check found, and what was written.
+    """The outcome of a check, and the archive that was written.
 
     Attributes:
         pictures: how many there must be.
@@ -67,7 +67,6 @@ class BundleReport:
 
 
 def run(options: BundleOptions) -> int:
-    """``piggyback segmentation bundle``."""
     ids = published_ids(find_split("voc2012_test")) if options.ids is None else read_ids(options.ids)
     report = bundle(options.predictions, pictures=options.pictures, ids=ids, out=options.out)
     if options.json:
@@ -94,12 +93,12 @@ def bundle(predictions: Path, *, pictures: Path, ids: Sequence[str], out: Path |
         BadInput: a path is not what it must be, or an archive is damaged.
     """
     if not pictures.is_dir():
-        raise BadInput(f"{one_line(pictures)} is not there or no folder; give the one with the JPEG files")
+        raise BadInput(f"{one_line(pictures)} is not a folder; give the one with the JPEG files")
     if not ids:
         raise BadInput("the list of ids is empty: there is nothing to bundle")
     if predictions.is_file():
         if out is not None:
-            raise BadInput(f"{one_line(predictions)} is an archive, which is checked only: leave --out away")
+            raise BadInput(f"{one_line(predictions)} is an archive, which is only checked: leave --out out")
         return BundleReport(pictures=len(ids), faults=check_archive(predictions, pictures=pictures, ids=ids))
     if out is not None and (not out.name.endswith(ARCHIVES) or out.is_dir()):
         raise BadInput(f"{one_line(out)} cannot be written; --out is a file that ends in .tgz or .tar.gz")
@@ -114,7 +113,7 @@ def check_folder(folder: Path, *, pictures: Path, ids: Sequence[str]) -> tuple[F
     """Check ``<id>.png`` of a folder; gives back the faults, and the sha256 of each file that was read by id.
 
     Raises:
-        BadInput: it is no folder.
+        BadInput: it is not a folder.
     """
     there = list_ids(folder)
     wanted = dict.fromkeys(ids)
@@ -143,7 +142,7 @@ def check_archive(path: Path, *, pictures: Path, ids: Sequence[str]) -> Faults:
     """Check a ``.tar`` or ``.tgz`` for the server, in a stream: nothing is unpacked.
 
     Raises:
-        BadInput: it is no such archive, or damaged.
+        BadInput: it is not such an archive, or is damaged.
     """
     faults: Faults = {}
     wanted, seen = dict.fromkeys(ids), dict[str, None]()
@@ -153,21 +152,21 @@ def check_archive(path: Path, *, pictures: Path, ids: Sequence[str]) -> Faults:
             for name, data in _read_members(path, faults):
                 one = name.removeprefix(FOLDER).removesuffix(SUFFIX)
                 if name != f"{FOLDER}{one}{SUFFIX}" or "/" in one:
-                    _note(faults, [(f"stand elsewhere than in {FOLDER}", name[:120])])
+                    _note(faults, [(f"are elsewhere than in {FOLDER}", name[:120])])
                 elif one in seen:
-                    _note(faults, [("stand there twice", one + SUFFIX)])
+                    _note(faults, [("are there twice", one + SUFFIX)])
                 else:
                     seen[one] = None
                     _note(faults, find_faults(one, data, pictures=pictures) if one in wanted else [])
                     bar.advance(shown)
     except _DAMAGED as fault:
-        raise BadInput(f"{one_line(path)} is damaged or no tar archive ({fault}): write it again") from None
+        raise BadInput(f"{one_line(path)} is damaged or not a tar archive ({fault}): write it again") from None
     _note_names(faults, missing=[one for one in ids if one not in seen], unknown=[o for o in seen if o not in wanted])
     return faults
 
 
 def find_faults(one: str, data: bytes, *, pictures: Path) -> list[tuple[str, str]]:
-    """What is wrong with one label map: pairs of the kind, and the file with what is special about it."""
+    """Faults of one label map: pairs of the kind, and the file with the details."""
     name = one + SUFFIX
     try:
         labels = read_label_map(data, name=name)
@@ -192,12 +191,11 @@ def write_archive(out: Path, folder: Path, *, digests: Mapping[str, bytes]) -> N
     """Write the checked files of a folder as the server's archive, whole or not at all, without clock or owner.
 
     Args:
-        out: the archive.
         folder: of ``<id>.png``.
         digests: sha256 by id, from `check_folder`.
 
     Raises:
-        BadInput: a file is another one than was checked.
+        BadInput: a file changed after it was checked.
     """
     with (
         atomic_file(out) as file,
@@ -224,7 +222,7 @@ def _fault_of_palette(labels: NDArray[np.uint8], palette: bytes | None, *, name:
 
 
 def _read_members(path: Path, faults: Faults) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of an archive's plain files, in its order; the folders above them are let be."""
+    """Name and bytes of an archive's plain files, in its order; the folders above them are passed over."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
         file.seek(0)
@@ -236,7 +234,7 @@ def _read_members(path: Path, faults: Faults) -> Iterator[tuple[str, bytes]]:
                 if member.isdir() and (FOLDER.startswith(f"{name}/") or name in ("", ".")):
                     continue
                 if not member.isreg() or member.size > LARGEST_FILE:
-                    _note(faults, [("are no plain files of fitting size", name[:120])])
+                    _note(faults, [("are not plain files of fitting size", name[:120])])
                     continue
                 content = tar.extractfile(member)
                 yield name, b"" if content is None else content.read()

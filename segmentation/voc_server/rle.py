@@ -16,19 +16,18 @@ from pycocotools import mask as coco
 from piggyback.shell import console
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import write_bytes
-from segmentation.metric.miou import SUFFIX, list_ids
+from segmentation.metric.png_folders import SUFFIX, list_ids
 from segmentation.options import RleOptions
 from segmentation.release.label_files import read_label_file
 from segmentation.voc import VOID
 
 
 def run(options: RleOptions) -> int:
-    """``piggyback segmentation rle``."""
     if options.out.is_dir():
         raise BadInput(f"{one_line(options.out)} is a folder; --out is the JSON file to write")
     ids = list(list_ids(options.predictions))
     if not ids:
-        raise BadInput(f"{one_line(options.predictions)} has no PNG")
+        raise BadInput(f"{one_line(options.predictions)} has no PNG: give a folder of label maps")
     entries = encode_folder(options.predictions, ids=ids)
     write_bytes(options.out, (json.dumps(entries, separators=(",", ":")) + "\n").encode())
     if options.json:
@@ -44,7 +43,7 @@ def encode_folder(folder: Path, *, ids: Sequence[str]) -> list[dict[str, object]
     """The entries of a folder's pictures ``<id>.png``, in order of `ids` and of labels.
 
     Raises:
-        BadInput: a file is missing or no label map.
+        BadInput: a file is missing or not a label map.
     """
     entries: list[dict[str, object]] = []
     with console.progress_bar() as bar:

@@ -1,1 +1,1 @@
-"""``piggyback sweep doctor``: what a cluster says of itself, what a node reports, and the checks of both."""
+"""``piggyback sweep doctor``: a cluster's own facts, a node's report, and the checks of both."""

@@ -105,7 +105,7 @@ def check_resources(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def fits(node: Mapping[str, str], profile: Profile) -> bool:
-    """Whether a node has in all what a job asks for; sbatch's GB are 1024 MB."""
+    """Whether a node as a whole has what a job asks for; sbatch's GB are 1024 MB."""
     cpus = read_count(node, "CPUEfctv") or read_count(node, "CPUTot")
     gpus = count_gpus(node.get("Gres", ""), gpu_type=profile.gpu_type)
     memory = read_count(node, "RealMemory")
@@ -113,7 +113,7 @@ def fits(node: Mapping[str, str], profile: Profile) -> bool:
 
 
 def read_count(node: Mapping[str, str], key: str) -> int:
-    """Read a whole number from a node's fields; 0 where there is none."""
+    """A whole number from a node's fields; 0 if it is missing."""
     return int(node[key]) if node.get(key, "").isdecimal() else 0
 
 
@@ -139,7 +139,7 @@ def check_time(facts: ClusterFacts, profile: Profile) -> Check:
 
 
 def may_requeue(facts: ClusterFacts, profile: Profile) -> bool:
-    """Whether Slurm may queue the jobs again; they ask for it unless the profile forbids."""
+    """Whether Slurm may queue the jobs again; they ask for it unless the profile forbids it."""
     taken = profile.additional.get("requeue") is False
     return not profile.additional.get("no-requeue") and (not taken or facts.config.get("JobRequeue") == "1")
 

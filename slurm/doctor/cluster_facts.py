@@ -1,6 +1,6 @@
-"""Facts of a cluster: configuration, partitions, nodes and accounts, as Slurm's commands print them.
+"""Facts of a cluster, as Slurm's commands print them: configuration, partitions, nodes and accounts.
 
-The forms are those of Slurm 22.05, from its man pages and a real cluster; other versions were not seen.
+The formats are those of Slurm 22.05, from its man pages and a real cluster; other versions were not tested.
 """
 
 import getpass
@@ -20,11 +20,10 @@ OUT_OF_USE: Final = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING", 
 
 @dataclass(frozen=True, kw_only=True)
 class Association:
-    """One line of accounting: what this user may do.
+    """One line of accounting: an account of this user and its rights.
 
     Attributes:
-        account: its name.
-        qos: names of the qualities of service that go with it.
+        qos: names of the qualities of service that the account may use.
     """
 
     account: str
@@ -36,8 +35,8 @@ class Qos:
     """A quality of service.
 
     Attributes:
-        mode: how its jobs are preempted; ``cluster`` is the cluster's own way.
-        grace_s: seconds that a preempted job of it has.
+        mode: how its jobs are preempted; ``cluster`` means as the cluster sets it.
+        grace_s: seconds that its preempted jobs have.
     """
 
     mode: str
@@ -46,15 +45,15 @@ class Qos:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterFacts:
-    """The facts that all checks look at, asked for once.
+    """Facts that all checks use, asked for once.
 
     Attributes:
-        config: of ``scontrol show config``; "(null)" is empty.
-        partitions: by name, as ``scontrol show partition`` has their fields.
+        config: from ``scontrol show config``; "(null)" is stored as empty.
+        partitions: fields by name, as ``scontrol show partition`` prints them.
         nodes: the fields of each node.
         sacct: whether sacct answers.
-        associations: of this user; None where no accounting answers.
-        qos: by name; empty where no accounting answers.
+        associations: this user's; None if no accounting answers.
+        qos: by name; empty if no accounting answers.
     """
 
     config: Mapping[str, str]
@@ -66,20 +65,17 @@ class ClusterFacts:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Such as (22, 5); zeros where Slurm does not say."""
+        """For example (22, 5); zeros if Slurm does not say."""
         said = re.match(r"(\d+)\.(\d+)", self.config.get("SLURM_VERSION", ""))
         return (int(said[1]), int(said[2])) if said else (0, 0)
 
     def number(self, key: str, *, default: int) -> int:
-        """A number of the configuration, without its unit."""
+        """A number from the configuration, without its unit."""
         said = re.match(r"\d+", self.config.get(key, ""))
         return int(said[0]) if said else default
 
     def option(self, key: str, name: str) -> str | None:
-        """One of the comma-separated words of a configuration's line: what follows ``name=``, or "" for the bare name.
-
-        None where it is not there.
-        """
+        """A comma-separated option of a line: the text after ``name=``, "" for the bare name, None if missing."""
         for word in self.config.get(key, "").split(","):
             first, _, value = word.strip().partition("=")
             if first.lower() == name.lower():
@@ -119,7 +115,7 @@ def ask_cluster() -> ClusterFacts:
 
 
 def ask_associations() -> tuple[Association, ...] | None:
-    """Ask for the accounts of this user; None where no accounting answers."""
+    """Ask for this user's accounts; None if no accounting answers."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an id without a name; the second from Python 3.13
@@ -129,13 +125,13 @@ def ask_associations() -> tuple[Association, ...] | None:
 
 
 def read_config(text: str) -> dict[str, str]:
-    """Read lines ``Key = value`` of ``scontrol show config``."""
+    """Parse lines ``Key = value`` of ``scontrol show config``."""
     lines = re.findall(r"^(\S+)[ \t]*=[ \t]*(.*?)[ \t]*$", text, flags=re.M)
     return {key: "" if value == "(null)" else value for key, value in lines}
 
 
 def read_records(text: str) -> list[dict[str, str]]:
-    """Read a record of ``Key=value`` fields per line of ``scontrol --oneliner``; values end at the first space.
+    """Parse records of ``Key=value`` fields, one per line, of ``scontrol --oneliner``; values end at the first space.
 
     Free text, such as the reason of a node that is down, may hold what looks like a field, so the first one counts.
     """
@@ -144,19 +140,19 @@ def read_records(text: str) -> list[dict[str, str]]:
 
 
 def read_associations(text: str) -> tuple[Association, ...]:
-    """Read lines ``account|qos,qos`` of sacctmgr."""
+    """Parse lines ``account|qos,qos`` of sacctmgr."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 1]
     return tuple(Association(account=account, qos=tuple(filter(None, qos.split(",")))) for account, qos in rows)
 
 
 def read_qos(text: str) -> dict[str, Qos]:
-    """Read lines ``name|mode|hh:mm:ss`` of sacctmgr."""
+    """Parse lines ``name|mode|hh:mm:ss`` of sacctmgr."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
     return {name: Qos(mode=mode, grace_s=read_seconds(grace) or 0) for name, mode, grace in rows}
 
 
 def read_seconds(text: str) -> int | None:
-    """Read a time as Slurm writes it, in seconds; None where there is no limit.
+    """Seconds of a time as Slurm writes it; None for no limit.
 
     After days come hours; otherwise one number is minutes, two are minutes and seconds, three begin with hours (man
     slurm.conf, MaxTime).

@@ -12,7 +12,7 @@ CLOCK_S: Final = 5.0  # signs of life count as old after minutes (`slurm.folder.
 
 
 def check_node(report: NodeReport, profile: Profile, folder: Path) -> list[Check]:
-    """Make all checks of a node; where no report came back, one that says why."""
+    """All checks of a node; if no report came back, one check that says why."""
     if report.outcome == "answered":
         return [look(report, profile) for look in LOOKS]
     if report.outcome == "refused":
@@ -37,13 +37,13 @@ def check_node(report: NodeReport, profile: Profile, folder: Path) -> list[Check
 
 
 def check_place(report: NodeReport, profile: Profile) -> Check:
-    """The job ran, and files went both ways."""
+    """The job ran, and files were visible both ways."""
     found = f"job {report.job} on {report.answer.get('node')}: files are seen both ways"
     return Check(name="shared folder", state="ok", found=f"{found}, {report.seen - report.sent:.0f} s in all")
 
 
 def check_clocks(report: NodeReport, profile: Profile) -> Check:
-    """The node's clock, read between sending and seeing, is between the two."""
+    """The node's clock, read between sending and seeing, lies between the two."""
     told = report.answer.get("time", "")
     if not told.isdecimal():
         return Check(name="clocks", state="unknown", found="the node did not say what time it is")
@@ -69,7 +69,7 @@ def check_scontrol(report: NodeReport, profile: Profile) -> Check:
 
 
 def check_python(report: NodeReport, profile: Profile) -> Check:
-    """This very Python is there, and finds what jobs import."""
+    """The same Python is there, and imports what jobs need."""
     said = report.answer.get("python", "")
     if said == "imports":
         return Check(name="python on the node", state="ok", found="this one, with what jobs import")

@@ -36,17 +36,16 @@ NO_FOLDER, NO_WRITING = 41, 42  # the job's exit codes
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What came back from a node.
+    """What a node's job reported.
 
     Attributes:
         outcome: ``answered``; ``refused`` by sbatch; still ``waiting`` when patience ended; ``silent``: the job ended
             or took too long, and no answer was seen.
         words: sbatch's, or Slurm's reason to wait, or how the job ended.
         printed: the last line that a silent job printed.
-        job: its id.
-        answer: what the node said.
+        answer: the node's answer, by key.
         sent, seen: this machine's clock before the job was sent and after its answer was seen, in seconds.
-        code: exit code of a job that ended without an answer; None where not known.
+        code: exit code of a job that ended without an answer; None if unknown.
     """
 
     outcome: Outcome
@@ -60,7 +59,7 @@ class NodeReport:
 
 
 def check_folder_here(folder: Path) -> Check:
-    """The folder, or the nearest one above it that is there, can be written from here and named to Slurm."""
+    """The folder, or its nearest existing parent, can be written from here, and Slurm can be given its path."""
     try:
         check_folder(folder)
         with borrow_folder(folder):
@@ -74,7 +73,7 @@ def check_folder_here(folder: Path) -> Check:
 
 @contextlib.contextmanager
 def borrow_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder within another, or within the nearest one above that is there; it is removed after the block."""
+    """Make a folder within another, or within its nearest existing parent; it is removed after the block."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     place = Path(tempfile.mkdtemp(prefix=".doctor-", dir=folder))
@@ -85,7 +84,7 @@ def borrow_folder(folder: Path) -> Iterator[Path]:
 
 
 def make_probe(profile: Profile, *, answer: Path) -> str:
-    """Make the questions, as shell lines; their answer appears whole or not at all."""
+    """Shell lines that ask the questions; the answer file appears atomically."""
     place, part = shlex.quote(str(answer)), shlex.quote(f"{answer}.part")
     imports = shlex.join([sys.executable, "-c", "import slurm, submitit; print('imports')"])
     lines = [
@@ -103,7 +102,7 @@ def make_probe(profile: Profile, *, answer: Path) -> str:
 
 
 def make_text(profile: Profile, *, folder: Path, token: str) -> str:
-    """Make the batch script: the profile's options and setup lines, as jobs of sweeps have them, and the questions."""
+    """The batch script: the profile's options and setup lines, as in jobs of sweeps, and the questions."""
     asked, said = (shlex.quote(str(folder / name)) for name in ("asked", "said"))
     # What it prints goes to a file only if the folder is there: otherwise the job would end without a word.
     before = (
@@ -132,7 +131,7 @@ def ask_node(profile: Profile, *, folder: Path, patience: Mapping[JobState, floa
     Args:
         profile: what it asks for.
         folder: where the sweep's files will be, on storage that nodes share.
-        patience: seconds, by the job's state.
+        patience: seconds to wait, by the job's state.
     """
     with borrow_folder(folder) as place:
         token = secrets.token_hex(8)
@@ -154,7 +153,7 @@ def ask_node(profile: Profile, *, folder: Path, patience: Mapping[JobState, floa
 
 
 def cancel(job: str) -> None:
-    """Ask Slurm to end the job; this goes on by itself if a second Ctrl-C ends this process."""
+    """Ask Slurm to end the job, in a process of its own, which survives if a second Ctrl-C ends this one."""
     told = subprocess.Popen(
         ["scancel", job], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -177,7 +176,7 @@ def check_request(profile: Profile, *, kind: str, folder: Path) -> Check:
 
 
 def call_sbatch(*arguments: str) -> tuple[bool, str]:
-    """Call sbatch; gives whether it accepts, and its words."""
+    """Call sbatch; returns whether it accepts, and what it printed."""
     try:
         with login_environment():
             done = subprocess.run(["sbatch", *arguments], capture_output=True, text=True, timeout=60, check=False)
@@ -188,7 +187,7 @@ def call_sbatch(*arguments: str) -> tuple[bool, str]:
 
 
 def wait_for_answer(job: str, *, place: Path, sent: float, patience: Mapping[JobState, float]) -> NodeReport:
-    """Wait until the answer is there, or the job has ended without one or takes too long."""
+    """Wait until the answer is there, the job has ended without one, or it takes too long."""
     state: JobState = "queued"
     since, record = time.monotonic(), dict[str, str]()
     with err.status("") as shown:
@@ -221,20 +220,20 @@ def wait_for_answer(job: str, *, place: Path, sent: float, patience: Mapping[Job
 
 
 def find_code(record: Mapping[str, str]) -> int | None:
-    """The exit code of a job's batch script, by scontrol; None where it does not say."""
+    """Exit code of a job's batch script, by scontrol; None if it does not say."""
     code = record.get("ExitCode", "").partition(":")[0]
     return int(code) if code.isdecimal() else None
 
 
 def read_answer(place: Path) -> dict[str, str]:
-    """Read the answer's lines ``key=value``; empty while it is not there."""
+    """Parse the answer's lines ``key=value``; empty while it is missing."""
     with contextlib.suppress(OSError):
         place.chmod(0o700)  # makes NFS look again, as submitit does
     return dict(re.findall(r"^(\w+)=(.*)$", read_text(place / "answer"), flags=re.M))
 
 
 def read_text(path: Path) -> str:
-    """Read a file's text; empty while it cannot be read."""
+    """Text of a file; empty while it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""``piggyback sweep doctor``: what sweeps need of a cluster, whether it holds here, and what to change if not."""
+"""``piggyback sweep doctor``: checks of what sweeps need of a cluster, each with what to change."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ SUMMARY: Final = {"broken": "broken", "note": "to know of", "unknown": "unknown"
 
 
 def run_doctor(options: DoctorOptions) -> int:
-    """``piggyback sweep doctor``; 1 where something that sweeps need is broken."""
+    """``piggyback sweep doctor``; returns 1 if something that sweeps need is broken."""
     profile = find_profile(options.profile, file=options.profiles)
     folder = Path(os.path.abspath(options.folder))
     found = list(find_checks(profile, folder=folder, on_node=options.node_check))
@@ -41,8 +41,8 @@ def find_checks(
     Args:
         profile: what jobs will ask for.
         folder: where a sweep's files will be; absolute.
-        on_node: send a small job to a compute node and look there too.
-        patience: seconds for that job, by its state.
+        on_node: send a small job to a compute node and check there too.
+        patience: seconds to wait for that job, by its state.
 
     Raises:
         SweepError: there is no Slurm here, or it does not answer.
@@ -62,7 +62,7 @@ def find_checks(
 
 
 def find_requests(profile: Profile) -> dict[str, Profile]:
-    """What jobs ask of each of their nodes in all, by kind: runs, and the kinds that the profile treats differently."""
+    """What jobs ask of each of their nodes, by kind: runs, and the kinds that the profile treats differently."""
     found = {}
     for kind in ["run", *sorted({*profile.kinds, *(["backbone"] if profile.nodes > 1 else [])} - {"run"})]:
         own = profile.of_kind(kind)

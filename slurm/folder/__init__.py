@@ -1,1 +1,1 @@
-"""What a sweep keeps on the disk: its folder, the claims in it, and small state files."""
+"""A sweep's files: its folder, the claims in it, and small state files."""

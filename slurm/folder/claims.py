@@ -1,4 +1,4 @@
-"""Claims: which process is at work on something, so that two never are.
+"""Claims: files that say which process works on something, so that two never do.
 
 In a folder of claims, ``<n>.json`` says who made the n-th claim, and ``<n>.ended.json`` how its work ended.  A claim is
 made with O_EXCL, so that a number goes to one process only, on NFS too; the highest number counts.  Nothing is replaced
@@ -22,7 +22,7 @@ from slurm.folder.state_files import read_state
 
 BEAT_S: Final = 20.0
 """Seconds between signs of life, which set the time of the claim's file."""
-SILENT_S: Final = 180.0
+SILENT_S: Final = 180.0  # nine beats: NFS may show a file's new time a minute late (acregmax)
 """Seconds without a sign of life after which an owner counts as dead, where nothing better is known of it."""
 NUMBERED: Final = re.compile(r"(\d{4,})\.json")
 LOCAL: Final = "local-"
@@ -32,10 +32,10 @@ AskSlurm = Callable[[str], bool | None]
 
 
 def find_start(pid: int) -> int | None:
-    """Find when a process began, in the kernel's ticks: ids are used again, an id with its start is not.
+    """Find when a process began, in the kernel's ticks: process ids are reused, but not together with a start time.
 
     Returns:
-        The ticks; 0 on systems without ``/proc``; None where there is no such process, or it is a zombie.
+        The ticks; 0 on systems without ``/proc``; None if there is no such process, or it is a zombie.
     """
     if not Path("/proc/self/stat").exists():
         try:
@@ -59,9 +59,8 @@ class Owner:
     Attributes:
         job: Slurm's id such as ``12_3``, or ``local-`` and a process id.
         restart: how often Slurm has queued the job again.
-        host, pid: of the process.
         start: when the process began, see `find_start`.
-        node: Slurm's name of the machine; its own where it has none.
+        node: Slurm's name of the machine; the host's name without one.
     """
 
     job: str
@@ -106,17 +105,17 @@ class Claim:
 
     @property
     def job(self) -> str:
-        """The owner's job; empty while that is not known."""
+        """The owner's job; empty while unknown."""
         return str(self.owner.get("job", ""))
 
     @property
     def in_slurm(self) -> bool:
-        """Whether the owner is a job of Slurm's."""
+        """Whether the owner is a Slurm job."""
         return self.job != "" and not self.job.startswith(LOCAL)
 
     @property
     def is_here(self) -> bool:
-        """Whether the owner runs on this machine, now."""
+        """Whether the owner is a running process of this machine."""
         pid = self.owner.get("pid")
         if self.owner.get("host") != socket.gethostname() or not isinstance(pid, int):
             return False
@@ -124,9 +123,10 @@ class Claim:
         return start is not None and start == self.owner.get("start")
 
     def is_alive(self, ask_slurm: AskSlurm) -> bool:
-        """Whether the owner is at work.
+        """Whether the owner is still working.
 
-        This machine knows best, then Slurm.  Signs of life decide where neither knows, as of a process elsewhere.
+        This machine's processes are known for certain, then Slurm's jobs.  Signs of life decide for all others, such as
+        processes elsewhere.
         """
         if self.end is not None:
             return False
@@ -153,7 +153,7 @@ class Claims:
     root: Path
 
     def last(self) -> Claim | None:
-        """The claim that counts; None where there is none."""
+        """The claim that counts; None if there is none."""
         numbers = self._numbers()
         return self._read(max(numbers)) if numbers else None
 
@@ -174,15 +174,15 @@ class Claims:
 
         Args:
             owner: this process.
-            what: is claimed, for the message.
-            ask_slurm: answers for jobs on other machines.
-            progress: fraction of the work that is done already, in [0, 1].
+            what: what is claimed, for the message.
+            ask_slurm: asked about jobs on other machines.
+            progress: fraction of the work completed already, in [0, 1].
 
         Returns:
             The claim's number.
 
         Raises:
-            SweepError: another process is at work.
+            SweepError: another process is working on it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         number = self.next() - 1

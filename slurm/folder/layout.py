@@ -27,7 +27,7 @@ from slurm.planning.planned_run import PlannedRun, read_planned
 
 
 def find_stamp(proof: Path) -> int | None:
-    """A stamp that changes when a proof is written again; None where there is no proof."""
+    """A stamp that changes when a proof is written again; None without a proof."""
     try:
         return proof.stat().st_mtime_ns
     except OSError:
@@ -66,7 +66,7 @@ class JobFolder:
         return self.root / "log.txt"
 
     def log_of(self, rank: int) -> Path:
-        """File: what another process printed, of a run that several processes do together."""
+        """File: output of another process, if a run has several."""
         return self.root / f"log-{rank}.txt"
 
     @property

@@ -1,4 +1,4 @@
-"""State files: small JSON files of a sweep and its runs, which may be missing, half written or of a run under way."""
+"""State files: small JSON files of a sweep and its runs, which may be missing or half written."""
 
 import json
 import os
@@ -9,9 +9,9 @@ TAIL: Final = 65536  # bytes in which the last line is looked for
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a JSON object leniently: empty where it is missing or damaged, as after a crash.
+    """Read a JSON object leniently: empty if it is missing or damaged, as after a crash.
 
-    The strict reader is for files of strangers; here, whatever a crash has left, a sweep must still be asked about.
+    The strict reader is for untrusted files; here a sweep must stay readable whatever a crash has left.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -21,7 +21,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_last_line(path: Path) -> object:
-    """Read the last line of a JSON lines file; None where there is none."""
+    """Read the last line of a JSON lines file; None if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))

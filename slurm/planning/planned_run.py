@@ -1,7 +1,7 @@
-"""Planned runs: the commands that a benchmark wants done, from its entry point in ``piggyback.sweeps``.
+"""Planned runs: the commands that a benchmark asks for, from its entry point in ``piggyback.benchmarks``.
 
-A benchmark's function takes its part of a sweep, a mapping, and returns mappings with the fields of `PlannedRun`.  It
-must not import torch: a plan of a thousand runs is made on a login node.
+A benchmark's method ``plan`` takes its part of a sweep, a mapping, and returns mappings with the fields of
+`PlannedRun`.  It must not import torch: a plan of a thousand runs is made on a login node.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from piggyback.shell.errors import SweepError
 
-GROUP: Final = "piggyback.sweeps"
+GROUP: Final = "piggyback.benchmarks"
 Kind = Literal["prepare", "backbone", "run", "score", "page"]
 After = Literal["done", "ended"]
 ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -30,12 +30,12 @@ class PlannedRun:
         kind: its stage; stages follow each other in the order of `Kind`.
         argv: arguments of the console command.
         folder: where it leaves ``status.json`` and ``result.json``.
-        proof: file that exists exactly when it is finished; None for what leaves none, and is done again when
+        proof: file that exists exactly when it is finished; None for a run that leaves none, which is done again when
             something that it needs was.
         needs: ids of runs that must have ended before.
         after: whether those must be done, or only ended, in whatever way.
-        cost: a word that runs of about the same time share, for the estimate.
-        inputs: files and folders that must be there before it is sent, as no run of the plan makes them.
+        cost: a word shared by runs that take about the same time, for the estimate.
+        inputs: files and folders that must exist before it is sent, as no run of the plan makes them.
     """
 
     id: str
@@ -51,15 +51,15 @@ class PlannedRun:
 
 
 def read_planned(value: Mapping[str, Any], *, benchmark: str) -> PlannedRun:
-    """Check and take over a run that a benchmark has planned.
+    """Make a `PlannedRun` of a benchmark's mapping.
 
     Raises:
-        SweepError: the benchmark broke the contract.
+        SweepError: the mapping breaks the contract.
     """
     known = {field.name for field in fields(PlannedRun)}
     wrong = sorted(value.keys() ^ (value.keys() & known))
     if wrong or not {"id", "title", "kind", "argv", "folder", "proof"} <= value.keys():
-        raise SweepError(f"the plan of {benchmark} has a run with other fields than it must have: {sorted(value)}")
+        raise SweepError(f"the plan of {benchmark} has a run with unknown or missing fields: {sorted(value)}")
     if ID.fullmatch(str(value["id"])) is None or value["kind"] not in get_args(Kind):
         raise SweepError(f"the plan of {benchmark} has a run with id {value['id']!r:.80} of kind {value['kind']!r:.40}")
     if value.get("after", "done") not in get_args(After):
@@ -83,7 +83,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
     """Ask a benchmark what it would run.
 
     Args:
-        name: of the benchmark.
+        name: the benchmark's.
         spec: its part of the sweep.
 
     Raises:
@@ -94,7 +94,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
         known = ", ".join(sorted(points)) or "none is installed"
         raise SweepError(f"no package plans sweeps of {name!r}; known: {known}")
     try:
-        planned = cast(Sequence[Mapping[str, Any]], points[name].load()(spec))
+        planned = cast(Sequence[Mapping[str, Any]], points[name].load().plan(spec))
     except Exception as fault:
         if getattr(fault, "for_user", False):
             raise SweepError(f"{name}: {fault}") from None
@@ -103,7 +103,7 @@ def plan_benchmark(name: str, spec: Mapping[str, Any]) -> list[PlannedRun]:
 
 
 def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Check a plan, and sort it so that every run comes after what it needs; the very same run counts once.
+    """Check a plan, and sort it so that every run comes after what it needs; identical runs count once.
 
     Raises:
         SweepError: the plan cannot be done: an id twice, a need that is no run, or runs that wait for each other.
@@ -122,7 +122,7 @@ def check_plan(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Sort runs so that every one comes after what it needs, and otherwise stays where it is.
+    """Sort runs so that each comes after what it needs, and otherwise keeps its place.
 
     Raises:
         SweepError: some wait for each other.

@@ -1,4 +1,4 @@
-"""Sweeps with their runs: what is finished, what is to be sent, and how long it may take."""
+"""Plans: a sweep's runs, those finished, those to send, and how long they may take."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ class Plan:
 
     @property
     def finished(self) -> set[str]:
-        """Ids of the runs that are finished."""
         return self.folder.find_finished(self.runs)
 
 
@@ -32,7 +31,7 @@ def plan(sweep: Sweep) -> Plan:
     """Ask all benchmarks of a sweep what they would run.
 
     Raises:
-        SweepError: a benchmark is not known, or its part of the sweep is wrong.
+        SweepError: a benchmark is unknown, or its part of the sweep is wrong.
     """
     places = {"out": str(sweep.out), "root": str(sweep.root)}
     runs = [run for part in sweep.benchmarks for run in plan_benchmark(str(part["name"]), {**part, **places})]
@@ -42,7 +41,7 @@ def plan(sweep: Sweep) -> Plan:
 
 
 def plan_page(out: Path, runs: Sequence[PlannedRun]) -> PlannedRun:
-    """The last step, however the others end: puts what is finished into a store of results, and builds its page.
+    """The last step, however the others end: stores finished results, and builds the page.
 
     The leaderboard is called by its command line, as the benchmarks are.
     """
@@ -61,7 +60,7 @@ def plan_page(out: Path, runs: Sequence[PlannedRun]) -> PlannedRun:
 
 
 def find_folder(place: Path) -> SweepFolder:
-    """The folder of a sweep, from its file or from the folder itself."""
+    """Folder of a sweep, from its file or from the folder itself."""
     return SweepFolder(place) if place.is_dir() else SweepFolder(read_sweep(place).out)
 
 
@@ -78,12 +77,12 @@ def submitted_plan(place: Path) -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """How long runs may take.
+    """Estimated durations of runs.
 
     Attributes:
-        hours: wall time by id; runs of which no such run is on record are missing.
+        hours: wall time by id; runs without a recorded run of the same cost are missing.
         cost: by id, the hours times the devices that a profile asks for; the hours alone without a profile.
-        unit: of `cost`: ``GPU-hours`` where the profile has GPUs, else ``CPU-hours``, or ``hours`` without a profile.
+        unit: of `cost`: ``GPU-hours`` if the profile has GPUs, else ``CPU-hours``, or ``hours`` without a profile.
     """
 
     hours: Mapping[str, float]
@@ -117,20 +116,20 @@ def estimate(planned: Plan, *, records: SweepFolder | None = None, profile: Prof
 
 
 def count_devices(profile: Profile, *, kind: str) -> int:
-    """The GPUs that a job of a kind asks for; processors, where the profile has no GPUs."""
+    """GPUs that a job of a kind asks for; processors if the profile has no GPUs."""
     own = profile.of_kind(kind)
     return own.nodes * (own.gpus if profile.gpus else own.cpus * own.processes(kind))
 
 
 def find_unsent(planned: Plan, *, chosen: Collection[str] | None = None) -> list[PlannedRun]:
-    """Find the runs to send: those that are missing, stopped or failed, not those done, queued or under way.
+    """Find the runs to send: those missing, stopped or failed, not those done, queued or in progress.
 
     Args:
         planned: the sweep.
         chosen: only these, what waits for them, and what they need.
 
     Raises:
-        SweepError: Slurm does not say whether runs that were sent are queued still; sending them could do them twice.
+        SweepError: Slurm does not say whether runs that were sent are still queued; sending them could do them twice.
     """
     standings = find_standings(planned.folder, planned.runs)
     wanted = {run.id for run in planned.runs} if chosen is None else find_related(planned.runs, chosen)
@@ -144,12 +143,11 @@ def find_unsent(planned: Plan, *, chosen: Collection[str] | None = None) -> list
 
 
 def is_unsent(one: Standing) -> bool:
-    """Whether a run is to be sent."""
     return one.state in ("missing", "stopped", "failed")
 
 
 def find_related(runs: Sequence[PlannedRun], chosen: Iterable[str]) -> set[str]:
-    """Ids of the chosen runs, of all that waits for them, and of all that these need."""
+    """Ids of the chosen runs, of all that wait for them, and of all that these need."""
     related = set(chosen)
     for run in runs:
         if related & set(run.needs):

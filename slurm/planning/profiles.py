@@ -1,4 +1,4 @@
-"""Profiles: how a cluster is asked for a job's resources, as a TOML file."""
+"""Profiles: the resources that jobs ask a cluster for, as TOML."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -53,12 +53,12 @@ class Profile:
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> "Profile":
-        """The profile with what is different for jobs of a kind."""
+        """The profile with the differences for jobs of a kind applied."""
         own = replace(self, **self.kinds.get(kind, {}), kinds={})
         return own if kind == "backbone" else replace(own, nodes=1)
 
     def processes(self, kind: str) -> int:
-        """Processes of a job of a kind on each of its nodes."""
+        """Processes per node of a job of a kind."""
         return max(1, self.gpus) if kind == "backbone" else 1
 
 
@@ -66,12 +66,12 @@ def find_profile(name: str | None, *, file: Path | None, beside: Path | None = N
     """Find the profile that a user means.
 
     Args:
-        name: of the profile; ``default`` when not given.
-        file: of profiles; without one, ``profiles.toml`` here, or where `beside` lies.
+        name: the profile's; ``default`` if not given.
+        file: a file of profiles; by default ``profiles.toml`` here, or where `beside` is.
         beside: the sweep's file or folder.
 
     Returns:
-        The profile; the defaults where none was named and there is no such file.
+        The profile; the defaults if none was named and there is no such file.
 
     Raises:
         SweepError: as `read_profile`.
@@ -88,7 +88,7 @@ def read_profile(path: Path, *, name: str) -> Profile:
     """Read one ``[profile.NAME]`` of a profiles file.
 
     Raises:
-        SweepError: there is none of that name, or it has a field that is not known, of another type or out of range.
+        SweepError: there is none of that name, or a field is unknown, of the wrong type or out of range.
     """
     profiles = read_toml(path).get("profile")
     if not isinstance(profiles, dict) or not isinstance(profiles.get(name), dict):
@@ -107,7 +107,7 @@ def check_fields(given: Mapping[str, Any], *, place: str) -> dict[str, Any]:
     """Check the fields of a profile.
 
     Raises:
-        SweepError: one is not known, of another type or out of range.
+        SweepError: one is unknown, of the wrong type or out of range.
     """
     for key, value in given.items():
         check_field(key, value, place=place)
@@ -115,14 +115,14 @@ def check_fields(given: Mapping[str, Any], *, place: str) -> dict[str, Any]:
 
 
 def check_field(key: str, given: object, *, place: str) -> None:
-    """Refuse a field of a profile that is not known, or whose value cannot be.
+    """Refuse an unknown field of a profile, or an impossible value.
 
     Raises:
         SweepError: the message says what it must be.
     """
     names = [entry.name for entry in fields(Profile) if entry.name != "kinds"]
     if key not in names:
-        raise SweepError(f"{place} has {key!r}, which is not known; known: {', '.join(names)}")
+        raise SweepError(f"{place} has an unknown field, {key!r}; known: {', '.join(names)}")
     usual = getattr(Profile(), key)
     kind, word = {int: (int, "a whole number"), tuple: (list, "a list of shell lines"), Mapping: (dict, "a table")}.get(
         Mapping if key == "additional" else type(usual), (str, "a text")

@@ -1,4 +1,4 @@
-"""Sweeps: what to run, as a TOML file."""
+"""Sweep files: what to run, as TOML."""
 
 import os
 import tomllib
@@ -20,9 +20,9 @@ class Sweep:
     """What to run.
 
     Attributes:
-        name: of the sweep; names its jobs.
+        name: also names its jobs.
         out: folder for everything that it makes; absolute.
-        root: folder from which relative paths count, that of the sweep's file; absolute.
+        root: folder of the sweep's file, to which relative paths refer; absolute.
         page: whether to end with a page of the results.
         benchmarks: one mapping each: ``name`` (the benchmark's), ``methods``, ``seeds``, ``recipe``, ``settings`` and
             what else the benchmark knows, such as ``tasks``, ``data`` and ``backbone``.  In the file, a table
@@ -40,7 +40,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        SweepError: it is missing or no TOML.
+        SweepError: it is missing or not TOML.
     """
     try:
         with reading(path, what="TOML file"):  # tomllib lets out RecursionError too, and ValueError of long numbers
@@ -52,17 +52,17 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file.
 
-    Relative folders in it count from the file's own folder, so that every verb finds the sweep from everywhere.  They
+    Relative folders in it refer to the file's own folder, so that every verb finds the sweep from everywhere.  They
     are made absolute without following links, which may differ from node to node.
 
     Raises:
-        SweepError: it is missing, damaged, or lacks what a sweep must have.
+        SweepError: it is missing or damaged, or lacks a required field.
     """
     value = read_toml(path)
     unknown = sorted(value.keys() - {"name", "out", "page", "defaults", "benchmark"})
     if unknown:
         raise SweepError(
-            f"{path}: {unknown[0]!r} means nothing at the top; known: name, out, page, [defaults.NAME] and"
+            f"{path}: unknown field {unknown[0]!r} at the top; known: name, out, page, [defaults.NAME] and"
             " [[benchmark]] tables"
         )
     name, out = value.get("name"), value.get("out")
@@ -77,9 +77,9 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def read_parts(value: Mapping[str, Any], *, path: Path) -> list[Mapping[str, Any]]:
-    """Read the [[benchmark]] tables of a sweep's file, each filled up from its benchmark's defaults.
+    """Read the [[benchmark]] tables of a sweep's file, each completed by its benchmark's defaults.
 
-    A part's own field takes the place of the default; tables, such as settings, are joined field by field.
+    A part's own field replaces the default; tables, such as settings, are joined field by field.
 
     Raises:
         SweepError: there are none, or one is wrong.
@@ -101,7 +101,7 @@ def read_parts(value: Mapping[str, Any], *, path: Path) -> list[Mapping[str, Any
 
 
 def join(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the fields of both; where both have one, the own counts, or two tables are joined likewise."""
+    """Join the fields of both; `own` wins, except that two tables are joined in the same way."""
     tables = {key for key in defaults.keys() & own.keys() if isinstance(defaults[key], dict)}
     joined = {key: defaults[key] | own[key] for key in tables if isinstance(own[key], dict)}
     return {**defaults, **own, **joined}

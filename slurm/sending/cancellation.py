@@ -1,4 +1,4 @@
-"""Ending runs: those that wait are taken back, those under way leave a checkpoint where they can."""
+"""Cancellation of runs: waiting ones leave the queue, those in progress write a checkpoint where they can."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from slurm.states import OPEN, find_standings
 
 
 def cancel(planned: Plan, runs: Sequence[PlannedRun]) -> list[str]:
-    """End runs that are queued or under way; those under way leave a checkpoint where they can.
+    """End runs that are queued or in progress; those in progress write a checkpoint where they can.
 
     Returns:
         Their ids.
@@ -39,7 +39,7 @@ def cancel(planned: Plan, runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def cancel_jobs(jobs: Sequence[str]) -> None:
-    """Ask Slurm to end jobs; those that have ended meanwhile are no error."""
+    """Ask Slurm to end jobs; jobs that have ended meanwhile are no error."""
     try:
         told = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as fault:

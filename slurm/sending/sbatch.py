@@ -1,4 +1,4 @@
-"""The sbatch text of a sweep's jobs, and sending them through submitit: a stage is an array that waits for its needs.
+"""Stages of a sweep's jobs, each an array that waits for its needs, sent to sbatch through submitit.
 
 Dependencies say "after any ending", and each run checks itself that what it needs is done: after a failed parent,
 Slurm's own "after success" would keep children waiting for ever, and let them start once the parent is forgotten
@@ -40,10 +40,9 @@ class Stage:
     """Runs that can be done at the same time, as one array.
 
     Attributes:
-        kind: of the runs.
         depth: how many stages they wait for.
         runs: at most as many as an array may have elements.
-        parts: the number of arrays that the stage was split into, which share its limit of elements at the same time.
+        parts: number of arrays that the stage was split into, which share its limit of simultaneous elements.
     """
 
     kind: str
@@ -53,7 +52,7 @@ class Stage:
 
 
 def find_array_limit(profile: Profile) -> int:
-    """The most elements of one array: the profile's, else the cluster's, else Slurm's default."""
+    """Most elements of one array: the profile's, else the cluster's, else Slurm's default."""
     if profile.array:
         return profile.array
     config = ask(["scontrol", "show", "config"]) or ""
@@ -138,7 +137,7 @@ def job_name(sweep: str, kind: str) -> str:
 
 
 def check_folder(root: Path) -> None:
-    """Refuse a folder that Slurm would take for a pattern.
+    """Refuse a folder whose path Slurm would read as a pattern.
 
     Raises:
         SweepError: its path has such a character.
@@ -149,13 +148,13 @@ def check_folder(root: Path) -> None:
 
 
 def log_folder(sweep: SweepFolder) -> Path:
-    """The folder of submitit's files: one for all, as it must be there before jobs have ids."""
+    """Folder of submitit's files: one for all jobs, as it must exist before jobs have ids."""
     return sweep.root / "submitit"
 
 
 @contextlib.contextmanager
 def login_environment() -> Iterator[None]:
-    """Restore the environment of a login node inside a job, whose variables would change the new job (S21).
+    """Restore, inside a job, the environment of a login node, since a job's variables would change the new job (S21).
 
     The variables that lead to the cluster stay; submitit's helper alone would remove them too.
     """
@@ -165,7 +164,7 @@ def login_environment() -> Iterator[None]:
 
 
 def python_words() -> str:
-    """The words that start Python in a job's shell line, deaf to USR2 until it has a handler.
+    """Words that start Python in a job's shell line, ignoring USR2 until it has a handler.
 
     A job that is preempted in its first seconds would die of the signal, as FAILED, which Slurm does not queue again
     (seen on 22.05).  What a shell ignores stays ignored in what it executes (POSIX, trap); Slurm ends and requeues the
@@ -175,10 +174,10 @@ def python_words() -> str:
 
 
 def submit_stage(sweep: SweepFolder, stage: Stage, *, parameters: dict[str, Any]) -> list[str]:
-    """Send one stage; gives each run's job id.
+    """Send one stage; returns each run's job id.
 
     Raises:
-        SweepError: there is no Slurm here, or sbatch refuses, with its words.
+        SweepError: there is no Slurm here, or sbatch refuses; the message quotes it.
     """
     if any(shutil.which(name) is None for name in ("sbatch", "srun")):
         raise SweepError(
@@ -210,18 +209,18 @@ def submit_stages(
     """Send runs to Slurm.
 
     Args:
-        sweep: the folder; the orders are written.
+        sweep: the folder; the runs' orders are written already.
         runs: in the order of their needs.
-        name: of the sweep.
+        name: the sweep's.
         profile: how to ask for resources.
-        before: jobs of runs that were sent earlier and are queued or under way; runs that need these wait for them.
+        before: jobs of runs that were sent earlier and are queued or in progress; runs that need these wait for them.
         code: see `slurm_parameters`.
 
     Returns:
         Job id of each run.
 
     Raises:
-        SweepError: sbatch refuses; what was sent until then is on record.
+        SweepError: sbatch refuses; what was sent until then is recorded.
     """
     check_folder(sweep.root)
     sent: dict[str, str] = {}
@@ -241,7 +240,7 @@ def submit_stages(
 def sbatch_texts(
     sweep: SweepFolder, runs: Sequence[PlannedRun], *, name: str, profile: Profile, code: Path | None = None
 ) -> list[str]:
-    """The very texts that sbatch would get, except for the ids of jobs to wait for; needs no Slurm."""
+    """The exact texts that sbatch would get, except for the ids of jobs to wait for; needs no Slurm."""
     check_folder(sweep.root)
     texts, folder = [], log_folder(sweep)
     command = f"{python_words()} -u -m submitit.core._submit {shlex.quote(str(folder))}"

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +20,14 @@ from typing import Any, Final
 from piggyback.shell.errors import SweepError
 from slurm.folder.state_files import read_state
 
-PACKAGES: Final = ("piggyback", "decathlon", "segmentation", "slurm", "leaderboard")
+GROUPS: Final = tuple(f"piggyback.{name}" for name in ("benchmarks", "boards", "commands", "doctor", "methods"))
+"""Entry points through which packages, ours and those of others, become a part of what jobs run."""
 RECORD: Final = "code.json"
-"""File beside the packages of a snapshot; `piggyback.suite.run_folder.code_version` reads it."""
+"""File beside the packages of a snapshot; `piggyback.suite.training.run_folder.code_version` reads it."""
 
 
 def import_variables(code: Path | None) -> dict[str, str]:
-    """The environment variables with which Python imports the packages from a snapshot; none without one.
+    """Environment variables with which Python imports the packages from a snapshot; none without one.
 
     Python's start folder is left off the path (PYTHONSAFEPATH), as it would come before.
     """
@@ -36,18 +38,22 @@ def import_variables(code: Path | None) -> dict[str, str]:
 
 
 def find_packages() -> dict[str, Path]:
-    """The folder of each of our packages, as imported now."""
-    specs = {name: find_spec(name) for name in PACKAGES}
-    return {name: Path(spec.origin).parent for name, spec in specs.items() if spec is not None and spec.origin}
+    """Folder of each package that jobs run, as imported now, or the file of a single module."""
+    points = (point for group in GROUPS for point in entry_points(group=group))
+    names = {"piggyback", "slurm", *(point.module.partition(".")[0] for point in points)}
+    origins = {name: Path(spec.origin) for name in sorted(names) if (spec := find_spec(name)) and spec.origin}
+    return {name: path.parent if path.name == "__init__.py" else path for name, path in origins.items()}
 
 
-def list_files(folder: Path) -> list[Path]:
-    """The files of a package, in a fixed order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+def list_files(package: Path) -> list[Path]:
+    """Files of a package, in a fixed order."""
+    if package.is_file():
+        return [package]
+    return sorted(path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def hash_code(packages: dict[str, Path]) -> str:
-    """The first ten hexadecimal digits of a digest of all files' names and bytes."""
+    """First ten hexadecimal digits of a digest of all files' names and bytes."""
     digest = hashlib.sha256()
     for name, folder in sorted(packages.items()):
         for path in list_files(folder):
@@ -57,7 +63,7 @@ def hash_code(packages: dict[str, Path]) -> str:
 
 
 def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
-    """The commit of the checkout that the packages are in, and whether it was changed; Nones outside of one."""
+    """Commit of the checkout that the packages are in, and whether it was modified; Nones outside of one."""
     here, said = packages["slurm"].parent, []
     if (here / RECORD).exists():  # sent from a job that runs from a snapshot itself
         return read_state(here / RECORD)
@@ -72,16 +78,24 @@ def describe_code(packages: dict[str, Path]) -> dict[str, Any]:
     return {"commit": said[0], "dirty": bool(said[1])}
 
 
+def copy_package(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copy2(source, target)
+    else:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def take_snapshot(root: Path) -> Path:
-    """Copy the packages into ``<root>/code-<hash>``, whole or not at all.
+    """Copy the packages into ``<root>/code-<hash>`` atomically.
 
     Beside them lies ``code.json`` with the commit, which results made from the copy record.
 
     Args:
-        root: folder for snapshots, seen by all nodes.
+        root: folder for snapshots, visible to all nodes.
 
     Returns:
-        The copy; the one that is there already for the same code.
+        The copy; an existing one of the same code is used again.
 
     Raises:
         SweepError: it cannot be written.
@@ -94,10 +108,11 @@ def take_snapshot(root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".code-") as held:
             staged = Path(held) / "code"
-            for name, folder in packages.items():
-                shutil.copytree(folder, staged / name, ignore=shutil.ignore_patterns("__pycache__"))
+            for name, package in packages.items():
+                copy_package(package, staged / f"{name}{package.suffix}")
             (staged / RECORD).write_text(json.dumps(describe_code(packages)))
-            if hash_code({name: staged / name for name in packages}) != place.name.removeprefix("code-"):
+            copies = {name: staged / f"{name}{package.suffix}" for name, package in packages.items()}
+            if hash_code(copies) != place.name.removeprefix("code-"):
                 raise SweepError("the code changed while it was copied: submit again when nobody edits it")
             if not place.is_dir():  # another process may have made the same one meanwhile
                 staged.rename(place)

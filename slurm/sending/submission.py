@@ -1,4 +1,4 @@
-"""Sending runs to where they are done: to Slurm, to a queue on this machine, or one after the other here."""
+"""Submission of runs: to Slurm, to a queue on this machine, or one after the other in this process."""
 
 import signal
 import time
@@ -30,11 +30,11 @@ class Target:
     """Where runs are sent.
 
     Attributes:
-        cluster: which kind of place.
+        cluster: the kind of place.
         profile: what Slurm is asked for.
         parallel: runs at the same time on this machine; 0 is one per GPU, or one.
-        stay: stay until all has ended.
-        snapshot: let runs import the packages from a copy that is made now.
+        stay: wait until all runs have ended.
+        snapshot: let runs import the packages from a copy made now.
     """
 
     cluster: Cluster
@@ -45,18 +45,18 @@ class Target:
 
 
 def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = None) -> dict[str, str]:
-    """Send what is missing of a sweep, and not what is done, queued or under way.
+    """Send the missing runs of a sweep; those done, queued or in progress are left alone.
 
     Args:
         planned: the sweep.
-        target: where to.
+        target: where to send.
         chosen: ids; only these, what waits for them, and what they need.
 
     Returns:
         The job of each run that was sent.
 
     Raises:
-        SweepError: another process sends this sweep now, Slurm does not answer or refuses, or an input is missing.
+        SweepError: another process is sending this sweep, Slurm does not answer or refuses, or an input is missing.
     """
     sweep = planned.folder
     if target.cluster == "slurm":
@@ -72,7 +72,7 @@ def submit(planned: Plan, *, target: Target, chosen: Collection[str] | None = No
 
 
 def find_left_over(planned: Plan) -> list[PlannedRun]:
-    """Find runs of the plan submitted before that are no longer planned, but still queued or under way."""
+    """Find runs of the plan submitted before that are no longer planned, but still queued or in progress."""
     if not planned.folder.plan.exists():
         return []
     _, before = planned.folder.read_plan()
@@ -84,10 +84,10 @@ def find_left_over(planned: Plan) -> list[PlannedRun]:
 
 
 def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[str, str]:
-    """Send runs; gives the job of each.  What this process does itself is only prepared, see `stay`.
+    """Send runs; returns the job of each.  Runs for this process itself are only prepared; `stay` does them.
 
     Raises:
-        SweepError: a queue is at work on the folder already, or Slurm refuses.
+        SweepError: a queue is working on the folder already, or Slurm refuses.
     """
     sweep = planned.folder
     if target.cluster == "local":
@@ -117,12 +117,12 @@ def send(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> dict[s
 
 
 def refuse_missing_inputs(runs: Sequence[PlannedRun]) -> None:
-    """Refuse to send runs whose inputs are not there: they would fail one by one, hours later.
+    """Refuse to send runs whose inputs are missing: they would fail one by one, hours later.
 
-    They are looked for on the machine that sends, which sees the folders that the nodes share.
+    Inputs are looked for on the machine that sends, which sees the folders that the nodes share.
 
     Raises:
-        SweepError: naming all that are missing, and how many runs need each.
+        SweepError: lists all that are missing, and how many runs need each.
     """
     needed = Counter(path for run in runs for path in run.inputs)
     missing = [f"{path}, which {count} of {len(runs)} runs need" for path, count in needed.items() if not path.exists()]
@@ -134,10 +134,10 @@ def refuse_missing_inputs(runs: Sequence[PlannedRun]) -> None:
 
 
 def stay(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> None:
-    """Do what was sent to this process, or wait until no run is queued or under way.
+    """Do what was sent to this process, or wait until no run is queued or in progress.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; runs under way here have left checkpoints where they can, jobs of Slurm go on.
+        KeyboardInterrupt: Ctrl-C; runs in progress here have left checkpoints where they can, Slurm's jobs continue.
     """
     if target.cluster == "debug":
         do_here(planned.folder, runs)
@@ -149,7 +149,7 @@ def stay(planned: Plan, runs: Sequence[PlannedRun], *, target: Target) -> None:
 
 
 def call_back(planned: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Take steps out of Slurm's queue that would come too early.
+    """Take steps out of Slurm's queue that would start too early.
 
     A score step that waits for an array does not wait for the runs of that array that are sent again.
 
@@ -166,13 +166,13 @@ def call_back(planned: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def find_open_jobs(planned: Plan) -> dict[str, str]:
-    """Find Slurm's jobs of the runs that are queued or under way."""
+    """Find Slurm's jobs of the runs that are queued or in progress."""
     standings = find_standings(planned.folder, planned.runs)
     return {one.run.id: one.job for one in standings if one.state in OPEN and one.job[:1].isdigit()}
 
 
 def do_here(sweep: SweepFolder, runs: Sequence[PlannedRun]) -> None:
-    """Do runs one after the other in this process; a stop ends the one under way and leaves out the rest.
+    """Do runs one after the other in this process; a stop ends the current one and skips the rest.
 
     Raises:
         KeyboardInterrupt: the stop was Ctrl-C.

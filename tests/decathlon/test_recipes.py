@@ -3,17 +3,49 @@ import inspect
 import itertools
 import json
 import math
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 
-from decathlon.options import run_defaults, train_defaults
-from decathlon.recipes import DESCRIPTIONS, RECIPES, Recipe, RunKey
+from decathlon.batches import epoch_length
+from decathlon.bench import Bench
+from decathlon.benchmark import BENCHMARK
+from decathlon.recipes import DESCRIPTIONS, RECIPES, Recipe
 from decathlon.tasks import MASKED_TASKS, TASKS
+from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput, UnknownName
-from piggyback.suite.recipe import find_recipe, recipe_named_in
+from piggyback.suite import bench
+from piggyback.suite.bench import Job, key_of, root_of
+from piggyback.suite.recipe import find_recipe, recipe_named_in, run_id
+from piggyback.suite.verbs.commands import make_commands
 
-KEY = RunKey(task="dtd", method="piggyback", recipe=Recipe(), data="d" * 64, backbone="b" * 64)
+JOB = Job(
+    benchmark="decathlon",
+    task="dtd",
+    method="piggyback",
+    recipe=Recipe(),
+    data=Path("data"),
+    backbone=Path("b"),
+    out=Path("out"),
+    device=torch.device("cpu"),
+)
+
+
+@pytest.fixture
+def drawn_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbone files are called by a letter, and that is their digest."""
+    monkeypatch.setattr(bench, "backbone_digest", lambda path: str(path) * 64)
+
+
+def bench_of(job: Job, *, data: str = "d" * 64) -> Bench:
+    """As if opened, with this fingerprint."""
+    split = cast(Any, SimpleNamespace(fingerprint=data))
+    return Bench(job=job, opened=cast(Any, None), train=split, val=split, test=split)
 
 
 def test_the_papers_recipe() -> None:
@@ -54,8 +86,9 @@ def test_views_are_by_task_and_can_be_chosen() -> None:
     [(3200, 60), (32, 1000), (33, 500), (1, 1000), (16 * 32, 63), (17 * 32, 60)],
 )
 def test_small_tasks_get_more_epochs(pictures: int, epochs: int) -> None:
-    assert Recipe(min_steps=1000).epochs_for(pictures) == epochs
-    assert Recipe().epochs_for(pictures) == 60
+    batches = epoch_length(pictures, batch_size=Recipe().batch_size)
+    assert Recipe(min_steps=1000).epochs_for(batches) == epochs
+    assert Recipe().epochs_for(batches) == 60
 
 
 @pytest.mark.parametrize(
@@ -81,16 +114,19 @@ def test_a_recipe_that_cannot_be_is_refused(fields: dict[str, object]) -> None:
 
 
 def test_every_setting_has_a_docstring() -> None:
-    body = ast.parse(inspect.getsource(Recipe)).body[0].body  # type: ignore[attr-defined]
-    for field, after in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign):
-            assert isinstance(after, ast.Expr), ast.unparse(field)
+    for kind in Recipe.__mro__[:-1]:
+        body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+        for field, after in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field):
+                assert isinstance(after, ast.Expr), ast.unparse(field)
 
 
+@pytest.mark.usefixtures("drawn_digests")
 def test_the_same_key_has_the_same_id_for_ever() -> None:
     """When this fails, a setting was added or renamed: finished runs are then not found again.  Was that meant?"""
-    assert KEY.run_id == "9fe72aedf4"
-    assert KEY.folder_name == f"dtd-piggyback-seed0-{KEY.run_id}"
+    opened = bench_of(JOB)
+    assert run_id(key_of(opened)) == "9fe72aedf4"
+    assert root_of(opened) == Path("out/runs/dtd-piggyback-seed0-9fe72aedf4")
 
 
 def test_published_settings_of_other_methods() -> None:
@@ -124,13 +160,21 @@ def test_settings_of_other_methods_have_their_ranges(fields: dict, message: str)
         Recipe(**fields)
 
 
+@pytest.mark.usefixtures("drawn_digests")
 def test_whatever_differs_gives_another_id() -> None:
     recipes = [Recipe(seed=1), Recipe(lr_grid=(1e-4,)), Recipe(norm="trained"), Recipe(update="eager")]
-    others = [replace(KEY, recipe=recipe) for recipe in recipes]
-    others += [replace(KEY, task="svhn"), replace(KEY, method="feature")]
-    others += [replace(KEY, data="e" * 64), replace(KEY, backbone="e" * 64)]
-    assert len({key.run_id for key in (KEY, *others)}) == 1 + len(others)
-    assert json.loads(json.dumps(asdict(KEY)))["recipe"]["norm"] == "fixed"
+    recipes += [Recipe(accumulate=2), Recipe(weight_lr_factor=0.5)]  # came after the first results
+    benches = [bench_of(JOB), *(bench_of(replace(JOB, recipe=recipe)) for recipe in recipes)]
+    benches += [bench_of(replace(JOB, task="svhn")), bench_of(replace(JOB, method="feature"))]
+    benches += [bench_of(JOB, data="e" * 64), bench_of(replace(JOB, backbone=Path("e")))]
+    assert len({run_id(key_of(opened)) for opened in benches}) == len(benches)
+    assert json.loads(json.dumps(key_of(benches[0])))["recipe"]["norm"] == "fixed"
+
+
+def defaults_of(verb: str, arguments: Sequence[str]) -> Any:
+    (command,) = (one for one in make_commands(BENCHMARK) if one.name == f"decathlon {verb}")
+    assert command.defaults is not None
+    return load(command.defaults)(arguments)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +183,10 @@ def test_whatever_differs_gives_another_id() -> None:
 )
 def test_the_named_recipe_gives_the_defaults(arguments: list[str]) -> None:
     assert recipe_named_in(arguments, recipes=RECIPES, default="paper") == RECIPES["mini"]
-    assert train_defaults(arguments).settings == run_defaults(arguments).settings == RECIPES["mini"]
+    assert all(defaults_of(verb, arguments).settings == RECIPES["mini"] for verb in ("train", "run", "ground"))
 
 
 def test_without_a_name_the_papers_recipe_is_taken() -> None:
-    assert run_defaults(["--task", "dtd"]).settings == RECIPES["paper"]
+    assert defaults_of("run", ["--task", "dtd"]).settings == RECIPES["paper"]
     with pytest.raises(UnknownName, match="no recipe is called 'minni'"):
-        run_defaults(["--recipe", "minni"])
+        defaults_of("run", ["--recipe", "minni"])

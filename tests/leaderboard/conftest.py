@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from leaderboard.boards.score import BASELINE_ERRORS
+from decathlon.challenge.points import BASELINE_ERRORS
 from leaderboard.result import Code, Counts, Fingerprints, Result
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
 
 sys.path.insert(0, str(Path(__file__).parent))  # drawn_board.py, for the page's tests with and without a browser
 

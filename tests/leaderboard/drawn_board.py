@@ -1,22 +1,25 @@
 """A store's results as they come out of the checks, with drawn evidence files; plain, or as hostile as they can be."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from leaderboard.boards.score import BASELINE_ERRORS
-from leaderboard.boards.tasks import VOC_CLASSES
+from decathlon.board import BOARD as DECATHLON
+from decathlon.challenge.points import BASELINE_ERRORS
+from leaderboard.boards.board import Board
+from leaderboard.boards.plain_boards import boards_for
 from leaderboard.result import Code, Counts, Fingerprints, Result
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.entries import Entry, Protocol, Value
-from leaderboard.statistics.reproduction import reproduced_view
-from leaderboard.store.store import Finding, StoredResult
-from leaderboard.tables.view_builders import decathlon_view, points_view, segmentation_view
+from leaderboard.store.reading import Finding, StoredResult
+from leaderboard.tables.reproduction import reproduced_view
+from leaderboard.tables.view_builders import board_views
 from leaderboard.tables.views import View
+from segmentation.voc import CLASSES as VOC_CLASSES
 
 HOSTILE = (
     "'><plaintext>",
@@ -31,16 +34,17 @@ LINK = "javascript:alert(1)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Board:
+class DrawnStore:
     """What `leaderboard.page.page.build_page` takes."""
 
     store: Path
+    boards: Mapping[str, Board]
     views: Sequence[View]
     results: Sequence[StoredResult]
     findings: Sequence[Finding]
 
 
-def make_board(store: Path, *, hostile: bool = False) -> Board:
+def make_board(store: Path, *, hostile: bool = False) -> DrawnStore:
     """Two decathlon methods with seeds, one segmentation method; with strange names and texts when hostile."""
     results = [
         make_result(store, task=task, method=method, seed=seed, correct=right - 10 * place + seed, hostile=hostile)
@@ -57,9 +61,10 @@ def make_board(store: Path, *, hostile: bool = False) -> Board:
     entries = make_entries(results)
     if hostile:
         entries += [make_published(place, text) for place, text in enumerate(HOSTILE)]
-    views = (decathlon_view(entries), points_view(entries), segmentation_view(entries), reproduced_view(entries))
+    boards = boards_for(one.result for one in results)
+    views = (*board_views(boards, entries), reproduced_view(entries))
     findings = [Finding(place=f"decathlon/svhn/x/seed{n}/result.json", kind="not-json", message="no") for n in (1, 2)]
-    return Board(store=store, views=views, results=results, findings=findings)
+    return DrawnStore(store=store, boards=boards, views=views, results=results, findings=findings)
 
 
 def make_result(
@@ -155,7 +160,7 @@ def make_published(place: int, text: str) -> Entry:
     """A row as a careless editor would write it."""
     protocol = Protocol(split="test", official=True, trained_on=None, backbone=text, data="official")
     entry = Entry(
-        benchmark="decathlon",
+        board=DECATHLON,
         method=text,
         label=text,
         evidence="published",

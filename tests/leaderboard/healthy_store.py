@@ -12,7 +12,8 @@ import numpy as np
 
 from leaderboard.result import parse_result
 from leaderboard.store.candidates import find_place
-from segmentation.metric.confusion import score
+from piggyback.shell.errors import BadInput
+from segmentation.metric.miou import score
 from segmentation.voc import CLASSES
 
 VAL, TEST = range(40100001, 40100011), range(40200001, 40200011)
@@ -104,7 +105,7 @@ def put(store: Path, record: Document | bytes, files: Files) -> Path:
     data = record if isinstance(record, bytes) else json.dumps(record, indent=1).encode()
     try:
         place = find_place(parse_result(data, name="planted"), data)
-    except ValueError:
+    except BadInput:
         place = f"decathlon/dtd/piggyback/seed0-{'0' * 12}-{hashlib.sha256(data).hexdigest()[:8]}"
     folder = store / place
     folder.mkdir(parents=True)

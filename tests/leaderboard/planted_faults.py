@@ -177,7 +177,6 @@ PLANTED = [
     Planted("folder as file", "not-a-file", "sheet.png", after=lambda f: (f / "sheet.png").mkdir()),
     Planted("no record", "no-result", after=lambda f: (f / "result.json").unlink()),
     # what the record says
-    Planted("unknown benchmark", "unknown-benchmark", record=lambda r: r.update(benchmark="glue"), files=dict.clear),
     Planted("unknown task", "unknown-task", record=lambda r: r.update(task="mnist"), files=dict.clear),
     Planted("unknown split", "unknown-split", record=lambda r: r.update(split="train"), files=dict.clear),
     Planted("foreign metric", "foreign-metric", record=lambda r: r["metrics"].update(mean_iou=0.5)),

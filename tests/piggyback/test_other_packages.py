@@ -52,8 +52,8 @@ import torch
 from torch import nn
 import piggyback
 from piggyback.methods.registry import named_method
-from piggyback.suite.payload_show import run_show
-from piggyback.suite.core_options import ShowOptions
+from piggyback.suite.verbs.payload_show import run_show
+from piggyback.suite.verbs.core_options import ShowOptions
 from pathlib import Path
 
 torch.manual_seed(0)

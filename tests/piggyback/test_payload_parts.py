@@ -15,8 +15,8 @@ import piggyback
 from piggyback import METHODS, Adapter
 from piggyback.payload import BLANK, KEY, check, seal
 from piggyback.shell.errors import BadInput, BadPayload
-from piggyback.suite.core_options import ShowOptions
-from piggyback.suite.payload_show import run_show
+from piggyback.suite.verbs.core_options import ShowOptions
+from piggyback.suite.verbs.payload_show import run_show
 
 Parts = dict[str, Tensor]
 Edit = Callable[[dict[str, Any], Parts], object]

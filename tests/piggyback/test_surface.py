@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -20,6 +21,18 @@ def test_every_public_name_is_there() -> None:
     for name in piggyback.__all__:
         assert getattr(piggyback, name) is not None
     assert {"attach", "Adapter", "Binary", "METHODS", "read_payload"} <= set(piggyback.__all__)
+
+
+def test_what_users_import_is_documented() -> None:
+    for name in piggyback.__all__:
+        thing = getattr(piggyback, name)
+        if not callable(thing):  # METHODS, a mapping
+            continue
+        assert thing.__doc__, name
+        ours = [kind for kind in getattr(thing, "__mro__", ()) if kind.__module__.startswith("piggyback")]
+        functions = {key: value for kind in ours for key, value in vars(kind).items() if inspect.isfunction(value)}
+        bare = [key for key, value in functions.items() if not key.startswith("_") and not value.__doc__]
+        assert bare == [], name
 
 
 def test_a_name_that_is_not_there() -> None:

@@ -69,6 +69,13 @@ def test_the_same_content_is_the_same_bytes_whatever_its_form(file: Path) -> Non
     assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float32, torch.int64}
 
 
+def test_a_header_can_be_a_mapping(tmp_path: Path) -> None:
+    path, header = tmp_path / "b.safetensors", {"architecture": "mlp", "widths": [3, 2]}
+    assert write_backbone(path, make_network().state_dict(), header=header)
+    assert not write_backbone(path, make_network().state_dict(), header=header)
+    assert read_entry(path, model=Header) == HEADER
+
+
 def test_another_file_is_replaced_only_when_told(file: Path) -> None:
     before = file.read_bytes()
     state = {**make_network().state_dict(), "0.bias": torch.ones(4)}

@@ -15,9 +15,11 @@ from leaderboard.result import read_result
 from piggyback.methods.registry import METHODS
 from piggyback.shell.cli import main
 from piggyback.shell.errors import BadInput
-from segmentation.bench import Job, open_bench
-from segmentation.fcn import FCN32s
-from segmentation.training import train_task
+from piggyback.suite.bench import Job, make_adapter, make_optimizer, method_of, open_bench
+from piggyback.suite.train import train_task
+from segmentation.bench import Bench
+from segmentation.network.backbone_file import Backbone
+from segmentation.network.fcn import FCN32s
 
 ACCEPTED = (
     *("piggyback", "piggyback-ternary", "feature", "finetune", "scratch"),
@@ -45,6 +47,13 @@ def logits(network: FCN32s, pictures: Tensor) -> Tensor:
     return network(pictures)
 
 
+def opened(job: Job) -> Backbone:
+    """The job's backbone."""
+    bench = open_bench(job)
+    assert isinstance(bench, Bench)
+    return bench.opened
+
+
 def test_every_method_is_accepted_or_refused() -> None:
     assert sorted((*ACCEPTED, *REFUSED)) == sorted(METHODS)
 
@@ -55,15 +64,15 @@ def test_two_steps_go_to_a_file_and_back(
 ) -> None:
     job = replace(change(job, lr=LR), method=method, backbone=make_backbone("whole", hidden=True))
     bench = open_bench(job)
-    adapter = bench.make_adapter()
+    adapter = make_adapter(bench, network=None)
     network = adapter.network
-    batches = list(islice(bench.batches(bench.places, 0, 0), 2))
+    batches = list(islice(bench.batches("train", 0, 0), 2))
     plain = copy.deepcopy(network)
     plain.load_state_dict(adapter.base_state_dict(), strict=False)
     before = features(plain, batches[0][0])
     assert torch.equal(features(network, batches[0][0]), before) == (method != "scratch")
 
-    optimizer = bench.make_optimizer(adapter, rate=LR)
+    optimizer = make_optimizer(job.recipe, adapter, rate=LR)
     adapter.train()
     for pictures, labels in batches:
         bench.loss(network(pictures), labels).backward()  # type: ignore[no-untyped-call]
@@ -74,11 +83,11 @@ def test_two_steps_go_to_a_file_and_back(
     assert torch.equal(after, before) == (method == "feature")
     adapter.save(tmp_path / "task.safetensors", task="pascal-voc")
 
-    other = replace(bench, job=replace(job, method="feature")).make_adapter()  # the method comes from the file
+    other = make_adapter(open_bench(replace(job, method="feature")), network=None)  # the method comes from the file
     assert not torch.equal(logits(other.network, batches[0][0]), expected)
     other.load(tmp_path / "task.safetensors", task="loaded", head=bench.make_head(other.network))
     assert torch.equal(logits(other.network, batches[0][0]), expected)
-    assert other.task("loaded").method == bench.method
+    assert other.task("loaded").method == method_of(job)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +102,7 @@ def test_two_steps_go_to_a_file_and_back(
 def test_a_whole_run_counts_what_the_task_adds(job: Job, method: str, bits: Callable[[int, int, int], int]) -> None:
     folder = train_task(replace(job, method=method))
     result = read_result(folder.result)
-    weights = [tensor for name, tensor in open_bench(job).backbone.weights.items() if name.endswith("weight")]
+    weights = [tensor for name, tensor in opened(job).weights.items() if name.endswith("weight")]
     shapes = [(len(weight), weight.shape[1], math.prod(weight.shape[2:])) for weight in weights]
     assert shapes  # all of them 3x3
     added, whole = sum(bits(*shape) for shape in shapes), 32 * sum(math.prod(shape) for shape in shapes)
@@ -106,11 +115,12 @@ def test_a_whole_run_counts_what_the_task_adds(job: Job, method: str, bits: Call
 def test_scratch_starts_where_the_seed_says_and_nowhere_near_the_backbone(job: Job, change: Callable[..., Job]) -> None:
     def start(seed: int) -> dict[str, Tensor]:
         bench = open_bench(replace(change(job, seed=seed), method="scratch"))
-        return {name: tensor.clone() for name, tensor in bench.make_adapter().network.features.state_dict().items()}
+        features = make_adapter(bench, network=None).network.get_submodule("features")
+        return {name: tensor.clone() for name, tensor in features.state_dict().items()}
 
     torch.manual_seed(5)
     first, again, other = start(0), start(0), start(1)
-    backbone = open_bench(job).backbone.weights
+    backbone = opened(job).weights
     for name, tensor in first.items():
         assert torch.equal(tensor, again[name])
         assert not torch.equal(tensor, backbone[f"features.{name}"])

@@ -14,7 +14,8 @@ from torch.nn.functional import interpolate
 
 import segmentation.prediction as prediction
 from piggyback.shell.errors import BadInput, Diverged, Requeue
-from segmentation.bench import Bench, Job, open_bench
+from piggyback.suite.bench import Job
+from segmentation.bench import Bench, open_bench
 from segmentation.metric.confusion import count_pairs
 from segmentation.prediction import Scored, claim, count_places, predict_picture, predict_split
 from segmentation.release.label_files import encode_label_map, read_label_file, write_label_map
@@ -50,7 +51,7 @@ def predict(bench: Bench, tmp_path: Path) -> Callable[..., Scored]:
 
     def run(*, network: nn.Module | None = None, split: PackedSplit | None = None, **more: Any) -> Scored:
         keywords = {"folder": tmp_path / "out", "source": SOURCE, **more}
-        return predict_split(bench, (network or Colours()).train(), split or bench.evaluation, **keywords)
+        return predict_split(bench.predictor, (network or Colours()).train(), split or bench.evaluation, **keywords)
 
     return run
 
@@ -70,7 +71,7 @@ def test_a_label_map_has_the_pictures_own_size(job: Job, change: Any, network: C
     for place in range(5):
         picture = bench.evaluation.picture(place)
         height, width = picture.shape[:2]
-        labels = predict_picture(bench, network, picture)
+        labels = predict_picture(bench.predictor, network, picture)
         scale = size / max(height, width) if size else 1
         rows, columns = round(height * scale), round(width * scale)
         assert network.seen[-1] == (1, 3, rows, columns)  # alone, and nothing around it
@@ -90,7 +91,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def test_a_picture_of_one_pixel(bench: Bench, network: Colours) -> None:
     one = np.full((1, 1, 3), 9, dtype=np.uint8)
-    assert predict_picture(bench, network.eval(), one).shape == (1, 1)
+    assert predict_picture(bench.predictor, network.eval(), one).shape == (1, 1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -99,14 +100,14 @@ def test_logits_that_are_not_finite_are_no_background(bench: Bench, network: Col
         assert network.layer.bias is not None
         network.layer.bias[7] = value
     with pytest.raises(Diverged, match="not finite"):
-        predict_picture(bench, network.eval(), bench.evaluation.picture(0))
+        predict_picture(bench.predictor, network.eval(), bench.evaluation.picture(0))
 
 
 def test_some_pictures_are_counted_and_nothing_is_kept(bench: Bench, network: Colours, tmp_path: Path) -> None:
     before = set(tmp_path.rglob("*"))
-    matrix = count_places(bench, network.train(), bench.train, (6, 1))
+    matrix = count_places(bench.predictor, network.train(), bench.train, (6, 1))
     expected = sum(
-        count_pairs(bench.train.label_map(place), predict_picture(bench, network, bench.train.picture(place)))
+        count_pairs(bench.train.label_map(place), predict_picture(bench.predictor, network, bench.train.picture(place)))
         for place in (1, 6)
     )
     assert np.array_equal(matrix, expected)
@@ -123,7 +124,7 @@ def test_a_split_is_predicted_kept_and_counted(bench: Bench, predict: Any, netwo
     assert (scored.folder, scored.pictures) == (tmp_path / "out", 5)
     total = np.zeros((21, 21), dtype=np.int64)
     for place, one in enumerate(bench.evaluation.ids):
-        labels = predict_picture(bench, network, bench.evaluation.picture(place))
+        labels = predict_picture(bench.predictor, network, bench.evaluation.picture(place))
         assert (scored.folder / f"{one}.png").read_bytes() == encode_label_map(labels)
         total += count_pairs(bench.evaluation.label_map(place), labels)
     assert np.array_equal(scored.matrix, total)
@@ -234,7 +235,7 @@ def test_a_folder_with_other_things_is_left_alone(predict: Any, tmp_path: Path, 
     (folder / name).mkdir(parents=True) if "." not in name else folder.mkdir()
     if "." in name:
         (folder / name).write_bytes(b"a day's work")
-    with pytest.raises(BadInput, match=r"out holds files that are no predictions of a run.*take another --out"):
+    with pytest.raises(BadInput, match=r"out holds files that are not a run's predictions.*take another --out"):
         predict()
     assert [path.name for path in folder.iterdir()] == [name]
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,8 +86,8 @@ class ToyPoint:
     name = "toy"
 
     @staticmethod
-    def load() -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
-        return toy_plan
+    def load() -> SimpleNamespace:
+        return SimpleNamespace(plan=toy_plan)
 
 
 @pytest.fixture

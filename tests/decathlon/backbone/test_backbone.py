@@ -241,7 +241,7 @@ def test_evaluate_counts_top_1_and_top_5(
 def test_a_head_of_other_classes_is_refused(tmp_path: Path, data: Path) -> None:
     save(tmp_path / "b.safetensors", wide_resnet(10, 1, classes=CLASSES + 1, seed=0))
     backbone = load_backbone(tmp_path / "b.safetensors")
-    with pytest.raises(BadInput, match="tells 7 classes apart, but the data has 6 categories"):
+    with pytest.raises(BadInput, match="has a head of 7 classes, but the data has 6 categories"):
         predict(backbone, open_split(data, "imagenet12", "val"), size=32)
 
 

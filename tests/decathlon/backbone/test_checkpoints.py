@@ -131,7 +131,7 @@ def test_damaged_and_alien_files_are_told(tmp_path: Path, state: State, legacy: 
         read_checkpoint(tmp_path)
     with pytest.raises(BadInput, match="it holds a list"):
         read_checkpoint(saved(tmp_path, [1, 2]))
-    with pytest.raises(BadInput, match="begin first, second"):
+    with pytest.raises(BadInput, match="begin with first, second"):
         read_checkpoint(saved(tmp_path, {"first": torch.zeros(1), "second": torch.zeros(1)}))
 
 

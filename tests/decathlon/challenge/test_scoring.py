@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from decathlon.challenge.points import BASELINE_ERRORS
 from decathlon.challenge.scoring import NOT_OFFICIAL, run, score_file
 from decathlon.challenge.submission import write_submission
 from decathlon.release import labels as labels_module
 from decathlon.release.labels import Labels, parse_labels, read_labels
 from decathlon.tasks import TASKS
-from leaderboard.boards.score import BASELINE_ERRORS
 from piggyback.shell.errors import BadInput, PiggybackError, UnknownName
 
 PICTURES = 8
@@ -148,7 +148,7 @@ def set_first(key: str, value: object) -> Change:
         ),
         (set_first("image_id", -1), "unknown image id -1; no picture of any task"),
         (set_first("image_id", 10**4000), r"has the number 10+\.\.\., beyond"),
-        (set_first("category_id", 80000001), f"image {DTD} is of dtd, category 80000001 is one of svhn"),
+        (set_first("category_id", 80000001), f"image {DTD} is of dtd, but category 80000001 is one of svhn"),
         (set_first("category_id", 40000004), "category 40000004 is one that is not in the labels"),
         (set_first("category_id", 0), "category 0 is one that is not in the labels"),
         (set_first("category_id", True), "category_id must be a whole number, not the boolean True"),
@@ -157,8 +157,8 @@ def set_first(key: str, value: object) -> Change:
         (set_first("category_id", None), "not the null None"),
         (set_first("image_id", [DTD]), rf"not the list \[{DTD}\]"),
         (set_first("score", 1), "entry 1 must be an object with exactly image_id and category_id"),
-        (lambda entries: [{"image_id": DTD}, *entries], r"it is or has the keys \['image_id'\]"),
-        (lambda entries: [[DTD, 1], *entries], "it is or has a JSON list"),
+        (lambda entries: [{"image_id": DTD}, *entries], r"not one with the keys \['image_id'\]"),
+        (lambda entries: [[DTD, 1], *entries], "not a JSON list"),
         (lambda _: [], "an empty list"),
         (lambda entries: {"results": entries}, "it is a JSON object"),
         (lambda _: None, "it is a JSON null"),
@@ -209,7 +209,7 @@ def test_adversarial_zips(tmp_path: Path, labels: Labels, monkeypatch: pytest.Mo
     assert score_file(path, labels=labels).score == 10000.0
     for keep in (4, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:keep])
-        refused("no zip, or a truncated or damaged one")
+        refused("is not a zip, or is truncated or damaged")
     for members in ({"result.json": good}, {"a/results.json": good}, {"results.json": good, "b.txt": b""}, {}):
         zipped(path, members)
         refused("must hold exactly one file, results.json, in no folder; it holds")
@@ -281,7 +281,7 @@ def move_first(document: dict[str, Any]) -> None:
     ("change", "message"),
     [
         (lambda document: document.pop("annotations"), "it is a stripped file"),
-        (lambda document: document.pop("images"), "no annotation file"),
+        (lambda document: document.pop("images"), "not an annotation file"),
         (lambda document: document.pop("categories"), "categories must be a list"),
         (lambda document: document["annotations"].pop(), "one annotation for each of its 8 images; it has 7"),
         (lambda document: document["images"].append(document["images"][0]), "one annotation for each"),
@@ -290,8 +290,8 @@ def move_first(document: dict[str, Any]) -> None:
         (change_first("annotations", category_id=40000009), "which it does not define"),
         (change_first("annotations", category_id=True), "category_id must be a positive whole number"),
         (lambda document: document["images"][0].update(id=80200100), "one annotation for each"),
-        (move_first, "has picture 80200100, no id of dtd"),
-        (change_first("categories", id=80000001), "has category 80000001, no id of dtd"),
+        (move_first, "has picture 80200100, which is not an id of dtd"),
+        (change_first("categories", id=80000001), "has category 80000001, which is not an id of dtd"),
         (change_first("categories", id=40000002), "category 40000002 twice"),
         (change_first("categories", name=7), "without a name"),
         (lambda document: document["images"].__setitem__(0, 3), "images must be a list of objects"),
@@ -312,9 +312,9 @@ def test_wrong_sources_of_labels(tmp_path: Path, folder: Path) -> None:
         read_labels(zipped(tmp_path / "x.zip", {"flowers_test.json": dtd}))
     with pytest.raises(BadInput, match=r"dtd_test\.json twice"):
         read_labels(zipped(tmp_path / "x.zip", {"dtd_test.json": dtd, "a/dtd_test.json": dtd}))
-    with pytest.raises(BadInput, match="no zip, or a truncated"):
+    with pytest.raises(BadInput, match="is not a zip, or is truncated"):
         read_labels(folder / "dtd_test.json")
-    with pytest.raises(BadInput, match="has category 40000001, no id of svhn"):
+    with pytest.raises(BadInput, match="has category 40000001, which is not an id of svhn"):
         read_labels(zipped(tmp_path / "x.zip", {"svhn_test.json": dtd}))
 
 

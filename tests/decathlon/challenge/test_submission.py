@@ -43,7 +43,7 @@ def test_predictions_are_validated() -> None:
         Predictions(task="aircraft", image_ids=ids.astype(np.int32), category_ids=ids)
     with pytest.raises(BadInput, match="int64"):
         Predictions(task="aircraft", image_ids=ids[None], category_ids=ids)
-    with pytest.raises(BadInput, match="category_ids has 20000001, which is no id"):
+    with pytest.raises(BadInput, match="category_ids has 20000001, which is not an id"):
         Predictions(task="aircraft", image_ids=ids, category_ids=ids + 10**7)
     with pytest.raises(BadInput, match="1 images and 0 categories"):
         Predictions(task="aircraft", image_ids=ids, category_ids=ids[:0])

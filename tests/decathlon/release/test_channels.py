@@ -37,14 +37,14 @@ class Hostile:
 HOSTILE = {
     "code": (pickle.dumps(Hostile()), r"asks for .*refused"),
     "eval": (b"cbuiltins\neval\n(S'1'\ntR.", r"builtins\.eval"),
-    "text": (b"not a pickle", "no readable pickle"),
-    "truncated": (pickle.dumps({"dtdmean": [0.1] * 3})[:-5], "no readable pickle"),
-    "persistent": (b"Pid\n.", "no readable pickle"),
+    "text": (b"not a pickle", "not a readable pickle"),
+    "truncated": (pickle.dumps({"dtdmean": [0.1] * 3})[:-5], "not a readable pickle"),
+    "persistent": (b"Pid\n.", "not a readable pickle"),
     "half": (pickle.dumps({"dtdmean": [0.1] * 3}), "must hold"),
     "strings": (pickle.dumps({"dtdmean": "abc", "dtdstd": "abc"}), "three numbers"),
     "nan": (pickle.dumps({"dtdmean": [float("nan")] * 3, "dtdstd": [0.1] * 3}), "from 0 to 1"),
     "long": (pickle.dumps({"dtdmean": np.zeros(4), "dtdstd": np.zeros(4)}, protocol=4), "three float64"),
-    "list": (pickle.dumps([1]), "no table"),
+    "list": (pickle.dumps([1]), "must hold a dict"),
 }
 
 

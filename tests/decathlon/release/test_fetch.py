@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import piggyback.data.download
-from decathlon.options import FetchOptions
 from decathlon.release.archives import ARCHIVES
 from decathlon.release.fetch import run
 from piggyback.shell.errors import UnknownName
+from piggyback.suite.options import FetchOptions
 
 
 @pytest.fixture

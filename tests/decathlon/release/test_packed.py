@@ -34,7 +34,7 @@ def test_joined_splits_keep_every_picture_and_label(packed_root: Path) -> None:
         expected = train.picture(place) if place < 8 else val.picture(place - 8)
         assert np.array_equal(both.picture(place), expected)
     assert np.array_equal(both.picture(-1), val.picture(3))
-    with pytest.raises(ValueError, match="not one pack"):
+    with pytest.raises(ValueError, match="they are from different packs"):
         join(train, open_split(packed_root, "aircraft", "val"))
 
 

@@ -149,8 +149,8 @@ def test_missing_and_unusable_pictures_are_named_and_the_other_tasks_are_done(ti
     assert missing.startswith(f"1 of the 8 pictures of train listed in {place}")
     assert unusable.startswith("3 of the 8 pictures of train are unusable: data/aircraft/train/")
     assert "cannot be decoded" in unusable
-    assert "is 100 x 100, the annotations say" in unusable
-    assert "is no JPEG or PNG" in unusable
+    assert "is 100 x 100, but the annotations say" in unusable
+    assert "is not a JPEG or PNG" in unusable
     assert not (out / "aircraft" / "task.json").exists()
     rewrite_tar(source / "data" / "aircraft.tar", lambda files: kept)
     assert prepare(source, out).good

@@ -4,12 +4,14 @@ import functools
 import http.server
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from digits_package import write_package
 from drawn_board import make_board
 from playwright.sync_api import Browser, sync_playwright
 
@@ -47,7 +49,12 @@ def browser(chromium: str) -> Iterator[Browser]:
 def build_site(folder: Path, *, hostile: bool) -> Path:
     board = make_board(folder / "store", hostile=hostile)
     return build_page(
-        folder / "site", store=board.store, views=board.views, results=board.results, findings=board.findings
+        folder / "site",
+        store=board.store,
+        boards=board.boards,
+        views=board.views,
+        results=board.results,
+        findings=board.findings,
     ).path.parent
 
 
@@ -59,6 +66,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_site(tmp_path_factory.mktemp("hostile"), hostile=True)
+
+
+@pytest.fixture(scope="session")
+def digits_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with real results of the benchmark that docs/adding-a-benchmark.md builds."""
+    folder = write_package(tmp_path_factory.mktemp("digits"), board=True)
+    common = "--data data --backbone backbone/backbone.safetensors --out runs"
+    for command in (
+        "digits prepare --out data",
+        "digits backbone --data data --out backbone",
+        f"digits run {common} --methods piggyback,feature --seeds 0,1 --epochs 1",
+        "leaderboard build store --runs runs --out site",
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "piggyback", *command.split()],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=True,
+        )
+    return folder / "site"
 
 
 @pytest.fixture

@@ -249,3 +249,30 @@ def test_screenshots_can_be_taken(visits: Visits, site: Path, tmp_path: Path, ph
     page = visits.open(site / "index.html", phone=phone, dark=dark)
     page.screenshot(path=tmp_path / "index.png", timeout=120_000)
     assert (tmp_path / "index.png").stat().st_size > 20_000
+
+
+# -- a benchmark of another package ---------------------------------------------------------------------
+
+
+def test_a_benchmark_of_another_package_stands_on_the_page(visits: Visits, digits_site: Path) -> None:
+    page = visits.open(digits_site / "index.html")
+    expect(page.get_by_role("heading", name="Handwritten digits")).to_be_visible()
+    assert set(column(page, "digits", "method")) == {"piggyback", "feature"}
+    assert sorted(column(page, "digits", "rank")) == ["1", "2"]
+    columns = ("5 to 9", "odd or even", "mirrored", "mean")
+    assert all(20 < float(text) < 100 for title in columns for text in column(page, "digits", title))
+    assert page.locator("table.digits tbody").inner_text().count("±") == 2 * len(columns)
+    in_columns(page, "digits", "mirrored").click()
+    assert sort_state(page, "digits") == ["descending"]
+    page.get_by_label("Method").select_option("feature")
+    assert column(page, "digits", "method") == ["feature"]
+
+
+def test_its_entries_and_runs_have_pages_without_violations(visits: Visits, digits_site: Path) -> None:
+    runs = sorted((digits_site / "runs" / "digits" / "parity" / "piggyback").glob("*/index.html"))
+    assert len(runs) == 2
+    entries = [path for path in (digits_site / "entries").iterdir() if "digits" in path.read_text()]
+    for path in (digits_site / "index.html", runs[0], entries[0]):
+        page = visits.open(path)
+        assert "digits" in page.inner_text("body").lower()
+        assert Axe().run(page, options=AXE_OPTIONS).response["violations"] == []

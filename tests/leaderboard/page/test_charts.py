@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from drawn_board import make_board
 
+from decathlon.board import BOARD as DECATHLON
 from leaderboard.page.charts import class_chart, pareto_front, score_chart
 from leaderboard.page.curves import layer_figure, layer_rows, ticks, training_curves
 from leaderboard.page.evidence import ClassScore, Layer
+from segmentation.board import BOARD as SEGMENTATION
 
 
 def test_ticks_are_round_and_hold_the_range() -> None:
@@ -60,9 +62,10 @@ def test_no_point_of_the_front_is_beaten() -> None:
 
 def test_the_scatter_is_safe_and_always_the_same(tmp_path: Path) -> None:
     entries = [row.entry for row in make_board(tmp_path / "store", hostile=True).views[0].rows]
-    chart, again = score_chart(entries), score_chart(entries)
+    chart, again = score_chart(DECATHLON, entries), score_chart(DECATHLON, entries)
     assert chart is not None
     assert chart == again
+    assert score_chart(SEGMENTATION, entries) is None
     for picture in chart.pictures.values():
         assert b"<!ENTITY" not in picture
         drawn = ET.fromstring(picture)
@@ -75,11 +78,11 @@ def test_the_scatter_is_safe_and_always_the_same(tmp_path: Path) -> None:
 
 def test_bars_of_classes_are_named_as_they_are_and_leave_out_what_nobody_judged() -> None:
     scores = [("$\\frac{a}{b}$ <i>", [ClassScore("cat", 0.5), ClassScore("dog", None), ClassScore("cow", 0.25)])]
-    chart = class_chart(scores)
+    chart = class_chart(SEGMENTATION, scores)
     assert chart is not None
     assert "from 25 % for cow to 50 % for cat" in chart.alt
     texts = {one.text for one in ET.fromstring(chart.pictures["dark"]).iter() if one.tag.endswith("}text")}
     assert {"cat", "cow", "$\\frac{a}{b}$ <i>"} <= texts
     assert "dog" not in texts
-    assert class_chart([("nothing", [ClassScore("cat", None)])]) is None
-    assert class_chart([]) is None
+    assert class_chart(SEGMENTATION, [("nothing", [ClassScore("cat", None)])]) is None
+    assert class_chart(SEGMENTATION, []) is None

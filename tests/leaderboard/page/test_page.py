@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_board import HOSTILE, Board, make_board
+from drawn_board import HOSTILE, DrawnStore, make_board
+from third_results import make_digits
 
 from leaderboard.page import evidence, page
 from leaderboard.page.evidence import TITLES
 from leaderboard.page.links import safe_link
 from leaderboard.page.page import Built, build_page
-from leaderboard.page.site_folder import MARKER
 from leaderboard.page.templating import POLICY, visible
-from leaderboard.result import ResultError
+from leaderboard.store.staging import SITE_MARKER
 from leaderboard.verbs.building import run_build
 from leaderboard.verbs.options import BuildOptions
+from piggyback.shell.errors import ResultError
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -55,9 +56,15 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def build(board: Board, out: Path) -> Built:
+def build(board: DrawnStore, out: Path) -> Built:
     return build_page(
-        out, store=board.store, views=board.views, results=board.results, findings=board.findings, left_out=2
+        out,
+        store=board.store,
+        boards=board.boards,
+        views=board.views,
+        results=board.results,
+        findings=board.findings,
+        left_out=2,
     )
 
 
@@ -66,12 +73,12 @@ def read_pages(site: Path) -> list[Page]:
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+def board(tmp_path_factory: pytest.TempPathFactory) -> DrawnStore:
     return make_board(tmp_path_factory.mktemp("plain") / "store")
 
 
 @pytest.fixture(scope="module")
-def site(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(board: DrawnStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(board, tmp_path_factory.mktemp("plain") / "site").path.parent
 
 
@@ -79,6 +86,17 @@ def site(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     return build(make_board(folder / "store", hostile=True), folder / "site").path.parent
+
+
+@pytest.fixture(scope="module")
+def unknown_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of benchmarks without a board, two of them with names that the page itself uses."""
+    folder = tmp_path_factory.mktemp("unknown")
+    for name in ("compare", "points", "tones"):
+        make_digits(folder / "runs" / name, benchmark=name, official=False)
+    options = BuildOptions(store=folder / "store", runs=(folder / "runs",), out=folder / "site")
+    assert run_build(options) == 0
+    return folder / "site"
 
 
 @pytest.fixture
@@ -141,7 +159,7 @@ def test_strange_texts_are_shown(hostile_site: Path) -> None:
     assert len(logs) == len(list(hostile_site.rglob("runs/**/index.html")))
 
 
-@pytest.mark.parametrize("kind", ["site", "hostile_site"])
+@pytest.mark.parametrize("kind", ["site", "hostile_site", "unknown_site"])
 def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(kind: str, request: pytest.FixtureRequest) -> None:
     """Pictures, scripts and styles lie in the site; other hosts are only cited; no link is dead."""
     where: Path = request.getfixturevalue(kind)
@@ -175,9 +193,10 @@ def test_the_policy_comes_first_and_is_strict(site: Path) -> None:
     assert "http:" not in POLICY
 
 
-def test_pages_can_be_read_without_seeing(site: Path) -> None:
+@pytest.mark.parametrize("kind", ["site", "unknown_site"])
+def test_pages_can_be_read_without_seeing(kind: str, request: pytest.FixtureRequest) -> None:
     """Language, landmarks, captions, scopes, texts for pictures, ids that stand once."""
-    for one in read_pages(site):
+    for one in read_pages(request.getfixturevalue(kind)):
         assert one.all("html") == [{"lang": "en"}]
         assert len(one.all("main")) == len(one.all("h1")) == len(one.all("header")) == 1
         assert one.all("a")[0] == {"class": "skip", "href": "#content"}
@@ -188,7 +207,7 @@ def test_pages_can_be_read_without_seeing(site: Path) -> None:
         assert len(ids) == len(set(ids))
 
 
-def test_every_number_leads_to_its_evidence(site: Path, board: Board) -> None:
+def test_every_number_leads_to_its_evidence(site: Path, board: DrawnStore) -> None:
     text = (site / "index.html").read_text(encoding="utf-8")
     cells = re.findall(r'<td class="(?:percent|points|ratio)[^"]*" data-value="[^"]+"[^>]*>(.*?)</td>', text)
     assert len(cells) > 300
@@ -209,7 +228,7 @@ def test_what_was_left_out_is_counted(site: Path) -> None:
     assert re.search(r"not-json 2", index)
 
 
-def test_a_run_has_its_evidence_beside_it(site: Path, board: Board) -> None:
+def test_a_run_has_its_evidence_beside_it(site: Path, board: DrawnStore) -> None:
     folder = site / "runs/segmentation/pascal-voc/piggyback/seed1-0123456789ab-01234567"
     names = {path.name for path in folder.iterdir()}
     assert names == {"index.html", *TITLES} - {"predictions.npz"}
@@ -250,7 +269,7 @@ def test_where_files_cannot_be_linked_small_ones_are_copied(tmp_path: Path, monk
     assert "too large to come along" in (there / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_same_store_gives_the_same_bytes(board: Board, site: Path, tmp_path: Path) -> None:
+def test_the_same_store_gives_the_same_bytes(board: DrawnStore, site: Path, tmp_path: Path) -> None:
     again = build(board, tmp_path / "again").path.parent
     files = sorted(path.relative_to(site) for path in site.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
@@ -258,11 +277,11 @@ def test_the_same_store_gives_the_same_bytes(board: Board, site: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_only_a_site_of_ours_is_replaced(board: Board, tmp_path: Path) -> None:
+def test_only_a_site_of_ours_is_replaced(board: DrawnStore, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
-    with pytest.raises(ResultError, match=f"no {MARKER}"):
+    with pytest.raises(ResultError, match=f"no {SITE_MARKER}"):
         build(board, foreign)
     assert (foreign / "thesis.tex").read_text() == "years of work"
     link = tmp_path / "link"
@@ -282,7 +301,7 @@ def test_only_a_site_of_ours_is_replaced(board: Board, tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_leaves_the_older_site(
-    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    board: DrawnStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = build(board, tmp_path / "site").path
     before = site.read_bytes()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.page.site_folder import LEFT_OVER_S, MARKER, new_folder
-from leaderboard.result import ResultError
+from leaderboard.page.site_folder import LEFT_OVER_S, new_folder
+from leaderboard.store.staging import SITE_MARKER as MARKER
+from piggyback.shell.errors import ResultError
 
 KEY = "0123456789abcdef" * 2
 

@@ -9,40 +9,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.boards.score import BASELINE_ERRORS
-from leaderboard.boards.tasks import DECATHLON
-from leaderboard.result import ResultError
+from decathlon.board import BOARD
+from decathlon.challenge.points import BASELINE_ERRORS
+from leaderboard.boards.board import PictureIds
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.answers import Judge, with_intervals
 from leaderboard.statistics.comparison import SAME, Comparison, compare, find_pairs
 from leaderboard.statistics.entries import Entry
-from leaderboard.store.store import StoredResult
+from leaderboard.store.reading import StoredResult
+from piggyback.shell.errors import ResultError
 
 Maker = Callable[..., StoredResult]
 N = 40
 
 
-class Board:
+def ids_of(task: str) -> PictureIds:
+    ids = BOARD.find_ids(task)
+    assert ids is not None
+    return ids
+
+
+class DrawnStore:
     """A store with the truth of all ten tasks, and runs with chosen right pictures."""
 
     def __init__(self, root: Path, make_stored: Maker) -> None:
         self.root, self.make, self.stored = root, make_stored, list[StoredResult]()
         (root / "truth").mkdir()
         for task in BASELINE_ERRORS:
-            self.write_truth(task, list(self.ids(task)), [DECATHLON[task].categories[0]] * N)
+            self.write_truth(task, list(self.ids(task)), [ids_of(task).categories[0]] * N)
 
     def ids(self, task: str) -> range:
-        return DECATHLON[task].official_ids("test")[:N]
+        return ids_of(task).official["test"][:N]
 
     def write_truth(self, task: str, ids: list[int], labels: list[int]) -> None:
         text = json.dumps({"ids": ids, "labels": labels})
         (self.root / "truth" / f"decathlon-{task}-test.json").write_text(text)
 
     def add(self, task: str, right: Sequence[bool], *, method: str, seed: int = 0) -> StoredResult:
-        one, other = DECATHLON[task].categories[:2]
+        one, other = ids_of(task).categories[:2]
         # In another order than the truth's, with pictures of val before, as a run's own file has them.
         order = np.random.default_rng(seed).permutation(N)
-        image_ids = np.array([DECATHLON[task].official_ids("val")[0], *np.array(self.ids(task))[order]])
+        image_ids = np.array([ids_of(task).official["val"][0], *np.array(self.ids(task))[order]])
         category_ids = np.array([one, *np.where(np.array(right), one, other)[order]])
         stored = self.make(task, method=method, seed=seed, correct=int(sum(right)), n=N, root=self.root)
         stored.folder.mkdir(parents=True)
@@ -64,15 +71,15 @@ class Board:
 
 
 @pytest.fixture
-def board(tmp_path: Path, make_stored: Maker) -> Board:
-    return Board(tmp_path, make_stored)
+def board(tmp_path: Path, make_stored: Maker) -> DrawnStore:
+    return DrawnStore(tmp_path, make_stored)
 
 
 def right(*wrong: int) -> list[bool]:
     return [place not in wrong for place in range(N)]
 
 
-def test_pictures_that_only_one_has_right_are_counted(board: Board) -> None:
+def test_pictures_that_only_one_has_right_are_counted(board: DrawnStore) -> None:
     board.add("svhn", right(0, 1), method="a")
     board.add("svhn", right(1, 2, 3, 4, 5, 6, 7, 8, 9), method="b")
     found = board.compare()
@@ -89,7 +96,7 @@ def test_pictures_that_only_one_has_right_are_counted(board: Board) -> None:
     assert 0 < low < 7 / N < high
 
 
-def test_seeds_are_paired_and_the_largest_probability_counts(board: Board) -> None:
+def test_seeds_are_paired_and_the_largest_probability_counts(board: DrawnStore) -> None:
     for seed in (0, 1):
         board.add("svhn", right(), method="a", seed=seed)
     board.add("svhn", right(*range(10)), method="b", seed=0)
@@ -101,14 +108,14 @@ def test_seeds_are_paired_and_the_largest_probability_counts(board: Board) -> No
     assert line.p == pytest.approx(0.25)
 
 
-def test_seeds_without_a_common_one_are_paired_in_order(board: Board) -> None:
+def test_seeds_without_a_common_one_are_paired_in_order(board: DrawnStore) -> None:
     board.add("svhn", right(), method="a", seed=3)
     board.add("svhn", right(0), method="b", seed=4)
     (line,) = board.compare().lines
     assert [test.seeds for test in line.tests] == [(3, 4)]
 
 
-def test_equal_answers_do_not_differ(board: Board) -> None:
+def test_equal_answers_do_not_differ(board: DrawnStore) -> None:
     for task in BASELINE_ERRORS:
         for method in "ab":
             board.add(task, right(3), method=method)
@@ -121,7 +128,7 @@ def test_equal_answers_do_not_differ(board: Board) -> None:
     assert found.mean.interval == (0.0, 0.0)
 
 
-def test_the_backbones_shared_result_makes_no_difference_and_spoils_no_interval(board: Board) -> None:
+def test_the_backbones_shared_result_makes_no_difference_and_spoils_no_interval(board: DrawnStore) -> None:
     for task in BASELINE_ERRORS:
         if task != "imagenet12":
             board.add(task, right(3), method="feature")
@@ -135,7 +142,7 @@ def test_the_backbones_shared_result_makes_no_difference_and_spoils_no_interval(
     assert found.score.interval[0] < found.score.value < found.score.interval[1]
 
 
-def test_what_cannot_be_judged_says_why_and_spoils_nothing_else(board: Board) -> None:
+def test_what_cannot_be_judged_says_why_and_spoils_nothing_else(board: DrawnStore) -> None:
     for task in ("svhn", "dtd", "gtsrb", "ucf101", "omniglot"):
         board.add(task, right(0), method="a")
         board.add(task, right(1), method="b")
@@ -155,30 +162,30 @@ def test_what_cannot_be_judged_says_why_and_spoils_nothing_else(board: Board) ->
     assert found.mean.interval is None
 
 
-def test_pictures_that_were_not_answered_are_a_fault_and_not_wrong_answers(board: Board) -> None:
+def test_pictures_that_were_not_answered_are_a_fault_and_not_wrong_answers(board: DrawnStore) -> None:
     board.add("svhn", right(0), method="a")
     board.add("svhn", right(1), method="b")
-    more = list(DECATHLON["svhn"].official_ids("test")[: N + 1])
-    board.write_truth("svhn", more, [DECATHLON["svhn"].categories[0]] * (N + 1))
+    more = list(ids_of("svhn").official["test"][: N + 1])
+    board.write_truth("svhn", more, [ids_of("svhn").categories[0]] * (N + 1))
     (line,) = board.compare().lines
     assert line.why_no_test == "predictions.npz does not answer every picture of the truth"
 
 
-def test_a_record_whose_counts_the_predictions_do_not_give_is_a_fault(board: Board) -> None:
+def test_a_record_whose_counts_the_predictions_do_not_give_is_a_fault(board: DrawnStore) -> None:
     board.add("svhn", right(0), method="a")
     board.add("svhn", right(1), method="b")
-    one, other = DECATHLON["svhn"].categories[:2]
+    one, other = ids_of("svhn").categories[:2]
     board.write_truth("svhn", list(board.ids("svhn")), [other, *[one] * (N - 1)])
     (line,) = board.compare().lines
     assert line.why_no_test == "predictions.npz does not give the record's counts"
 
 
-def test_what_a_judge_says_is_in_the_order_of_the_truth(board: Board) -> None:
+def test_what_a_judge_says_is_in_the_order_of_the_truth(board: DrawnStore) -> None:
     stored = board.add("svhn", right(2, 5), method="a", seed=4)
-    assert np.flatnonzero(~Judge(board.root).right(stored)).tolist() == [2, 5]
+    assert np.flatnonzero(~Judge(board.root).right(stored, board=BOARD)).tolist() == [2, 5]
 
 
-def test_intervals_over_seeds_need_the_pictures(board: Board) -> None:
+def test_intervals_over_seeds_need_the_pictures(board: DrawnStore) -> None:
     for seed in (0, 1, 2):
         board.add("svhn", right(*range(seed + 8)), method="a", seed=seed)
     (entry,) = with_intervals(board.entries())

@@ -7,10 +7,13 @@ import pytest
 from scipy.stats import binom, bootstrap
 
 import leaderboard.statistics.uncertainty
-from leaderboard.boards.score import BASELINE_ERRORS, decathlon_score
-from leaderboard.statistics.uncertainty import Sample, holm, mcnemar, percentile_interval, points, resample
+from decathlon.board import BOARD
+from decathlon.challenge.points import BASELINE_ERRORS, decathlon_score
+from leaderboard.statistics.uncertainty import Sample, holm, mcnemar, percentile_interval, resample
 
 RUNS = 3
+assert BOARD.total is not None
+RULE = BOARD.total
 
 
 def answers(n: int, *, runs: int = RUNS, seed: int = 1) -> np.ndarray:
@@ -57,20 +60,21 @@ def test_the_score_is_drawn_task_by_task_as_plain_resampling_does() -> None:
             for run in range(RUNS)
         ]
         plain.append(np.mean(scores))
-    assert percentile_interval(drawn.scores) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=8)
-    assert drawn.means.shape == drawn.scores.shape == (4000, RUNS)
+    assert percentile_interval(drawn.totals(RULE)) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=8)
+    assert drawn.means.shape == drawn.totals(RULE).shape == (4000, RUNS)
 
 
 def test_a_single_run_stands_for_all() -> None:
     drawn = resample({"imagenet12": Sample.of_counts(100, 60), "dtd": Sample.of(answers(50))}, resamples=10)
-    assert drawn.scores.shape == (10, RUNS)
+    assert drawn.totals(RULE).shape == (10, RUNS)
 
 
 def test_points_are_those_of_the_score() -> None:
     for task in BASELINE_ERRORS:
         numbers = np.array([0.0, 0.3, 0.6, 0.99, 1.0])
         expected = [decathlon_score({task: 1.0 - accuracy}).points[task] for accuracy in numbers]
-        assert points(task, numbers) == pytest.approx(expected)
+        assert RULE.points(task, 1.0 - numbers) == pytest.approx(expected)
+        assert [RULE.earned(task, 1.0 - accuracy) for accuracy in numbers] == expected
 
 
 def test_drawing_is_repeatable_and_does_not_depend_on_how_much_is_drawn_at_once(

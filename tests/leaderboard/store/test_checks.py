@@ -11,16 +11,14 @@ import pytest
 from healthy_store import CATEGORIES, LABELS, TEST, decathlon, healthy, put, seal, segmentation
 from planted_faults import PLANTED, Planted
 
-from decathlon.tasks import SPLITS, TASKS
-from leaderboard.boards.tasks import DECATHLON, VOC_CLASSES
-from leaderboard.result import ResultError
-from leaderboard.store.rescoring import score_confusion
-from leaderboard.store.store import read_store
+from decathlon.board import BOARD
+from leaderboard.store.confusion import score_confusion
+from leaderboard.store.reading import read_store
 from leaderboard.store.truth import read_labels
 from leaderboard.verbs.options import CheckOptions
 from leaderboard.verbs.storing import run_check
-from segmentation.metric.confusion import score
-from segmentation.voc import CLASSES
+from piggyback.shell.errors import ResultError
+from segmentation.metric.miou import score
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
@@ -141,7 +139,7 @@ def test_labels_count_test_parts_again(tmp_path: Path, capsys: pytest.CaptureFix
     document["categories"] = document["categories"][:-1]
     (labels / "dtd_test.json").write_text(json.dumps(document))
     with pytest.raises(ResultError, match=r"dtd_test\.json has a label that is not among its categories"):
-        read_labels(labels)
+        read_labels(labels, boards=[BOARD])
 
 
 def test_predictions_beside_a_record_of_val_are_of_the_test_part(tmp_path: Path) -> None:
@@ -172,25 +170,15 @@ def test_predictions_beside_a_record_of_val_are_of_the_test_part(tmp_path: Path)
 def test_labels_that_are_none(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match=message):
-        read_labels(tmp_path)
-    with pytest.raises(ResultError, match="is no zip of labels"):
-        read_labels(tmp_path / name)
+        read_labels(tmp_path, boards=[BOARD])
+    with pytest.raises(ResultError, match="is damaged or not a zip of labels"):
+        read_labels(tmp_path / name, boards=[BOARD])
 
 
 def test_the_official_labels_are_known_as_such(shared_data: Path) -> None:
-    labels = read_labels(next(shared_data.rglob("labels_test.zip")))
+    labels = read_labels(next(shared_data.rglob("labels_test.zip")), boards=[BOARD])
     assert len(labels) == 10
     assert all(truth.official for truth in labels.values())
-
-
-def test_the_tables_are_the_benchmarks() -> None:
-    assert VOC_CLASSES == CLASSES
-    assert list(DECATHLON) == list(TASKS)
-    for name, task in TASKS.items():
-        ours = DECATHLON[name]
-        assert (ours.number, ours.classes, ours.pictures) == (task.number, task.classes, task.pictures)
-        assert ours.ids == task.category_ids
-        assert [ours.official_ids(split)[0] for split in SPLITS] == [task.first_image_id(split) for split in SPLITS]
 
 
 def test_pixels_are_scored_as_segmentation_does() -> None:

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboard.result import ResultError, parse_result
+from leaderboard.result import parse_result
 from leaderboard.store import staging
+from leaderboard.store.adding import add_run
+from leaderboard.store.candidates import attempt_key, run_key
+from leaderboard.store.reading import read_store
 from leaderboard.store.staging import find_runs, plain
-from leaderboard.store.store import add_run, attempt_key, read_store, run_key
 from leaderboard.verbs.building import run_build
 from leaderboard.verbs.options import AddOptions, BuildOptions, CheckOptions
 from leaderboard.verbs.storing import run_add, run_check
+from piggyback.shell.errors import ResultError
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "result-v1.json"
 PICTURES = (*range(40100001, 40100011), *range(40200011, 40200031))
@@ -109,7 +112,7 @@ def test_many_writers_at_once(tmp_path: Path) -> None:
     recipe = document()["recipe"]
     runs = [make_run(tmp_path / f"r{n}", seed=n, recipe=recipe | {"seed": n}) for n in range(8)]
     store = tmp_path / "board"
-    code = "import sys; from pathlib import Path; from leaderboard.store.store import add_run\n"
+    code = "import sys; from pathlib import Path; from leaderboard.store.adding import add_run\n"
     code += "for run in sys.argv[2:]: add_run(Path(sys.argv[1]), Path(run))"
     orders = [[str(run) for run in runs[n:] + runs[:n]] for n in (0, 3, 6)]
     writers = [subprocess.Popen([sys.executable, "-c", code, str(store), *order]) for order in orders]
@@ -135,8 +138,8 @@ def test_what_a_killed_writer_leaves_is_not_shown(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("leaderboard.store.store.move_into_place", killed)
-        patch.setattr("leaderboard.store.store.remove", lambda folder: None)
+        patch.setattr("leaderboard.store.adding.move_into_place", killed)
+        patch.setattr("leaderboard.store.adding.remove", lambda folder: None)
         with pytest.raises(KeyboardInterrupt):
             add_run(store, run)
     assert len(list((store / ".staged").iterdir())) == 1
@@ -173,7 +176,7 @@ def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
     (run / "sparsity.json").symlink_to(EXAMPLE)
     with pytest.raises(ResultError, match=r"run/sparsity\.json is a link"):
         add_run(tmp_path / "board", run)
-    with pytest.raises(ResultError, match=r"is no finished run: it has no result\.json"):
+    with pytest.raises(ResultError, match=r"is not a finished run: it has no result\.json"):
         add_run(tmp_path / "board", tmp_path)
 
 

@@ -12,12 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 
+from decathlon.board import BOARD as DECATHLON
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.entries import Entry, Protocol, Value
 from leaderboard.tables.escaping import csv_field, latex, markdown, visible
 from leaderboard.tables.formats import cell_text, number_text, print_view, to_csv, to_json, to_latex, to_markdown
-from leaderboard.tables.view_builders import decathlon_view, segmentation_view
+from leaderboard.tables.view_builders import board_view
 from leaderboard.tables.views import Cell, Column, Kind, Row, View
+from segmentation.board import BOARD as SEGMENTATION
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 SPECIALS = "\\`*_{}[]<>#!&~$@^|=+-:;'\"%\t\r\n\x00\x1b\u202e\u2028 wW.hs/aA1=\uff1d"
@@ -44,7 +46,7 @@ HOSTILE = [
 
 def hostile_entry(text: str) -> Entry:
     return Entry(
-        benchmark="decathlon",
+        board=DECATHLON,
         method=text,
         label=text,
         evidence="measured",
@@ -59,7 +61,7 @@ def hostile_entry(text: str) -> Entry:
 
 
 def view_of(text: str) -> View:
-    return decathlon_view([hostile_entry(text)])
+    return board_view(DECATHLON, [hostile_entry(text)])
 
 
 def each_hostile(function: object) -> object:
@@ -181,7 +183,7 @@ def test_numbers_as_they_are_shown(value: float, kind: Kind, text: str) -> None:
 
 def test_spreads_intervals_ties_and_single_seeds_are_marked() -> None:
     score = Column(key="score", title="score", kind="points")
-    assert cell_text(Cell(value=2838, spread=12.34, n=3, interval=(2801.0, 2870.5)), score) == (
+    assert cell_text(Cell(value=2838, spread=12.34, n=3, interval=(2801.0, 2870.5)), score, bounded=True) == (
         "2838 ± 12.3 [2801, 2870.5]"
     )
     seeds = Column(key="n", title="n", kind="count")
@@ -194,7 +196,9 @@ def test_spreads_intervals_ties_and_single_seeds_are_marked() -> None:
 
 
 def test_markdown_of_published_rows() -> None:
-    lines = to_markdown(decathlon_view(make_entries([]), shown=lambda entry: entry.method == "piggyback")).split("\n")
+    lines = to_markdown(board_view(DECATHLON, make_entries([]), shown=lambda entry: entry.method == "piggyback")).split(
+        "\n"
+    )
     assert lines[:2] == ["**Visual Decathlon: top-1 accuracy (%)**", ""]
     assert lines[4] == (
         "| 8 | 1 | Piggyback | 1.28 | 57.69 | 65.29 | 79.87 | 96.99 | 57.45 | 97.27 | 79.09 | 87.63 | 97.24 | 47.48 "
@@ -203,7 +207,7 @@ def test_markdown_of_published_rows() -> None:
 
 
 def test_latex_of_published_rows() -> None:
-    text = to_latex(segmentation_view(make_entries([]), shown=lambda entry: entry.method == "piggyback"))
+    text = to_latex(board_view(SEGMENTATION, make_entries([]), shown=lambda entry: entry.method == "piggyback"))
     assert text.startswith(
         "% PASCAL VOC segmentation (%)\n\\begin{tabular}{rlrll}\n\\hline\nrank & method & mean IoU &"
     )
@@ -218,7 +222,7 @@ def test_latex_has_a_minus_before_negative_numbers() -> None:
 
 def test_csv_has_every_digit_and_the_sources() -> None:
     entry = replace(hostile_entry("m"), values={"svhn": Value(mean=1 / 3, spread=0.01, n=3, results=("p",))})
-    view = decathlon_view([entry, *(one for one in make_entries([]) if one.method == "dan")])
+    view = board_view(DECATHLON, [entry, *(one for one in make_entries([]) if one.method == "dan")])
     ours, dan = csv.DictReader(io.StringIO(to_csv(view)))
     assert float(ours["svhn"]) == 1 / 3
     assert (ours["svhn_spread"], ours["svhn_n"], ours["official"]) == ("0.01", "3", "no")
@@ -227,7 +231,7 @@ def test_csv_has_every_digit_and_the_sources() -> None:
 
 
 def test_an_empty_view_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    view = decathlon_view([])
+    view = board_view(DECATHLON, [])
     print_view(view, format="table")
     assert "nothing to show" in capsys.readouterr().out
     assert "Nothing to show." in to_markdown(view)

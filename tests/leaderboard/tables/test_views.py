@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from decathlon.board import BOARD as DECATHLON
 from leaderboard.statistics.aggregation import make_entries
 from leaderboard.statistics.entries import Entry, Protocol, Value
-from leaderboard.statistics.reproduction import HeldBackbone, reproduced_view, verdict, why_not_comparable
-from leaderboard.store.store import StoredResult
-from leaderboard.tables.view_builders import decathlon_view, points_view, protocol_letters, segmentation_view
+from leaderboard.store.reading import StoredResult
+from leaderboard.tables.reproduction import HeldBackbone, reproduced_view, verdict, why_not_comparable
+from leaderboard.tables.view_builders import board_view, points_view, protocol_letters
 from leaderboard.tables.views import Row, View
+from segmentation.board import BOARD as SEGMENTATION
 
 Maker = Callable[..., StoredResult]
 TenMaker = Callable[..., list[StoredResult]]
@@ -24,7 +26,7 @@ def values(view: View, label: str) -> dict[str, Any]:
 
 
 def test_the_decathlon_has_table_8s_columns_and_order() -> None:
-    view = decathlon_view(make_entries([]))
+    view = board_view(DECATHLON, make_entries([]))
     assert [column.title for column in view.columns] == [
         *("place", "rank", "method", "#par", "ImNet.", "Airc.", "C100", "DPed", "DTD", "GTSR", "Flwr", "OGlt", "SVHN"),
         *("UCF", "mean", "score", "n", "evidence", "protocol"),
@@ -38,7 +40,7 @@ def test_the_decathlon_has_table_8s_columns_and_order() -> None:
 
 def test_places_and_ranks_stay_those_among_all() -> None:
     entries = make_entries([])
-    view = decathlon_view(entries, shown=lambda entry: entry.method == "lwf")
+    view = board_view(DECATHLON, entries, shown=lambda entry: entry.method == "lwf")
     assert [(row.cells["place"].value, row.cells["rank"].value) for row in view.rows] == [(10, 5)]
     assert view.notes[-1].startswith("LwF: Z. Li, D. Hoiem")
 
@@ -46,13 +48,13 @@ def test_places_and_ranks_stay_those_among_all() -> None:
 def test_seeds_are_told_without_the_backbones_own(make_ten: TenMaker, make_stored: Maker) -> None:
     own = make_stored("imagenet12", method="backbone")
     stored = [own, *make_ten(seeds=(0, 1, 2), without=("imagenet12",))]
-    assert values(decathlon_view(make_entries(stored)), "piggyback")["n"] == 3
-    assert values(decathlon_view(make_entries([*stored, make_stored("dtd", seed=3)])), "piggyback")["n"] == "3-4"
+    assert values(board_view(DECATHLON, make_entries(stored)), "piggyback")["n"] == 3
+    assert values(board_view(DECATHLON, make_entries([*stored, make_stored("dtd", seed=3)])), "piggyback")["n"] == "3-4"
 
 
 def test_points_are_shown_of_official_data_alone(make_ten: TenMaker) -> None:
     stored = make_ten(correct=1000) + make_ten(method="feature", official=False)
-    view = points_view(make_entries(stored, published=False))
+    view = points_view(DECATHLON, make_entries(stored, published=False))
     assert [row.entry.method for row in view.rows] == ["piggyback"]
     shown = values(view, "piggyback")
     assert shown["svhn"] == 1000.0
@@ -61,14 +63,14 @@ def test_points_are_shown_of_official_data_alone(make_ten: TenMaker) -> None:
 
 def test_segmentation_says_that_there_is_no_interval(make_stored: Maker) -> None:
     one = make_stored("pascal-voc", benchmark="segmentation", split="seg11valid", metrics={"mean_iou": 0.61})
-    view = segmentation_view(make_entries([one]))
+    view = board_view(SEGMENTATION, make_entries([one]))
     assert values(view, "piggyback")["mean_iou"] == 0.61
     assert any("no intervals" in note for note in view.notes)
-    assert not any("no intervals" in note for note in segmentation_view(make_entries([])).notes)
+    assert not any("no intervals" in note for note in board_view(SEGMENTATION, make_entries([])).notes)
 
 
 def test_notes_name_protocols_sources_and_what_was_left_out(make_ten: TenMaker) -> None:
-    view = decathlon_view(make_entries(make_ten(split="val")), left_out=3)
+    view = board_view(DECATHLON, make_entries(make_ten(split="val")), left_out=3)
     assert view.notes[-1].startswith("3 results were left out by the checks")
     assert any(
         note.startswith("Protocol E: official data, val, trained on train, backbone bbbbbbbbbbbb")
@@ -78,14 +80,14 @@ def test_notes_name_protocols_sources_and_what_was_left_out(make_ten: TenMaker) 
     assert any("On val" in note for note in view.notes)
     text = " ".join(view.notes)
     assert all(row.entry.table in text for row in view.rows if row.entry.evidence == "published")
-    assert "left out" not in " ".join(decathlon_view(make_entries([])).notes)
+    assert "left out" not in " ".join(board_view(DECATHLON, make_entries([])).notes)
 
 
 def test_protocols_have_letters() -> None:
     entry = make_entries([])[0]
     many = [
         Entry(
-            benchmark="x",
+            board=DECATHLON,
             method="m",
             label="m",
             evidence="measured",

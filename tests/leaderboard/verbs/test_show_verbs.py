@@ -12,9 +12,9 @@ import pytest
 import leaderboard.verbs.comparing
 import leaderboard.verbs.showing
 from leaderboard.commands import COMMANDS
-from leaderboard.result import ResultError
-from leaderboard.store.store import Finding, StoredResult
-from piggyback.shell.cli import Command, load, parse
+from leaderboard.store.reading import Finding, StoredResult
+from piggyback.shell.cli import load, parse
+from piggyback.shell.errors import ResultError
 
 Maker = Callable[..., StoredResult]
 TenMaker = Callable[..., list[StoredResult]]
@@ -23,7 +23,7 @@ PLACE = "decathlon/svhn/piggyback/seed0-0123456789ab-01234567"
 
 def leaderboard_verb(verb: str, *words: object) -> int:
     """Run a verb through the console command's own parser."""
-    command = next(Command(**one) for one in COMMANDS if one["name"] == f"leaderboard {verb}")
+    command = next(one for one in COMMANDS if one.name == f"leaderboard {verb}")
     return int(load(command.target)(parse(command, [str(word) for word in words])))
 
 

@@ -87,19 +87,19 @@ def change(index: np.ndarray, field: str, value: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder, index: np.save(folder / "index.npy", index[:1]), "is no index of 2 pictures"),
-        (lambda folder, index: np.save(folder / "index.npy", index["offset"]), "is no index of 2 pictures"),
+        (lambda folder, index: np.save(folder / "index.npy", index[:1]), "is not an index of 2 pictures"),
+        (lambda folder, index: np.save(folder / "index.npy", index["offset"]), "is not an index of 2 pictures"),
         (
             lambda folder, index: np.save(folder / "index.npy", change(index, "offset", 25)),
             "offsets that do not follow",
         ),
-        (lambda folder, index: np.save(folder / "index.npy", change(index, "height", 0)), "has a height that no"),
-        (lambda folder, index: np.save(folder / "index.npy", change(index, "width", 1 << 30)), "has a width that no"),
+        (lambda folder, index: np.save(folder / "index.npy", change(index, "height", 0)), "has a height that is"),
+        (lambda folder, index: np.save(folder / "index.npy", change(index, "width", 1 << 30)), "has a width that is"),
         (lambda folder, index: os.truncate(folder / "pixels.u8", 68), "has 68 bytes, not the 69 of its index"),
         (lambda folder, index: (folder / "pixels.u8").unlink(), r"cannot read what belongs to .*pixels\.u8: No such"),
         (
             lambda folder, index: (folder / "index.npy").unlink(),
-            "is no index of 2 pictures: it cannot be read",
+            "is not an index of 2 pictures: it cannot be read",
         ),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_strangers_index_is_one_line(tmp_path: Path, data: bytes) -> None:
     write(tmp_path)
     (tmp_path / "index.npy").write_bytes(data)
-    with pytest.raises(BadInput, match="is no index of 2 pictures") as caught:
+    with pytest.raises(BadInput, match="is not an index of 2 pictures") as caught:
         opened(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "index.npy").unlink()
     os.mkfifo(tmp_path / "index.npy")
-    with pytest.raises(BadInput, match="is no index of 2 pictures: it is a pipe"):
+    with pytest.raises(BadInput, match="is not an index of 2 pictures: it is a pipe"):
         opened(tmp_path)
 
 

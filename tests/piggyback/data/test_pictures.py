@@ -56,14 +56,14 @@ def test_sixteen_bits_are_refused_by_all(modes: tuple[str, ...]) -> None:
 def test_what_is_no_picture_or_no_whole_one_is_refused() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8))
     whole = saved(noise, "JPEG")
-    refused(b"", "is no JPEG or PNG picture")
-    refused(b"<html>", "is no JPEG or PNG picture")
-    refused(saved(Image.fromarray(GREY), "GIF"), "is no JPEG or PNG picture")
+    refused(b"", "is not a JPEG or PNG picture")
+    refused(b"<html>", "is not a JPEG or PNG picture")
+    refused(saved(Image.fromarray(GREY), "GIF"), "is not a JPEG or PNG picture")
     for data in (whole[:-40], saved(noise, "PNG")[:-60]):
         with pytest.raises(BadInput, match=r"a\.jpg cannot be decoded \("):
             decode(data)
     with (
-        pytest.raises(BadInput, match=r"a\.jpg is no PNG picture"),
+        pytest.raises(BadInput, match=r"a\.jpg is not a PNG picture"),
         open_picture(whole, name="a.jpg", formats=("PNG",)),
     ):
         pass

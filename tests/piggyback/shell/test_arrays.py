@@ -99,7 +99,7 @@ def test_damage_is_one_message(data: bytes) -> None:
 
 def test_a_text_of_no_characters_is_refused() -> None:
     data = saved(np.array("ab"))
-    with pytest.raises(Fault, match="is damaged or no array of one text"):
+    with pytest.raises(Fault, match="is damaged, or is not one text"):
         parse_array(data[:-4] + b"\xff\xff\xff\x7f", form=TEXT)
 
 
@@ -157,7 +157,7 @@ def test_a_zip_by_another_method_is_damaged() -> None:
     for place in range(len(data)):
         if data[place : place + 4] == b"PK\1\2":
             data[place + 10] = 99
-    with pytest.raises(Fault, match="is damaged or no zip of arrays") as caught:
+    with pytest.raises(Fault, match="is damaged or not a zip of arrays") as caught:
         parse_arrays(bytes(data), forms=FORMS, limit=1000, name="p.npz")
     assert caught.value.kind == "damaged"
 

@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +79,17 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Offer:
         monkeypatch.setattr(cli, "find_commands", lambda: commands)
 
     return put
+
+
+@pytest.mark.parametrize("command", VERBS, ids=lambda command: command.name)
+def test_examples_can_be_typed(command: cli.Command) -> None:
+    lines = command.examples.partition("\n\n")[0].replace("\\\n", "").splitlines()
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition("piggyback ")[2], comments=True)
+        chosen = cli.choose(VERBS, words)
+        assert chosen is command, line
+        cli.parse(command, words[len(command.words) :])
 
 
 def test_the_longest_name_wins_and_options_arrive(offer: Offer) -> None:

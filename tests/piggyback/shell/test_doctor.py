@@ -47,13 +47,13 @@ def test_an_entry_point_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyP
 
     def with_gone(group: str) -> object:
         found = list(real(group=group))
-        extra = [point] if group == "piggyback.demo" else []
+        extra = [point] if group == "piggyback.benchmarks" else []
         return SimpleNamespaceList([*found, *extra])
 
     monkeypatch.setattr(doctor, "entry_points", with_gone)
     check = doctor.check_entry_points()
     assert check.state == "broken"
-    assert "piggyback.demo gone" in check.found
+    assert "piggyback.benchmarks gone" in check.found
 
 
 def test_checks_that_do_not_load_are_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

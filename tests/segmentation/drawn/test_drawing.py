@@ -143,6 +143,6 @@ def test_nothing_is_drawn_over_something_else(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds other drawings"):
         write_release(tmp_path / "drawn", amounts=AMOUNTS, seed=1)
     (tmp_path / "real" / "VOCdevkit" / "VOC2012").mkdir(parents=True)
-    with pytest.raises(BadInput, match="VOC2012 is there, and was not drawn here"):
+    with pytest.raises(BadInput, match="VOC2012 exists, and was not drawn here"):
         write_release(tmp_path / "real", amounts=AMOUNTS)
     assert contents(tmp_path / "real") == {}

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from piggyback.shell.errors import BadInput
-from segmentation.metric.confusion import (
-    Scores,
-    count_pairs,
-    read_matrix,
-    score,
-    show,
-    warn_if_background,
-    write_csv,
-    write_matrix,
-)
+from segmentation.metric.confusion import count_pairs, read_matrix, write_matrix
+from segmentation.metric.miou import Scores, score, show, warn_if_background, write_csv
 from segmentation.voc import CLASSES
 
 VOID = 255
@@ -214,7 +206,7 @@ def test_the_matrix_is_kept(tmp_path: Path) -> None:
     rows = whole["matrix"]
     for value in (True, 1.0, -1, "1", None, 1 << 70):
         edited(matrix=[[value, *rows[0][1:]], *rows[1:]])
-        with pytest.raises(BadInput, match=r"no count of pixels|more pixels|beyond the largest"):
+        with pytest.raises(BadInput, match=r"not a count of pixels|more pixels|beyond the largest"):
             read_matrix(path)
     for change, match in (
         ({"matrix": rows[1:]}, "21 rows"),

@@ -16,7 +16,7 @@ import piggyback.data.download
 import segmentation.release.fetch
 from piggyback.data.download import Archive
 from piggyback.shell.errors import UnknownName
-from segmentation.options import FetchOptions
+from piggyback.suite.options import FetchOptions
 from segmentation.release.archives import ARCHIVES, DEFAULT
 from segmentation.release.fetch import run
 

@@ -119,19 +119,19 @@ def test_grey_of_few_bits_is_refused_and_not_scaled() -> None:
 def test_other_files_are_refused() -> None:
     refused(saved(Image.new("L", (3, 2)), "JPEG"), "is a JPEG")
     refused(b"", "is empty")
-    refused(b"P5 1 1 255 0", "no PNG")
+    refused(b"P5 1 1 255 0", "not a PNG")
     header = struct.pack(">IIBBBBB", 1 << 16, 1 << 16, 8, 3, 0, 0, 0)
     refused(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""), "claims 65,536 x 65,536")
     frames = chunk(b"acTL", struct.pack(">II", 2, 0))
     refused(png(b"\0", width=1, depth=8, colour=3, palette=PALETTE, extra=frames), "animated")
     refused(png(b"", width=9, depth=8, colour=3, palette=PALETTE), "cannot be decoded")
-    refused(png(b"\0", width=1, depth=5, colour=3, palette=PALETTE), "is no PNG picture")
+    refused(png(b"\0", width=1, depth=5, colour=3, palette=PALETTE), "is not a PNG picture")
 
 
 def test_damage_is_found_wherever_it_is() -> None:
     whole = encode_label_map(np.arange(20, dtype=np.uint8).reshape(4, 5))
     for size in range(len(whole)):  # Pillow takes a file without its last 20 bytes
-        with pytest.raises(BadInput, match=r"no PNG|empty|ends early"):
+        with pytest.raises(BadInput, match=r"not a PNG|empty|ends early"):
             read_label_map(whole[:size], name="x")
     for place in range(len(whole)):
         broken = bytearray(whole)

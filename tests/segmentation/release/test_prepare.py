@@ -103,14 +103,14 @@ def labels(data: Callable[[Any, str], bytes]) -> Callable[[Any, str], None]:
         (missing("picture"), "1 of the 4 pictures listed in {list} are missing in {tree}: JPEGImages/{one}.jpg"),
         (missing("labels"), "1 of the 4 label maps listed in {list} are missing in {tree}: SegmentationClass/{one}"),
         (picture(lambda tiny, one: tiny.encode_picture(one)[:-40]), "{one}.jpg cannot be decoded (image file is trunc"),
-        (picture(lambda tiny, one: b"no picture"), "{one}.jpg is no JPEG or PNG picture"),
-        (picture(lambda tiny, one: b""), "{one}.jpg is no JPEG or PNG picture"),
+        (picture(lambda tiny, one: b"no picture"), "{one}.jpg is not a JPEG or PNG picture"),
+        (picture(lambda tiny, one: b""), "{one}.jpg is not a JPEG or PNG picture"),
         (picture(lambda tiny, one: encode(np.zeros((8, 8), np.uint16))), "{one}.jpg is a picture of mode I;16"),
         (picture(lambda tiny, one: encode(np.zeros((9000, 1), np.uint8))), "{one}.jpg claims 1 x 9,000 pixels"),
         (labels(lambda tiny, one: encode(np.zeros((8, 8), np.uint16))), "{one}.png is 16-bit"),
         (labels(lambda tiny, one: encode(np.zeros((*tiny.size_of(one), 3), np.uint8))), "{one}.png is RGB"),
         (labels(lambda tiny, one: encode(np.full(tiny.size_of(one), 21, np.uint8))), "{one}.png has the value 21"),
-        (labels(lambda tiny, one: encode(np.zeros((3, 4), np.uint8))), "{one}.png is 4 x 3, its picture "),
+        (labels(lambda tiny, one: encode(np.zeros((3, 4), np.uint8))), "{one}.png is 4 x 3, but its picture "),
     ],
 )
 def test_a_bad_file_is_named_and_nothing_of_its_split_stays(

@@ -186,8 +186,8 @@ def encode(**variables: Any) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "does not begin as one"),
-        (b"\x89PNG" + bytes(200), "does not begin as one"),
+        (b"", "header has no byte order mark"),
+        (b"\x89PNG" + bytes(200), "header has no byte order mark"),
         (b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2ZZ" + bytes(400), "version 7.3, which is HDF5: save it with -v7"),
         (b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM\x89HDF" + bytes(400), "version 7.3, which is HDF5"),
         (encode(GTinst=1), "has no GTcls.Segmentation"),
@@ -196,9 +196,9 @@ def encode(**variables: Any) -> bytes:
         (encode(GTcls={"Segmentation": np.array([[3, 21]], np.uint8)}), "has the value 21 in row 0, column 1"),
         (encode(GTcls={"Segmentation": np.array([[3], [255]], np.uint8)}), "has the value 255 in row 1, column 0"),
         (encode(GTcls={"Segmentation": np.array([[-1]], np.int16)}), "has the value -1 in row 0, column 0"),
-        (encode(GTcls={"Segmentation": "person"}), "no matrix of numbers"),
-        (encode(GTcls={"Segmentation": np.array([[3, 0.5]])}), "has numbers that are no labels"),
-        (encode(GTcls={"Segmentation": np.array([[np.nan, np.inf]])}), "has numbers that are no labels"),
+        (encode(GTcls={"Segmentation": "person"}), "not a matrix of numbers"),
+        (encode(GTcls={"Segmentation": np.array([[3, 0.5]])}), "has numbers that are not labels"),
+        (encode(GTcls={"Segmentation": np.array([[np.nan, np.inf]])}), "has numbers that are not labels"),
         (encode(GTcls={"Segmentation": np.array([[3.0, 21.0]])}), "has the value 21 in row 0, column 1"),
         (encode(GTcls={"Segmentation": np.zeros((0, 3), np.uint8)}), "claims 3 x 0"),
     ],

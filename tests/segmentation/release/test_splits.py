@@ -80,11 +80,11 @@ def test_a_list_is_read_with_its_blanks_and_line_ends() -> None:
     ("text", "message"),
     [
         (b"a\nb\na\n", r"^train\.txt, line 3: the id a is there twice"),
-        (b"a\n../b\n", r"^train\.txt, line 2: '\.\./b' is no id"),
-        (b"2008_000008 1\n", r"line 1: '2008_000008 1' is no id"),
-        (b"a\0b", r"is no id"),
-        (b"..", r"is no id"),
-        (b"\xff\xfea\0", r"^train\.txt is no list of ids"),
+        (b"a\n../b\n", r"^train\.txt, line 2: '\.\./b' is not an id"),
+        (b"2008_000008 1\n", r"line 1: '2008_000008 1' is not an id"),
+        (b"a\0b", r"is not an id"),
+        (b"..", r"is not an id"),
+        (b"\xff\xfea\0", r"^train\.txt must be a list of ids"),
     ],
 )
 def test_a_bad_list_is_refused_with_its_name_and_line(text: bytes, message: str) -> None:

@@ -145,7 +145,7 @@ FAULTS: dict[str, Callable[[BundleOptions], None]] = {
     "1 have void (255), which is no answer (2008_000003.png in 3 pixels)": edit(void),
     "1 have another size than their picture (2008_000003.png 8 x 8, 2008_000003.jpg 8 x 7)": edit(grow),
     "1 have no picture to compare sizes with (": lambda options: (options.pictures / f"{IDS[2]}.jpg").unlink(),
-    "2008_000003.jpg is no JPEG picture)": lambda options: write(options.pictures / f"{IDS[2]}.jpg", b"no picture"),
+    "2008_000003.jpg is not a JPEG picture)": lambda options: write(options.pictures / f"{IDS[2]}.jpg", b"no picture"),
 }
 
 
@@ -188,22 +188,22 @@ def test_archives_of_others(good: BundleOptions, tmp_path: Path) -> None:
     right = {FOLDER + name: data for name, data in files.items()}
     assert run(check(right)) == 0
     assert run(check({f"./{name}": data for name, data in right.items()}, "w:gz")) == 0
-    fails(check(files), f"6 stand elsewhere than in {FOLDER} (2008_000001.png", "6 are missing")
-    fails(check({**right, f"{FOLDER}a/{IDS[0]}.png": b""}), "1 stand elsewhere")
-    fails(check({**right, "../../x\n": b""}), "1 stand elsewhere")
+    fails(check(files), f"6 are elsewhere than in {FOLDER} (2008_000001.png", "6 are missing")
+    fails(check({**right, f"{FOLDER}a/{IDS[0]}.png": b""}), "1 are elsewhere")
+    fails(check({**right, "../../x\n": b""}), "1 are elsewhere")
     twice = check(right)
     with tarfile.open(twice.predictions, "a") as tar:
         tar.add(good.predictions / f"{IDS[0]}.png", arcname=f"{FOLDER}{IDS[0]}.png")
         link = tarfile.TarInfo(f"{FOLDER}{IDS[1]}.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    fails(twice, "1 stand there twice", "1 are no plain files")
+    fails(twice, "1 are there twice", "1 are not plain files")
     fails(check({}), "6 are missing")
     whole = check(right, "w:gz").predictions.read_bytes()
     checksum = whole[:-8] + bytes(4) + whole[-4:]
     for data in (whole[: len(whole) // 2], whole[:-4], checksum, b"no archive at all" * 100, b"\x1f\x8bmore"):
         twice.predictions.write_bytes(data)
-        fails(twice, "is damaged or no tar archive")
+        fails(twice, "is damaged or not a tar archive")
 
 
 def test_a_file_that_changes_meanwhile(good: BundleOptions) -> None:
@@ -219,7 +219,7 @@ def test_paths_that_are_none(good: BundleOptions, tmp_path: Path) -> None:
     fails(changed(good, pictures=tmp_path / "none"), "JPEG files")
     fails(changed(good, predictions=tmp_path / "none"), "is not there")
     fails(changed(good, out=tmp_path / "results.zip"), ".tgz or .tar.gz")
-    fails(changed(good, predictions=archive(tmp_path / "a.tar", {})), "leave --out away")
+    fails(changed(good, predictions=archive(tmp_path / "a.tar", {})), "leave --out out")
     assert good.ids is not None
     good.ids.write_text("")
     fails(good, "nothing to bundle")

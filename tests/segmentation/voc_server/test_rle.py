@@ -42,7 +42,7 @@ def test_nothing_is_half_written(tmp_path: Path) -> None:
     folder = tmp_path / "maps"
     write_label_map(folder / "a.png", np.zeros((2, 2), dtype=np.uint8))
     (folder / "b.png").write_bytes(b"no picture")
-    with pytest.raises(BadInput, match=r"b\.png is no PNG"):
+    with pytest.raises(BadInput, match=r"b\.png is not a PNG"):
         run(RleOptions(predictions=folder, out=tmp_path / "rle.json"))
     assert [path.name for path in tmp_path.iterdir()] == ["maps"]
     with pytest.raises(BadInput, match="is a folder"):

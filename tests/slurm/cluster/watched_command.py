@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import decathlon.training
+import piggyback.suite.bench as bench
+import piggyback.suite.train as train
 from piggyback.shell.cli import main
-from piggyback.suite.loop import Plan
-from piggyback.suite.run_folder import RunFolder
+from piggyback.suite.training.loop import Plan
+from piggyback.suite.training.run_folder import RunFolder
 
 CHECKPOINT_S = 1.0
 
@@ -24,7 +25,7 @@ def watch(arguments: list[str], *, pace: float) -> None:
     """Have trainings of this process keep the diary."""
     diary = Path(f"{arguments[arguments.index('--folder') + 1]}.steps")
     process, total = f"{os.getpid()}-{time.time_ns()}", 0  # ids of processes are used again
-    train_task = decathlon.training.train_task
+    train_task = train.train_task
 
     def make_plan(**fields: Any) -> Plan:
         nonlocal total
@@ -42,8 +43,8 @@ def watch(arguments: list[str], *, pace: float) -> None:
         return train_task(job, on_step=lambda share: note(share, on_step), **more)
 
     diary.parent.mkdir(parents=True, exist_ok=True)
-    for name, other in (("Plan", make_plan), ("train_task", train_and_note)):
-        setattr(decathlon.training, name, other)
+    for module, name, other in ((bench, "Plan", make_plan), (train, "train_task", train_and_note)):
+        setattr(module, name, other)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,8 +64,8 @@ def test_benchmarks_that_are_not_there_or_refuse(monkeypatch: pytest.MonkeyPatch
     class Point:
         name = "toy"
 
-        def load(self) -> Callable[[Mapping[str, Any]], list[Any]]:
-            return refuse
+        def load(self) -> SimpleNamespace:
+            return SimpleNamespace(plan=refuse)
 
     monkeypatch.setattr(planned_run, "entry_points", lambda group: [Point()])
     with pytest.raises(SweepError, match=r"no package plans sweeps of 'tyo'; known: toy"):

@@ -32,13 +32,13 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name = ", "no TOML file"),
-        (SWEEP.replace("out", "outt"), "'outt' means nothing at the top"),
+        ("name = ", "not a TOML file"),
+        (SWEEP.replace("out", "outt"), "unknown field 'outt' at the top"),
         (SWEEP.replace('"o"', "3"), "must have a name and an out folder"),
         ('name = "n"\nout = "o"\n', r"must have a \[\[benchmark\]\] table"),
         (SWEEP.replace('name = "toy"', "seeds = [0]"), r"each \[\[benchmark\]\] table must have a name"),
-        ("name = " + "[" * 2000, r"is damaged or no TOML file \(RecursionError"),
-        ("name = " + "1" * 5000, r"is damaged or no TOML file \(ValueError"),
+        ("name = " + "[" * 2000, r"is damaged or not a TOML file \(RecursionError"),
+        ("name = " + "1" * 5000, r"is damaged or not a TOML file \(ValueError"),
         ("name = '" + "n" * (1 << 20) + "'", "at most 1,048,576 are read"),
         (SWEEP + 'out = "x"\n', "'out' stands at the top"),
         ("page = 3\n" + SWEEP, "page must be true or false, not 3"),
@@ -112,7 +112,7 @@ def test_what_is_different_for_jobs_of_a_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("minuts = 3", "'minuts', which is not known; known: partition, account"),
+        ("minuts = 3", "unknown field, 'minuts'; known: partition, account"),
         ('minutes = "3"', "minutes must be a whole number, not '3'"),
         ("minutes = true", "minutes must be a whole number, not True"),
         ("minutes = 0", "minutes must be at least 1, not 0"),
@@ -123,9 +123,9 @@ def test_what_is_different_for_jobs_of_a_kind(tmp_path: Path) -> None:
         ('setup = "x"', "setup must be a list of shell lines"),
         ("setup = [3]", "setup must be a list of shell lines"),
         ("additional = 3", "additional must be a table"),
-        ("kinds = {}", "'kinds', which is not known"),
+        ("kinds = {}", "unknown field, 'kinds'"),
         ("score = 3", "score must be a table of what is different for such jobs, not 3"),
-        ("[profile.gpu.score]\nminuts = 3", r"\[profile\.gpu\.score\] has 'minuts'"),
+        ("[profile.gpu.score]\nminuts = 3", r"\[profile\.gpu\.score\] has an unknown field, 'minuts'"),
     ],
 )
 def test_profiles_with_faults(tmp_path: Path, line: str, words: str) -> None:

@@ -84,3 +84,20 @@ def test_a_sweep_runs_from_the_copy(toy: Callable[..., Path], tmp_path: Path, mo
     copies = list((planned.folder.root / "code").iterdir())
     assert len(copies) == 1
     assert f"path is {copies[0]}" in planned.folder.job("prep").log.read_text()
+
+
+def test_packages_of_others_are_copied_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark from elsewhere runs on a cluster from the same moment's code, be it a folder or a single file."""
+    (tmp_path / "library" / "birds").mkdir(parents=True)
+    (tmp_path / "library" / "birds" / "__init__.py").write_text("SPECIES = 200\n")
+    (tmp_path / "library" / "songs.py").write_text("LENGTH = 3\n")
+    offered = tmp_path / "library" / "birds-1.0.dist-info"
+    offered.mkdir()
+    (offered / "METADATA").write_text("Metadata-Version: 2.1\nName: birds\nVersion: 1.0\n")
+    groups = "[piggyback.benchmarks]\nbirds = birds:B\n[piggyback.methods]\nsongs = songs:S\n"
+    (offered / "entry_points.txt").write_text(groups)
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    copy = take_snapshot(tmp_path / "snapshots")
+    assert (copy / "birds" / "__init__.py").read_text() == "SPECIES = 200\n"
+    assert (copy / "songs.py").read_text() == "LENGTH = 3\n"
+    assert (copy / "piggyback" / "suite").is_dir()

@@ -1,0 +1,1 @@
+"""One training: the loop, checkpoints, run folders, rate trials, processes."""
