@@ -62,7 +62,8 @@ class Pretraining:
         """Train from the start or from the checkpoint; a finished network is left alone.
 
         Raises:
-            BadInput: the recipe sets what does not count here, the folder belongs to another training, or another process is working in it.
+            BadInput: the recipe sets what does not count here, the folder belongs to another training, or another
+                process is working in it.
             Diverged: the loss is not finite.
             Requeue: a stop was requested; the same call continues.
         """
@@ -107,9 +108,8 @@ def refuse_unused(recipe: Recipe) -> None:
     for entry in fields(recipe):
         value = getattr(recipe, entry.name)
         if entry.name in suites and value != entry.default:
-            raise BadInput(
-                f"{entry.name} means nothing where a whole network is trained: leave it at {entry.default!r}, not {value!r}"
-            )
+            advice = f"leave it at {entry.default!r}, not {value!r}"
+            raise BadInput(f"{entry.name} means nothing where a whole network is trained: {advice}")
 
 
 def make_optimizer(network: nn.Module, *, recipe: Recipe) -> torch.optim.Optimizer:
