@@ -108,8 +108,8 @@ def refuse_unused(recipe: Recipe) -> None:
     for entry in fields(recipe):
         value = getattr(recipe, entry.name)
         if entry.name in suites and value != entry.default:
-            found = f"leave it at {entry.default!r}, not {value!r}"
-            raise BadInput(f"{entry.name} means nothing where a whole network is trained: {found}")
+            advice = f"leave it at {entry.default!r}, not {value!r}"
+            raise BadInput(f"{entry.name} means nothing where a whole network is trained: {advice}")
 
 
 def make_optimizer(network: nn.Module, *, recipe: Recipe) -> torch.optim.Optimizer:

@@ -240,7 +240,7 @@ class Training:
     def _look(self, progress: Progress, *, begun: float) -> None:
         """Check after a step whether the loss is finite, a checkpoint is due, or a stop was requested."""
         every = LOOK_EVERY if self.is_alone else AGREE_EVERY
-        if progress.step % every == 0:
+        if progress.step % every == 0 or progress.step == self.plan.steps:  # an epoch may have fewer steps
             self._refuse_non_finite(progress)
         elif not self.is_alone:
             return
@@ -295,10 +295,13 @@ class Training:
         torch.set_rng_state(found["rng"])
         if found["cuda_rng"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(found["cuda_rng"], device)
+        place, totals = self.place or Place(rank=0, world=1, device=device), found["total"]
+        if len(totals) != place.world:  # other processes than those that saved it: each goes on with their mean
+            totals = totals.mean(0, keepdim=True).expand(place.world, -1)
         return Progress(
             epoch=found["epoch"],
             step=found["step"],
-            total=found["total"][0 if self.place is None else self.place.rank].to(device),
+            total=totals[place.rank].clone().to(device),
             seconds=found["seconds"],
             history=found["history"],
         )

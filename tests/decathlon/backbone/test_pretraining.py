@@ -4,24 +4,27 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import backbone_processes
 import numpy as np
 import pytest
 import torch
+from backbone_processes import splits, train_short, train_watched
+from breaks import Killed, StopAfter
 
-import decathlon.backbone.pretraining as pretraining
+from decathlon.backbone import pretraining
 from decathlon.backbone.backbone_file import load_backbone
-from decathlon.backbone.options import TrainOptions
-from decathlon.backbone.pretraining import Pretrained, pretrain
-from decathlon.backbone.pretraining_recipe import PretrainRecipe, find_preset, preset_named_in
+from decathlon.backbone.options import TrainOptions, train_defaults
+from decathlon.backbone.pretraining import BackboneLearner, Falls, Pretrained, pretrain
+from decathlon.backbone.pretraining_recipe import PRESETS, PretrainRecipe
 from decathlon.backbone.verbs import run_train
-from decathlon.backbone.wrn import WideResNet, wide_resnet
-from decathlon.release.packed import Manifest, open_split, write_manifest
-from piggyback.data.labelled import INDEX, PackedSplit
+from decathlon.backbone.wrn import wide_resnet
+from decathlon.release.packed import Manifest, write_manifest
+from piggyback.data.labelled import INDEX
 from piggyback.shell.errors import BadInput, Diverged, Requeue, UnknownName
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,13 +32,7 @@ CLASSES = 3
 RECIPE = PretrainRecipe(depth=10, widen=1, epochs=3, batch_size=16, decay_epochs=(2,), size=16, lr=0.2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Pictures this small are not worth several threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -70,10 +67,6 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-def splits(data: Path) -> tuple[PackedSplit, PackedSplit]:
-    return open_split(data, "imagenet12", "train"), open_split(data, "imagenet12", "val")
-
-
 def train(data: Path, folder: Path, *, recipe: PretrainRecipe = RECIPE) -> Pretrained:
     result = pretrain(*splits(data), recipe=recipe, folder=folder, device="cpu")
     assert result is not None
@@ -99,54 +92,72 @@ def test_it_learns_and_ends_in_a_backbone(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path / "run", recipe=replace(RECIPE, seed=1))
 
 
-class Killed(BaseException):
-    """As the scheduler's signal: nothing in the code catches it."""
+def stop_after_each_step(data: Path, folder: Path, *, recipe: PretrainRecipe = RECIPE) -> list[str]:
+    """Train, one step in each process; gives the names of the newest checkpoints on the way."""
+    kept = []
+    while True:
+        torch.manual_seed(len(kept))  # where a checkpoint is loaded nothing of what this process did may count
+        try:
+            pretrain(*splits(data), recipe=recipe, folder=folder, device="cpu", stop=StopAfter(1))
+        except Requeue:
+            assert not (folder / "backbone.safetensors").exists()
+            kept.append(max((folder / "checkpoints").glob("step-*.pt")).stem)
+            continue
+        return kept
 
 
-@pytest.mark.parametrize("damage", [False, True], ids=["whole", "newest damaged"])
-def test_a_killed_run_continues_to_the_same_bits(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool
-) -> None:
+def test_stops_at_every_step_change_no_bit(data: Path, tmp_path: Path) -> None:
     whole = train(data, tmp_path / "whole")
-    measure, calls = pretraining.measure, []
+    kept = stop_after_each_step(data, tmp_path / "stopped")
+    assert kept == [f"step-{step:09d}" for step in range(1, 13)]  # four of each epoch
+    assert (tmp_path / "stopped" / "backbone.safetensors").read_bytes() == whole.path.read_bytes()
+    assert not (tmp_path / "stopped" / "checkpoints").exists()
+    first, other = (
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    )
+    assert first == other
 
-    def die_in_third_epoch(*arguments: Any, **keywords: Any) -> float:
-        calls.append(1)
-        if len(calls) == 3:
+
+@pytest.mark.parametrize("damaged", [0, 1, 2], ids=["none", "the newest", "all"])
+def test_a_killed_run_continues_from_the_newest_whole_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: int
+) -> None:
+    monkeypatch.setattr(pretraining, "Falls", partial(Falls, checkpoint_s=-1.0))
+    whole = train(data, tmp_path / "whole")
+    folder, measure = tmp_path / "killed", pretraining.measure
+
+    def die_in_second_epoch(*arguments: Any, **keywords: Any) -> float:
+        if (folder / "metrics.jsonl").exists():
             raise Killed
         return measure(*arguments, **keywords)
 
-    monkeypatch.setattr(pretraining, "measure", die_in_third_epoch)
-    with pytest.raises(Killed):
-        train(data, tmp_path / "killed")
-    monkeypatch.setattr(pretraining, "measure", measure)
-    kept = sorted((tmp_path / "killed" / "checkpoints").iterdir())
-    assert [path.name for path in kept] == ["step-000000001.pt", "step-000000002.pt"]
-    if damage:
-        content = bytearray(kept[-1].read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "measure", die_in_second_epoch)
+        with pytest.raises(Killed):
+            train(data, folder)
+    kept = sorted((folder / "checkpoints").iterdir())
+    assert [path.name for path in kept] == ["step-000000007.pt", "step-000000008.pt"]
+    for path in kept[len(kept) - damaged :]:
+        content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
-        kept[-1].write_bytes(content)
+        path.write_bytes(content)
     with pytest.raises(BadInput, match="another recipe"):
-        train(data, tmp_path / "killed", recipe=replace(RECIPE, seed=1))
-    epochs: list[int] = []
-    train_epoch = pretraining.train_epoch
-    monkeypatch.setattr(
-        pretraining,
-        "train_epoch",
-        lambda *arguments, epoch, **rest: epochs.append(epoch) or train_epoch(*arguments, epoch=epoch, **rest),
-    )
-    resumed = train(data, tmp_path / "killed")
-    assert epochs == ([1, 2] if damage else [2])
-    assert resumed.path.read_bytes() == whole.path.read_bytes()
+        train(data, folder, recipe=replace(RECIPE, seed=1))
+    seen: list[int] = []
+    loss = BackboneLearner.loss
+    monkeypatch.setattr(BackboneLearner, "loss", lambda learner, batch: (seen.append(1), loss(learner, batch))[1])
+    assert train(data, folder).path.read_bytes() == whole.path.read_bytes()
+    assert len(seen) == 12 - (8, 7, 0)[damaged]
 
 
-def test_another_number_of_threads_is_told_and_can_be_allowed(
+def test_another_environment_is_told_and_can_be_allowed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(data, tmp_path / "run")
-    (tmp_path / "run" / "backbone.safetensors").unlink()
-    monkeypatch.setattr(pretraining, "describe_device", lambda device: "another machine")
-    with pytest.raises(BadInput, match="is another machine"):
+    with pytest.raises(Requeue):
+        pretrain(*splits(data), recipe=RECIPE, folder=tmp_path / "run", device="cpu", stop=StopAfter(5))
+    monkeypatch.setattr("piggyback.suite.training.checkpoints.describe_device", lambda device: "another machine")
+    with pytest.raises(BadInput, match=r"is another machine.*--allow-other-environment"):
         train(data, tmp_path / "run")
     result = pretrain(*splits(data), recipe=RECIPE, folder=tmp_path / "run", device="cpu", allow_other_environment=True)
     assert result is not None
@@ -154,8 +165,9 @@ def test_another_number_of_threads_is_told_and_can_be_allowed(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="try a lower lr than 1e\\+30"):
+    with pytest.raises(Diverged, match="is not finite any more at epoch 1, step 4: lower the learning rate"):
         train(data, tmp_path / "run", recipe=replace(RECIPE, lr=1e30))
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
     assert not list((tmp_path / "run").rglob("*.pt"))
     assert not (tmp_path / "run" / "backbone.safetensors").exists()
 
@@ -172,50 +184,6 @@ def test_sizes_that_do_not_fit_are_told(data: Path, tmp_path: Path, monkeypatch:
         train(data, tmp_path / "run")
 
 
-WORKER = """
-import os, sys
-from pathlib import Path
-tests, root, out, *ports = sys.argv[1:]
-import torch
-torch.set_num_threads(1)
-import importlib.util
-found = importlib.util.spec_from_file_location("the_tests", tests)
-the_tests = importlib.util.module_from_spec(found)
-found.loader.exec_module(the_tests)
-for port, norm in zip(ports, ("trained", "fixed"), strict=True):
-    os.environ["MASTER_PORT"] = port
-    network, result = the_tests.train_watched(Path(root), Path(out) / norm, norm=norm)
-    assert (result is None) == (os.environ["RANK"] != "0")
-    torch.save(network.state_dict(), Path(out) / (norm + os.environ["RANK"] + ".pt"))
-"""
-SHORT = replace(RECIPE, epochs=2, decay_epochs=(1,), size=8)
-
-
-def train_watched(data: Path, folder: Path, *, norm: str) -> tuple[WideResNet, Pretrained | None]:
-    """Train this process's share; returns its network too.
-
-    Where norm layers are "fixed", which sums over pictures alone, the network is in float64 as well, so that
-    any real difference stands out from rounding.
-    """
-    made: list[WideResNet] = []
-
-    def make(*arguments: int, **keywords: int) -> WideResNet:
-        network = wide_resnet(*arguments, **keywords)
-        if norm == "fixed":
-            for part in network.modules():
-                if isinstance(part, torch.nn.BatchNorm2d):
-                    part.eval()
-                    part.train = lambda mode=True: None  # type: ignore[method-assign,assign,misc]
-            network.double().register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
-        made.append(network)
-        return network
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "wide_resnet", make)
-        result = pretrain(*splits(data), recipe=SHORT, folder=folder, device="cpu")
-    return made[0], result
-
-
 def free_ports(count: int) -> list[str]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
@@ -227,8 +195,10 @@ def free_ports(count: int) -> list[str]:
 
 
 def test_two_processes_agree_with_each_other_and_with_one(data: Path, tmp_path: Path) -> None:
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", WORKER, __file__, str(data), str(tmp_path), *free_ports(2)]
+    with pytest.raises(Requeue):
+        train_short(data, tmp_path / "more", stop=StopAfter(3))
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, backbone_processes.__file__, str(data), str(tmp_path), *free_ports(10)]
     processes = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
@@ -254,33 +224,51 @@ def test_two_processes_agree_with_each_other_and_with_one(data: Path, tmp_path: 
     assert [row["val_top1"] for row in rows] == [row["val_top1"] for row in result.history]
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in result.history])
 
+    stopped, whole = (tmp_path / name / "backbone.safetensors" for name in ("stopped", "trained"))
+    assert stopped.read_bytes() == whole.read_bytes()
+    with pytest.raises(BadInput, match=r"device was .*, 2 processes, is "):
+        train_short(data, tmp_path / "fewer")
+    together = json.loads((tmp_path / "trained" / "metrics.jsonl").read_text().splitlines()[0])
+    for name in ("fewer", "more"):  # not the same bits, but three steps of four are
+        found = train_short(data, tmp_path / name, allow_other_environment=True)
+        assert found is not None
+        assert found.trained == (name == "fewer")
+        assert found.history[0]["loss"] == pytest.approx(together["loss"], rel=0.1)
+
 
 def test_the_paper_preset_has_the_stated_schedule() -> None:
-    paper = find_preset("paper")
+    paper = PRESETS["paper"]
     assert (paper.depth, paper.widen, paper.epochs, paper.batch_size) == (28, 4, 50, 64)
-    assert [paper.rate(epoch) for epoch in (0, 24, 25, 49)] == pytest.approx([0.05, 0.05, 0.005, 0.005])
-    assert preset_named_in(["--data", "d", "--recipe", "smoke"]) == preset_named_in(["--recipe=smoke"]) != paper
+    rates = [paper.full_rate * paper.decay_in(epoch) for epoch in (0, 24, 25, 49)]
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005])
+
+
+def test_the_named_preset_gives_the_defaults() -> None:
+    assert train_defaults([]).settings == PRESETS["paper"]
+    for words in (["--data", "d", "--recipe", "smoke"], ["--recipe=smoke"]):
+        assert train_defaults(words).settings == PRESETS["smoke"] != PRESETS["paper"]
     with pytest.raises(UnknownName, match="Did you mean 'paper'"):
-        find_preset("papers")
+        train_defaults(["--recipe", "papers"])
 
 
 def test_a_signal_stops_the_run_and_the_same_command_continues(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = TrainOptions(data=data, out=tmp_path / "run", settings=RECIPE, device="cpu", json=True)
-    measure = pretraining.measure
+    loss, seen = BackboneLearner.loss, list[int]()
 
-    def ask_to_stop(*arguments: Any, **keywords: Any) -> float:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return measure(*arguments, **keywords)
+    def ask_to_stop(learner: BackboneLearner, batch: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(learner, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "measure", ask_to_stop)
+        patch.setattr(BackboneLearner, "loss", ask_to_stop)
         with pytest.raises(Requeue):
             run_train(options)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["epoch"], status["epochs"]) == ("requeue", 1, 3)
-    assert status["progress"] == pytest.approx(1 / 3)
+    assert (status["state"], status["progress"]) == ("requeue", pytest.approx(6 / 12))
     assert run_train(options) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["epochs"] == 3
