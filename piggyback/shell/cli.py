@@ -1,8 +1,8 @@
 """The console command: finds verbs through entry points, loads only the chosen one.
 
-A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of `Command`.  The
-module that holds it must import nothing heavy: option classes and texts only.  What a verb does is elsewhere and is
-imported when the verb runs, so that no ``--help`` ever loads torch.
+A package offers verbs by an entry point of the group ``piggyback.commands`` that names a tuple of `Command`, or a
+function that gives one.  The module that holds it must import nothing heavy: option classes and texts only.  What a
+verb does is elsewhere and is imported when the verb runs, so that no ``--help`` ever loads torch.
 """
 
 import os
@@ -62,7 +62,8 @@ def find_commands() -> list[Command]:
     """The verbs of all installed packages, sorted by name."""
     found: list[Command] = []
     for point in entry_points(group="piggyback.commands"):
-        found.extend(cast(tuple[Command, ...], point.load()))
+        offered: tuple[Command, ...] | Callable[[], tuple[Command, ...]] = point.load()
+        found.extend(offered() if callable(offered) else offered)
     return sorted(found, key=lambda command: command.name)
 
 

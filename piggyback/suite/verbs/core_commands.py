@@ -5,7 +5,7 @@ from typing import Final
 from piggyback.shell.cli import Command
 from piggyback.suite.verbs.commands import offered_commands
 
-COMMANDS: Final = (
+OWN: Final = (
     Command(
         name="demo",
         summary="the main job on data it makes itself, in under 5 minutes",
@@ -30,5 +30,9 @@ COMMANDS: Final = (
             "  piggyback payload show dtd.safetensors svhn.safetensors --json"
         ),
     ),
-    *offered_commands(),
 )
+
+
+def offer_commands() -> tuple[Command, ...]:
+    """All of them, as installed now."""
+    return (*OWN, *offered_commands())
