@@ -1,5 +1,6 @@
 """Laws for runs that are stopped, killed or damaged: the same command ends with the same bits."""
 
+import hashlib
 import json
 import random
 import signal
@@ -59,6 +60,22 @@ def stop_everywhere(train: Callable[[Any], object], *, root: Path, stop_after: A
 # -- stops ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def measured(bench_class: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Digests of the networks that are measured on val: a number of few pictures says little of their bits."""
+    digests: list[str] = []
+    measure = bench_class.measure
+
+    def note(bench: Any, network: torch.nn.Module) -> float:
+        state = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+        digests.append(hashlib.sha256(state).hexdigest())
+        value: float = measure(bench, network)
+        return value
+
+    monkeypatch.setattr(bench_class, "measure", note)
+    return digests
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_stop_at_every_step_changes_no_bit(
     small: Small,
@@ -67,12 +84,15 @@ def test_a_stop_at_every_step_changes_no_bit(
     outcome: Outcome,
     stop_after: Any,
     folder_of: Folder,
+    measured: list[str],
     tmp_path: Path,
     case: str,
 ) -> None:
     method, fields = CASES[case]
     job = change(replace(job, method=method), **small.choosing, **fields)
     whole = train_task(job)
+    expected = list(dict.fromkeys(measured))
+    measured.clear()
     again = replace(job, out=tmp_path / "again")
     folder = folder_of(again)
 
@@ -90,6 +110,7 @@ def test_a_stop_at_every_step_changes_no_bit(
     tried = [trial["steps"] for trial in json.loads(folder.trials.read_text())] if job.recipe.lr_grid else []
     assert len(tried) == len(job.recipe.lr_grid)
     assert stops >= final + sum(tried)  # after each, and wherever else it looks
+    assert list(dict.fromkeys(measured)) == expected  # the last epoch's again, where a stop came after it
     assert outcome(folder) == outcome(whole)
     assert not folder.checkpoints.exists()
 
