@@ -92,7 +92,7 @@ def write_sheets(path: Path, split: PackedSplit, *, predictions: Path, pictures:
 def write_sheet(path: Path, rows: Sequence[SheetRow]) -> None:
     """Write a sheet as PNG, whole or not at all; raises as `draw_sheet` does."""
     buffer = io.BytesIO()
-    draw_sheet(rows).save(buffer, "PNG")  # optimized it is 3 % smaller, in five times the time
+    draw_sheet(rows).save(buffer, "PNG", optimize=True)
     write_bytes(path, buffer.getvalue())
 
 
