@@ -96,7 +96,7 @@ class Benchmark:
         evaluate: ``module:function`` for a finished run (`piggyback.suite.evaluate.Finished`); the default measures
             val again.
         begin: ``module:function``, called with all jobs before any is trained, and with `strict`, whether the folder
-            must have been begun with the same jobs; raises whatever would make them fail.
+            must have been begun with the same jobs; raises whatever would make them fail, and opens each to find out.
         detail: ``module:function`` that shows a finished run (`piggyback.suite.results.FinishedRun`) after ``train``,
             with `bool` json, and returns further entries for that document; the default shows its metrics.
         report: ``module:function`` that reports finished runs (`piggyback.suite.report.Request`).

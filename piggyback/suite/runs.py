@@ -91,18 +91,20 @@ def check_jobs(benchmark: Benchmark, jobs: Sequence[Job]) -> None:
         BadInput: data or backbone do not fit, or the folder has finished runs of another recipe, so that the tables
             could not tell which to show.
     """
-    if benchmark.begin is not None:
-        load(benchmark.begin)(jobs, strict=True)
     seeds = {job.recipe.seed for job in jobs}
     finished = {job.method: find_runs(job.out, benchmark=benchmark, method=job.method, seeds=seeds) for job in jobs}
     for job in jobs:
-        bench = open_bench(job)
         found = finished[job.method].get((job.task, job.recipe.seed))
-        if found is not None and found.folder.root.name != root_of(bench).name:
+        if found is not None and found.folder.root.name != root_of(open_bench(job)).name:
             raise BadInput(
                 f"{one_line(job.out)} has a run with {job.title} by another recipe, data or backbone, "
                 f"{found.folder.root.name}: take another --out, or remove that folder"
             )
+    if benchmark.begin is not None:  # last: it may write into the folder
+        load(benchmark.begin)(jobs, strict=True)
+        return
+    for job in jobs:
+        open_bench(job)
 
 
 def run(benchmark: Benchmark, options: RunOptions[Any, Any]) -> int:
