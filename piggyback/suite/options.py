@@ -44,7 +44,7 @@ class TrainOptions(Generic[R, O]):
     Attributes:
         method: what the task may change about the network; docs/methods.md has them.
         data: folder that the verb `prepare` wrote.
-        backbone: backbone file.
+        backbone: file of the pretrained network.
         out: folder for runs; the same command again continues, or says that it is done.
         folder: the run's folder; under --out, named by what identifies the run, when not given.
         recipe: name of the recipe.
@@ -91,7 +91,7 @@ class GroundOptions(Generic[R]):
     Attributes:
         method: packnet, joint or series-joint; others are built on the backbone itself.
         data: folder that the verb `prepare` wrote.
-        backbone: backbone file.
+        backbone: file of the pretrained network.
         out: folder for runs; the same command again continues, or says that it is done.
         folder: the network's folder; under --out, named by what identifies the network, when not given.
         recipe: name of the recipe.
@@ -120,7 +120,7 @@ class EvaluateOptions(Generic[O]):
     Attributes:
         run: the run's folder.
         data: folder that the verb `prepare` wrote.
-        backbone: backbone file that the run was trained on.
+        backbone: file of the network that the run was trained on.
         device: such as cpu or cuda:1.
         json: print one JSON object instead of a table.
         own: of the benchmark alone.
@@ -140,7 +140,7 @@ class RunOptions(Generic[R, O]):
 
     Attributes:
         data: folder that the verb `prepare` wrote.
-        backbone: backbone file.
+        backbone: file of the pretrained network.
         out: folder for runs; the same command again continues.
         methods: with commas between; docs/methods.md has them.
         seeds: with commas between, in place of the recipe's one.
