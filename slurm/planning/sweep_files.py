@@ -88,10 +88,10 @@ def read_parts(value: Mapping[str, Any], *, path: Path) -> list[Mapping[str, Any
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise SweepError(f"{path} must have a [[benchmark]] table for each benchmark")
     if not isinstance(defaults, dict) or not all(isinstance(one, dict) for one in defaults.values()):
-        raise SweepError(f"{path}: defaults must be tables by the names of benchmarks, such as [defaults.decathlon]")
+        raise SweepError(f"{path}: defaults must be tables by the names of benchmarks, [defaults.NAME]")
     for part in parts:
         if not isinstance(part.get("name"), str):
-            raise SweepError(f'{path}: each [[benchmark]] table must have a name, such as "decathlon"')
+            raise SweepError(f'{path}: each [[benchmark]] table must have a name: name = "NAME"')
     for table in (*parts, *defaults.values()):
         if own := sorted(table.keys() & {"out", "root"}):
             raise SweepError(f"{path}: {own[0]!r} stands at the top, not in a [[benchmark]] or [defaults.NAME] table")
