@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -52,137 +53,17 @@ MASKS: Final = tuple(
 )
 LAST_COLUMN: Final = re.compile(r"│ +\d+ │$", re.MULTILINE)  # of tables where that is seconds
 
-GIVEN: Final = {
-    "every": "piggyback,piggyback-ternary,feature,finetune,scratch,norm,affine,ksm,packnet,joint,series,series-joint,"
-    "parallel,dan",
-    "most": "piggyback,piggyback-ternary,feature,finetune,scratch,affine,ksm,series,parallel,dan",
-    "exact": "--recipe smoke --update eager --precision fp32 --device cpu",
-    "tasks": "--data tasks/data --backbone tasks/backbone/backbone.safetensors",
-    "small": "--head-lr-factor 5 --parallel 1",
-    "scenes": "--data scenes/data --backbone scenes/drawn/backbone.safetensors",
-    "seen": "--train voc2012_train --deconvolution fixed --size 0 --epochs 2 --batch-size 8 --lr 5e-4 --dropout 0.1 "
-    "--head-lr-factor 4 --parallel 1",
-    "voc": "scenes/drawn/release/VOCdevkit/VOC2012",
-    "seg11": "scenes/drawn/release/VOCdevkit/VOC2012/ImageSets/Segmentation/seg11valid.txt",
-    "maps": "scenes/runs/runs/*-piggyback-seed0-*/predictions/seg11valid",
-    "slurm": "--cluster slurm --profiles profiles.toml",
+DATA: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+GIVEN: Final[dict[str, str]] = DATA["given"]
+COMMANDS: Final[dict[str, str]] = DATA["commands"]
+PATTERNS: Final = {
+    "decathlon": ("tasks/**/*",),
+    "segmentation": ("scenes/**/*",),
+    "sweep": ("*.toml", "fake/*", "sweep*/**/*"),
+    "leaderboard": ("store/**/*", "page*/**/*"),
+    "help": (),
 }
-"""What stands in braces in the commands; words in brackets are taken in turn, - is none."""
-
-DECATHLON: Final = """
-decathlon draw --out tasks/release
-decathlon prepare --source tasks/release --out tasks/data [--json -]
-decathlon backbone train --data tasks/data --out tasks/backbone --recipe smoke --depth 10 --widen 2 --size 32 \
-    --epochs 3 --decay-epochs 2 --device cpu --json
-decathlon backbone evaluate {tasks} --size 32 --json --split [val test]
-decathlon run {tasks} {exact} {small} --out tasks/runs --methods {every} --tasks dtd,svhn [--json -]
-decathlon run {tasks} {exact} {small} --out tasks/runs --methods piggyback,feature --tasks dtd,svhn --seed 1
-decathlon run {tasks} {exact} {small} --out tasks/nine --methods piggyback,feature --lr 9e-4
-decathlon run {tasks} {exact} {small} --out tasks/grid --methods piggyback,ksm --tasks dtd --lr-grid 1e-3 2e-3 \
-    --min-steps 60 --trial-share 0.5
-decathlon run {tasks} {exact} {small} --out tasks/val --methods piggyback,packnet --tasks dtd,svhn --selected-on val \
-    --epochs 3
-decathlon run {tasks} {exact} {small} --out tasks/both --methods piggyback,dan --tasks dtd --trained-on train+val
-decathlon run {tasks} {exact} {small} --out tasks/order --methods packnet,joint --tasks svhn,dtd --order svhn dtd
-decathlon run {tasks} {exact} {small} --out tasks/ten --methods joint --tasks svhn,dtd --order svhn dtd imagenet12
-decathlon run {tasks} {exact} {small} --out tasks/other --methods piggyback,finetune,series --tasks aircraft \
-    --schedule cosine --rule sgd --head-rule sgd --weight-decay 5e-4 --norm trained --normalise own-train --whole dtd
-decathlon run {tasks} {exact} --out tasks/official --methods piggyback,feature --tasks gtsrb --norm statistics \
-    --normalise official-task --decay-after 0.5 --decay-again 0.8 --min-steps 50 --no-flip --parallel 2 --json
-decathlon evaluate {tasks} --device cpu --run tasks/runs/runs/dtd-[piggyback packnet series-joint]-seed0-* --json
-decathlon evaluate {tasks} --device cpu --run tasks/runs/runs/svhn-ksm-seed0-* --split test
-decathlon merge --backbone tasks/backbone/backbone.safetensors --out tasks/merged.safetensors \
-    --payload tasks/runs/runs/dtd-[piggyback series]-seed0-*/payload.safetensors --json
-decathlon merge --backbone tasks/backbone/backbone.safetensors --out tasks/merged-dan.safetensors \
-    --payload tasks/runs/runs/dtd-[dan joint]-seed0-*/payload.safetensors
-decathlon merge --backbone tasks/runs/grounds/packnet-*/backbone.safetensors --out tasks/merged-packnet.safetensors \
-    --payload tasks/runs/runs/dtd-packnet-seed0-*/payload.safetensors
-payload show tasks/runs/runs/*/payload.safetensors [--json -]
-decathlon report --runs tasks/runs --data tasks/data --methods {every} --tasks dtd,svhn [--json -]
-decathlon report --runs tasks/nine --data tasks/data --seeds 0,1
-decathlon submit --runs tasks/runs --out tasks/partial.json --json [- --partial]
-decathlon submit --runs tasks/nine --out tasks/results.json
-decathlon score tasks/results.zip --labels tasks/data/labels_test --json
-decathlon score tasks/[results partial].json --labels tasks/data/labels_test
-decathlon train --task dtd {tasks} {exact} --epochs 12 --out tasks/stopped --json
-decathlon train --task dtd {tasks} {exact} --epochs 12 --out tasks/stopped --json
-decathlon train --task dtb {tasks} --out tasks/none
-decathlon run [--methods=pigback --recipe=smok --lr=-1] {tasks} --out tasks/none
-"""
-
-SEGMENTATION: Final = """
-segmentation draw --out scenes/drawn
-segmentation prepare --source scenes/drawn/release --out scenes/data --json
-segmentation prepare --source scenes/drawn/release --out scenes/data --splits sbd_train,voc2012_train
-segmentation backbone import scenes/drawn/backbone.safetensors --convention caffe --out scenes/imported.safetensors
-segmentation run {scenes} {exact} {seen} --out scenes/runs --methods {most} --json
-segmentation run {scenes} {exact} {seen} --out scenes/runs --methods piggyback --seeds 0,1
-segmentation run {scenes} {exact} {seen} --out scenes/grid --methods feature --lr-grid 5e-4 1e-3 --held-out 30
-segmentation run {scenes} {exact} {seen} --out scenes/both --methods feature --lr-grid 5e-4 1e-3 --held-out 30 \
-    --trained-on train+val --trial-share 1 --sheets 0
-segmentation run {scenes} {exact} --out scenes/other --methods piggyback,finetune --flip --accumulate 2 --loss sum \
-    --weight-decay 1e-4 --weight-lr-factor 0.1 --head-rule sgd --decay-after 0.5 --parallel 2
-segmentation run {scenes} {exact} --out scenes/margin --methods feature --margin fcn --deconvolution fixed \
-    --train voc2012_train --parallel 1
-segmentation run {scenes} {exact} --out scenes/none --methods [norm packnet joint series-joint]
-segmentation run {scenes} {exact} --out scenes/none --lr-grid 1e-3
-segmentation train {scenes} {exact} --epochs 8 --deconvolution fixed --out scenes/stopped --method feature --json
-segmentation train {scenes} {exact} --epochs 8 --deconvolution fixed --out scenes/stopped --method feature --json
-segmentation evaluate {scenes} --device cpu --run scenes/runs/runs/*-piggyback-seed0-* --out scenes/again --json
-segmentation evaluate {scenes} --device cpu --run scenes/runs/runs/*-ksm-* --out scenes/train --split voc2012_train \
-    --sheets 0 [- --allow-overlap]
-segmentation report --runs scenes/runs --data scenes/data --methods {most} [--json -]
-segmentation report --runs scenes/runs --data scenes/data --seeds 0,1,2
-segmentation sizes --json
-segmentation sizes --recipe smoke --backbone scenes/drawn/backbone.safetensors
-segmentation miou --truth {voc}/SegmentationClass --predictions {maps} --ids {seg11} --csv scenes/miou.csv --json
-segmentation miou --truth {voc}/SegmentationClass --predictions {maps}
-segmentation rle --predictions {maps} --out scenes/rle.json --json
-segmentation bundle --predictions {maps} --pictures {voc}/JPEGImages --ids {seg11} --out scenes/voc.tgz --json
-segmentation bundle --predictions {maps} --pictures {voc}/JPEGImages
-"""
-
-SWEEP: Final = """
-sweep new [smoke profiles decathlon-table8 packnet-orders segmentation full] --force
-sweep plan [smoke decathlon-table8 packnet-orders segmentation].toml --json
-sweep plan full.toml --profile gpu
-sweep doctor --folder fake --no-node-check --json
-sweep submit smoke.toml {slurm} --dry-run --profile [gpu preemptible]
-sweep submit smoke.toml {slurm} --dry-run --json
-sweep submit packnet-orders.toml {slurm}
-sweep submit smoke.toml {slurm} --json
-sweep status smoke.toml --json
-sweep cancel smoke.toml dtd --json
-sweep status smoke.toml
-sweep retry smoke.toml dtd {slurm} --snapshot
-sweep plan local.toml --json
-sweep submit local.toml --cluster local --dry-run
-sweep submit local.toml --cluster local --max-parallel 2 --wait
-sweep submit local.toml --cluster local --wait --json
-sweep status local.toml
-sweep logs local.toml decathlon-score
-"""
-
-LOCAL_SWEEP: Final = """
-name = "local"
-out = "sweep-local"
-benchmark = [
-    {name = "decathlon", methods = ["packnet", "series-joint"]},
-    {name = "decathlon", label = "seeds", methods = ["affine"], seeds = [0, 1], tasks = ["dtd"]},
-    {name = "segmentation", methods = ["feature"]},
-]
-[defaults.decathlon]
-data = "tasks/data"
-backbone = "tasks/backbone/backbone.safetensors"
-tasks = ["svhn", "dtd"]
-recipe = "smoke"
-settings = {update = "eager", precision = "fp32", min_steps = 30}
-[defaults.segmentation]
-data = "scenes/data"
-backbone = "scenes/drawn/backbone.safetensors"
-recipe = "smoke"
-settings = {update = "eager", precision = "fp32", deconvolution = "fixed"}
-"""
+"""The files to record after each part's commands."""
 
 FAKES: Final = {
     "sbatch": """[ -e "$1" ] || exit 0
@@ -198,40 +79,6 @@ FAKES: Final = {
     "srun": "exit 1",
 }
 """A Slurm whose jobs never start, and which writes down what it is told."""
-
-LEADERBOARD: Final = """
-leaderboard add runs/tasks runs/scenes runs/sweep-local --store store --json
-leaderboard add runs/tasks --store store
-leaderboard check store --labels tasks/data/labels_test --json
-leaderboard show store --protocol official --method 'piggy*'
-leaderboard show store --view [decathlon points segmentation reproduced] --format [table md csv json latex]
-leaderboard show store --view [decathlon points segmentation reproduced] --no-published --json
-leaderboard show --view [decathlon points segmentation reproduced] --unverified --json
-leaderboard compare scratch [parallel norm piggyback nobody] --store store --json
-leaderboard compare piggyback finetune --store store
-leaderboard compare piggyback feature --store store --benchmark segmentation
-leaderboard build store --out page --json
-leaderboard build store --runs runs/scenes --out page-all --unverified
-"""
-
-HELP: Final = """
---help
---version
-
-decathlom run
-decathlon [- rn]
-payload show nothing.safetensors
-decathlon run --help --recipe [mini packnet adapters]
-"""
-
-PARTS: Final = {
-    "decathlon": (DECATHLON, ("tasks/**/*",)),
-    "segmentation": (SEGMENTATION, ("scenes/**/*",)),
-    "sweep": (SWEEP, ("*.toml", "fake/*", "sweep*/**/*")),
-    "leaderboard": (LEADERBOARD, ("store/**/*", "page*/**/*")),
-    "help": (HELP, ()),
-}
-"""Commands, and the files to record after them; sweep and leaderboard take what the parts before have made."""
 
 
 @dataclass(kw_only=True)
@@ -348,7 +195,8 @@ def set_up(work: Path) -> Recorder:
         (fake / "bin" / name).chmod(0o755)
     (fake / "number").write_text("100")
     (fake / "ended").write_text("none\n")
-    (work / "local.toml").write_text(LOCAL_SWEEP)
+    for name, text in DATA["files"].items():
+        (work / name).write_text(text)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
     environment |= {"PYTHONSAFEPATH": "1", "FAKE": str(fake), "PATH": f"{fake / 'bin'}:{os.environ['PATH']}"}
     return Recorder(work=work, environment=environment)
@@ -356,7 +204,7 @@ def set_up(work: Path) -> Recorder:
 
 def record(recorder: Recorder, part: str) -> None:
     """Run a part's commands, with every choice of the words in brackets, and record its files."""
-    commands, patterns = PARTS[part]
+    commands = COMMANDS[part]
     if part == "leaderboard":
         recorder.prepare_store()
     if part == "help":
@@ -366,7 +214,7 @@ def record(recorder: Recorder, part: str) -> None:
         parts = enumerate(re.split(r"\[(.*?)\]", line))
         for words in product(*(part.split() if place % 2 else [part] for place, part in parts)):
             recorder.run("".join("" if word == "-" else word for word in words))
-    for pattern in patterns:
+    for pattern in PATTERNS[part]:
         recorder.keep_files(pattern)
 
 
@@ -383,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="a folder for all that is made; new, unless --only is given")
     parser.add_argument("--out", type=Path, help="the file of digests to write")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--only", default=",".join(COMMANDS), help="parts, with commas between")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"))
     options = parser.parse_args(arguments)
     if options.compare:
