@@ -200,7 +200,7 @@ def test_a_folder_is_of_one_data_folder_one_backbone_and_one_size(
     trained.clear()
     capsys.readouterr()
     (tmp_path / "copy.safetensors").write_bytes(job.backbone.read_bytes())
-    for more in (("--backbone", str(tmp_path / "copy.safetensors")), ("--size", "24")):
+    for more in (("--backbone", str(tmp_path / "copy.safetensors")), ("--size", "24", "--seeds", "1")):
         assert main(words(*ONE, *more)) == 1
         assert "other data, backbone or size" in " ".join(capsys.readouterr().err.split())
     assert trained == []

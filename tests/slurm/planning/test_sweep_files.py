@@ -42,7 +42,7 @@ def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytes
         ("name = '" + "n" * (1 << 20) + "'", "at most 1,048,576 are read"),
         (SWEEP + 'out = "x"\n', "'out' stands at the top"),
         ("page = 3\n" + SWEEP, "page must be true or false, not 3"),
-        ("defaults = 3\n" + SWEEP, r"tables by the names of benchmarks, such as \[defaults.decathlon\]"),
+        ("defaults = 3\n" + SWEEP, r"tables by the names of benchmarks, \[defaults.NAME\]"),
         ("defaults.toy = 3\n" + SWEEP, "defaults must be tables by the names of benchmarks"),
         (SWEEP + "[defaults.tyo]\nseeds = [0]\n", r"\[defaults.tyo\] is of no use: no \[\[bench"),
         (SWEEP + '[defaults.toy]\nout = "x"\n', "'out' stands at the top"),
