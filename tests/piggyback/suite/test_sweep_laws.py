@@ -37,7 +37,7 @@ def given(small: Small) -> Spec:
 def drawn(small: Small, given: Spec) -> Spec:
     """The same, on data and a backbone that the sweep makes."""
     if small.benchmark.source.draw is None:
-        pytest.skip(f"{small.name} draws nothing")
+        pytest.skip(f"{small.name} draws nothing: test_what_a_benchmark_does_not_draw_is_refused")
     spec = {key: value for key, value in given.items() if key not in ("data", "backbone")} | {"source": "drawn"}
     if small.benchmark.source.drawn_backbone is None:
         spec["backbone"] = {"recipe": list(small.benchmark.source.presets)[-1], "epochs": 1}
@@ -224,10 +224,20 @@ def test_runs_of_another_recipe_or_backbone_lie_elsewhere_and_are_not_scored_tog
     ],
 )
 def test_specs_with_faults(small: Small, ids: Callable[..., list[str]], change: dict[str, Any], words: str) -> None:
-    if small.benchmark.source.has_pictures and "data" in change:
-        pytest.skip(f"{small.name} prepares its data from nothing")
+    if small.benchmark.source.has_pictures and "data" in change:  # then the sweep prepares them
+        assert ids(**change)[0].startswith(f"{small.name}-prepare-")
+        return
     with pytest.raises((BadInput, UnknownName), match=words):
         ids(**change)
+
+
+def test_what_a_benchmark_does_not_draw_is_refused(small: Small, given: Spec) -> None:
+    spec = {key: value for key, value in given.items() if key != "data"} | {"source": "drawn"}
+    if small.benchmark.source.draw is not None:
+        assert plan(small.benchmark, spec)[0]["title"] == f"{small.name} draw"
+        return
+    with pytest.raises(BadInput, match=r"leave source out|give a source or data|must give data"):
+        plan(small.benchmark, spec)
 
 
 def test_tasks_that_there_are_not(small: Small, ids: Callable[..., list[str]]) -> None:
