@@ -1,10 +1,10 @@
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from backbone_headers import change_header
 
 from decathlon.backbone.backbone_file import Header, load_backbone, predict, rank_classes, save_backbone
 from decathlon.backbone.options import EvaluateOptions, ImportOptions
@@ -112,19 +112,6 @@ def test_the_same_weights_give_the_same_bytes_and_other_files_are_not_overwritte
     assert path.read_bytes() != first
 
 
-def with_header(path: Path, change: dict[str, object]) -> Path:
-    """The same file with another metadata entry."""
-    data = path.read_bytes()
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    entry = json.loads(header["__metadata__"]["piggyback_backbone"])
-    header["__metadata__"]["piggyback_backbone"] = json.dumps({**entry, **change})
-    text = json.dumps(header).encode()
-    changed = path.with_name("changed.safetensors")
-    changed.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-    return changed
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -142,7 +129,7 @@ def test_a_header_that_does_not_fit_is_told(
 ) -> None:
     save(tmp_path / "b.safetensors", network)
     with pytest.raises(BadInput, match=message):
-        load_backbone(with_header(tmp_path / "b.safetensors", change))
+        load_backbone(change_header(tmp_path / "b.safetensors", change))
 
 
 @pytest.mark.parametrize("left", [9, 60, 5000, -1])

@@ -1,11 +1,11 @@
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from backbone_headers import change_header
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -285,19 +285,6 @@ def test_a_backbone_file_is_not_fed_another_way_by_importing_it_again(imported: 
     refuse(imported.path, "is a backbone file already", convention="caffe")
 
 
-def rewrite(path: Path, change: dict[str, object]) -> Path:
-    """The same file with another metadata entry."""
-    data = path.read_bytes()
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    entry = json.loads(header["__metadata__"]["piggyback_backbone"])
-    header["__metadata__"]["piggyback_backbone"] = json.dumps({**entry, **change})
-    text = json.dumps(header).encode()
-    changed = path.with_name("changed.safetensors")
-    changed.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-    return changed
-
-
 NORMALISE = {"order": "rgb", "range": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
@@ -323,7 +310,7 @@ NORMALISE = {"order": "rgb", "range": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
 )
 def test_a_header_that_does_not_fit_is_told(imported: Backbone, change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message) as told:
-        load_backbone(rewrite(imported.path, change))
+        load_backbone(change_header(imported.path, change))
     assert "\n" not in str(told.value)
 
 
