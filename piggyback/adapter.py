@@ -80,6 +80,7 @@ class Adapter(Overlay):
                 not fit the method, or the network is wrapped in DistributedDataParallel.
         """
         method = method or self.method
+        self.look()
         if name in self.tasks:
             raise BadInput(f"there is a task {name!r} already")
         if (head is None) != (self.head_slot is None):
@@ -150,6 +151,7 @@ class Adapter(Overlay):
             NotTrainable: no task is current, or it was loaded from a payload and has no real masks.
         """
         self._task_to_train(wish="asking for an optimizer")
+        self.look()
         rates = Rates(
             mask=mask_lr,
             head=head_lr,
@@ -170,9 +172,10 @@ class Adapter(Overlay):
         state = self.tasks[name]
         if not isinstance(state.method, Prunes):
             raise BadInput(f"tasks of method {state.method.name!r} give no weights back: there is nothing to prune")
+        self.look()
         for weight, trained in state.trained.items():
             state.method.prune(trained, share=share, name=weight)
-        self.switch(name)
+        self.restore()
 
     def _task_to_train(self, *, wish: str) -> str:
         """The current task's name, where it can be trained."""
@@ -188,7 +191,13 @@ class Adapter(Overlay):
     # -- files ------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None) -> None:
-        """Write what the task adds into a payload file (``docs/payload-format.md``)."""
+        """Write what the task adds into a payload file (``docs/payload-format.md``).
+
+        Raises:
+            NetworkChanged: something else has written into the network, so that the file would not be what was trained.
+            Diverged: something the task keeps is not finite.
+        """
+        self.look()
         save_task(Path(path), self, task=task, recipe=recipe or {})
 
     def load(self, path: str | Path, *, task: str | None = None, head: nn.Module | None = None) -> str:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from piggyback.shell.errors import BadInput
 
 NORM_TYPES: Final = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+STATISTICS: Final = ("running_mean", "running_var")  # torch's names, which norm layers of others keep to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Anatomy:
         weights: parameters called ``weight`` of convolution (grouped, depthwise, transposed too) and linear
             layers outside the head, the first convolution included; a weight that several layers share has
             the first one's name.
-        norm_modules: normalisation layers outside the head.
+        norm_modules: normalisation layers outside the head: torch's, and any that keep running statistics.
         norm: their parameters and buffers.
         rest: all other parameters and buffers outside the head, which no mask method touches: biases,
             embeddings, attention's ``in_proj_weight``.
@@ -70,7 +71,9 @@ def dissect(network: nn.Module, *, head: str | None) -> Anatomy:
         except AttributeError:
             raise BadInput(f"the network has no module {head!r} for a task's head; it has {', '.join(slots)}") from None
     modules = {name: m for name, m in network.named_modules() if not in_slot(name, head)}
-    norm_modules = tuple(name for name, module in modules.items() if isinstance(module, NORM_TYPES))
+    norm_modules = tuple(
+        name for name, module in modules.items() if isinstance(module, NORM_TYPES) or keeps_statistics(module)
+    )
     adaptable = {
         f"{name}.weight" if name else "weight"
         for name, module in modules.items()
@@ -84,6 +87,11 @@ def dissect(network: nn.Module, *, head: str | None) -> Anatomy:
     taken = {*weights, *norm}
     rest = tuple(name for name in names if name not in taken)
     return Anatomy(weights=weights, norm_modules=norm_modules, norm=norm, rest=rest)
+
+
+def keeps_statistics(module: nn.Module) -> bool:
+    """Whether a module has running statistics, which move in training mode."""
+    return any(module._buffers.get(name) is not None for name in STATISTICS)
 
 
 def in_slot(name: str, slot: str | None) -> bool:

@@ -15,6 +15,7 @@ from piggyback.task_state import TaskState, fresh_modules
 def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module | None) -> str:
     """Add a payload's task to an overlay and switch to it; see `Adapter.load`."""
     payload = read_payload(path)
+    overlay.look()
     if payload.fingerprint != overlay.fingerprint:
         raise BackboneMismatch(
             f"{path} belongs to the backbone {payload.fingerprint[:12]}, but this network's frozen weights are "

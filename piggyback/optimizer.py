@@ -16,7 +16,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from piggyback.overlay import Overlay, is_elsewhere
-from piggyback.shell.errors import NotTrainable
+from piggyback.shell.errors import Diverged, NotTrainable
 from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
 
@@ -87,6 +87,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().__init__(groups, {"lr": rates.head})
         self.names = {parameter: name for name, parameter in self.parameters.items()}
         self.mask_update = MaskUpdate(state.method, mode=update)
+        self.steps = 0  # since it was made
         self.reset()
 
     def _groups(
@@ -150,7 +151,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 elif "step" in state:  # torch leaves it on the device of the checkpoint; fused kernels want it here
                     state["step"] = state["step"].to(parameter.device)
         if self.overlay.current == self.task_name:
-            self.overlay.switch(self.task_name)
+            self.overlay.restore()
 
     @staticmethod
     @torch.no_grad()
@@ -170,6 +171,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
         Raises:
             NotTrainable: the network shows another task, or fixed norm layers are in training mode.
+            NetworkChanged: something else has written into the network.
+            Diverged: a gradient is not finite; nothing was stepped.
         """
         loss = None
         if closure is not None:
@@ -180,13 +183,32 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 f"this optimizer trains task {self.task_name!r}, but the network shows "
                 f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
             )
-        self.overlay.check_before_step(self._adapted())
+        adapted = self._adapted()
+        self.steps += 1
+        self.overlay.check_before_step(adapted, number=self.steps)
+        self._refuse_non_finite()
         for group in self.param_groups:
             if group["role"] == "mask":
                 self._step_masks(group)
             else:
                 step_in_place(group, self.state)
+        self.overlay.note_step(adapted, compiled=self.mask_update.kernel is not None)
         return loss
+
+    def _refuse_non_finite(self) -> None:
+        """Raise Diverged unless all gradients are finite: one NaN would switch its weights off for ever."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        # a sum is finite where all values are, and is the cheapest look at them
+        sums = torch.stack([cast(Tensor, p.grad).sum(dtype=torch.float64) for p in parameters])
+        if not (finite := torch.isfinite(sums)).all():
+            first = parameters[int((~finite).nonzero()[0])]
+            names = {id(parameter): name for name, parameter in self.overlay.network.named_parameters()}
+            raise Diverged(
+                f"the gradient of {names.get(id(first), 'a parameter')!r} is not finite: nothing was stepped. Look for "
+                "a NaN in the batch or the loss, lower the learning rate, or leave the batch out after zero_grad()"
+            )
 
     def _adapted(self) -> dict[str, Tensor]:
         masked = (parameter for group in self.param_groups if group["role"] == "mask" for parameter in group["params"])

@@ -6,23 +6,25 @@ autograd.  ``docs/decisions.md`` says why.
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from piggyback.added_modules import hide_modules, show_modules
-from piggyback.anatomy import Anatomy, dissect, fingerprint, like, persistent_tensors
-from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
+from piggyback.anatomy import Anatomy, dissect, fingerprint, keeps_statistics, like, persistent_tensors
+from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
+from piggyback.view import View, holds, refuse_if_shown
 
 
 class Overlay:
     """The frozen weights of a network, the state of each task, and what the network shows.
 
     The tensors kept here are the truth, and the network's parameters a view of them.  Only this class and the current
-    task's optimizer write into the network; its last section looks after what everybody else does to it.
+    task's optimizer write into the network; its last section looks after what everybody else does to it.  Free to all
+    are the head, what a task trains in place, and modules that it puts behind layers.
 
     Attributes:
         network: shows the current task.
@@ -39,14 +41,22 @@ class Overlay:
         self.network = network
         self.head_slot = head
         self.anatomy: Anatomy = dissect(network, head=head)
-        tensors = persistent_tensors(network)
-        # clone() keeps strides, so W, theta and parameter can be walked as flat memory together
-        self.frozen: dict[str, Tensor] = {name: tensors[name].detach().clone() for name in self.anatomy.backbone}
-        self.fingerprint = fingerprint(self.frozen)
+        refuse_if_shown(network)
+        self._freeze()
         self.base_head = network.get_submodule(head) if head is not None else None
         self.tasks: dict[str, TaskState] = {}
         self.current: str | None = None
+        self.rounded = False  # compiled updates have written what the network shows
+        self.written: dict[str, int] = {}  # by weight, how often its real mask had been written to by then
+        self.view = View(network)
         self._show(None)
+
+    def _freeze(self) -> None:
+        """Take what the network holds for the backbone's weights."""
+        tensors = persistent_tensors(self.network)
+        # clone() keeps strides, so W, theta and parameter can be walked as flat memory together
+        self.frozen: dict[str, Tensor] = {name: tensors[name].detach().clone() for name in self.anatomy.backbone}
+        self.fingerprint = fingerprint(self.frozen)
 
     # -- tasks ------------------------------------------------------------------------------------------
 
@@ -77,8 +87,10 @@ class Overlay:
 
         Raises:
             UnknownName: there is no such task.
+            NetworkChanged: something else has written into the network.
         """
         state = self.task(name)
+        self.look()
         if name != self.current:
             refuse_if_wrapped(self.network)
             self._stash()
@@ -86,12 +98,33 @@ class Overlay:
         self._show(state)
 
     def base(self) -> None:
-        """Let the network show the backbone itself, with its own head."""
+        """Let the network show the backbone itself, with its own head.
+
+        Raises:
+            NetworkChanged: something else has written into the network.
+        """
+        self.look()
         if self.current is not None:
             refuse_if_wrapped(self.network)
             self._stash()
         self.current = None
         self._show(None)
+
+    def restore(self) -> None:
+        """Let the network show once more what it showed, over whatever others have written into it.
+
+        Raises:
+            NetworkChanged: parameters are gone or have another shape, so that there is nothing to write into.
+        """
+        tensors = persistent_tensors(self.network)
+        for name, frozen in self.frozen.items():
+            if name not in tensors or tensors[name].shape != frozen.shape:
+                raise NetworkChanged(
+                    f"the network has no tensor {name!r} of shape {tuple(frozen.shape)} any more: build it again, "
+                    "attach to the new one and load the payloads there"
+                )
+        self._stash()
+        self._show(None if self.current is None else self.tasks[self.current])
 
     def _stash(self) -> None:
         """Bring what the current task trains in place from the network into its state."""
@@ -127,6 +160,9 @@ class Overlay:
             self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
             for parameter in head.parameters():
                 parameter.requires_grad_(state is not None)
+        self.rounded = False
+        self.view.remember(self.current)
+        self.written = {name: count_writes(state, name) for name in state.trained} if state is not None else {}
         self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
 
     # -- modes ------------------------------------------------------------------------------------------
@@ -143,6 +179,7 @@ class Overlay:
             tensors = persistent_tensors(self.network)
             for name in self.anatomy.norm:
                 tensors[name].copy_(self.frozen[name])
+            self.view.accept(self.anatomy.norm)
             for name in self.anatomy.norm_modules:
                 self.network.get_submodule(name).eval()
 
@@ -198,18 +235,87 @@ class Overlay:
 
     # -- what others do to the network ------------------------------------------------------------------
 
-    def check_before_step(self, adapted: Mapping[str, Tensor]) -> None:
-        """Look at what has become of the network since the forward pass, before an optimizer writes into it.
+    def check_before_step(self, adapted: Mapping[str, Tensor], *, number: int) -> None:
+        """Look at what has become of the network since the last step, before an optimizer writes into it.
 
         Args:
             adapted: the network's parameters that the current task adapts, by name.
+            number: of the step, from 1.  What torch's counters do not tell is looked for in steps 1, 2, 4, 8 and so on,
+                which costs nothing in the long run and finds a second optimizer before much is trained.
 
         Raises:
             NotTrainable: a fixed norm layer is in training mode.
+            NetworkChanged: something else has written into the network.
         """
         self.check_modes()
+        if number & (number - 1) == 0:
+            self.look()
+        elif touched := self.view.touched(self._watched()):
+            self._judge(touched)
+        for name, parameter in adapted.items():
+            if self.view.places[name].tensor is not parameter:
+                raise NetworkChanged(f"{name!r} is another tensor than when the optimizer was made: make a new one")
         if any(is_elsewhere(parameter, self.frozen[name]) for name, parameter in adapted.items()):
             self.follow()
+
+    def look(self) -> None:
+        """Find out whether something else has written into the network since the adapter last did.
+
+        Weights that were loaded before the first task are the backbone's from then on.
+
+        Raises:
+            NetworkChanged: something else has, and tasks would be lost or wrong.
+        """
+        self._judge(sorted(self._watched()))
+
+    def _watched(self) -> set[str]:
+        """Names of the tensors in the network that the adapter alone may write to."""
+        own = self.tasks[self.current].own if self.current is not None else {}
+        return self.frozen.keys() - own.keys()
+
+    @torch.no_grad()
+    def _judge(self, names: Sequence[str]) -> None:
+        """Compare tensors of the network with what they should hold, and accept those that do."""
+        state = None if self.current is None else self.tasks[self.current]
+        changed = [name for name in names if not self._holds(name, state)]
+        if changed and not self.tasks:
+            self._freeze()
+            self._show(None)
+        elif changed:
+            raise NetworkChanged(
+                f"{self.view.explain(changed[0])}{f' ({len(changed)} tensors in all)' if len(changed) > 1 else ''}. "
+                "The network only shows what the adapter keeps, so the change would be lost: train with "
+                "adapter.optimizer(), load weights before the first task, and keep buffers from moving. "
+                "adapter.restore() puts back what the network showed"
+            )
+        else:
+            self.view.accept(names)
+
+    def _holds(self, name: str, state: TaskState | None) -> bool:
+        """Whether a tensor of the network has the value that the current state gives it."""
+        place = self.view.places[name]
+        tensor = place.now
+        if tensor is None or (isinstance(tensor, nn.Parameter) and tensor is not place.tensor):
+            return False  # an optimizer would go on with the one that was there
+        frozen = self.frozen[name].to(tensor.device)
+        if state is None or not (name in state.trained or name in state.kept):
+            return holds(tensor, frozen, rounded=False)
+        if count_writes(state, name) != self.written.get(name, 0) and tensor._version == place.version:
+            return True  # it is the real mask that has been written to by hand, and the network is yet to show it
+        kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
+        return holds(tensor, state.method.apply(frozen, kept), rounded=self.rounded)
+
+    def note_step(self, names: Iterable[str], *, compiled: bool) -> None:
+        """Take what an optimizer's step wrote for the adapter's own.
+
+        Args:
+            names: of the weights that it stepped.
+            compiled: whether by compiled code.
+        """
+        state = self.tasks[cast(str, self.current)]
+        self.rounded |= compiled
+        self.view.accept(names)
+        self.written = {name: count_writes(state, name) for name in state.trained}
 
     def check_modes(self) -> None:
         """Refuse to train with fixed norm layers in training mode: their statistics would move."""
@@ -217,7 +323,7 @@ class Overlay:
             return
         for name in self.anatomy.norm_modules:
             module = self.network.get_submodule(name)
-            if module.training and hasattr(module, "running_mean"):
+            if module.training and keeps_statistics(module):
                 raise NotTrainable(
                     f"norm layer {name!r} is fixed but in training mode: call adapter.train(), not network.train()"
                 )
@@ -246,6 +352,11 @@ class Overlay:
         for state in self.tasks.values():
             for name, tensor in state.own.items():
                 state.own[name] = tensor.to(tensors[name].device)
+
+
+def count_writes(state: TaskState, name: str) -> int:
+    """How often the tensors in training of a weight have been written to, as torch counts it."""
+    return sum(tensor._version for tensor in state.trained.get(name, {}).values())
 
 
 def is_elsewhere(tensor: Tensor, other: Tensor) -> bool:

@@ -8,6 +8,7 @@ PiggybackError            a message for the user; the console command prints it 
 ├── BackboneMismatch      the payload was trained on other frozen weights
 ├── UnknownName           no task, method or recipe has that name
 ├── NotTrainable          the task cannot be trained in its present form
+├── NetworkChanged        something else than the adapter has written into its network
 ├── Diverged              a loss or a weight is not finite any more
 └── SweepError            a sweep cannot be planned, sent or asked about
 
@@ -86,6 +87,10 @@ class UnknownName(PiggybackError):
 
 class NotTrainable(PiggybackError):
     """The task cannot be trained in its present form."""
+
+
+class NetworkChanged(PiggybackError):
+    """Something else than the adapter has written into its network, so that the tasks there would be lost or wrong."""
 
 
 class Diverged(PiggybackError):

@@ -208,7 +208,7 @@ def test_the_smoke_sweep(smoke: Smoke) -> None:
     other_code, other_printed = finish(smoke.second)
     if code:  # the other was first
         code, printed, other_code, other_printed = other_code, other_printed, code, printed
-    assert code == 0, printed
+    assert code == 0, f"{printed}\n--- and the other:\n{other_printed}"
     assert "14 done" in printed
     assert re.search(r"(?s)FCN-32s on seg11valid.*sum of points", printed)
     assert ("is at work on sending runs of this sweep already" if other_code else "14 done") in other_printed

@@ -1,0 +1,151 @@
+"""The watch over a network's tensors: has anybody written to them since the adapter did?
+
+torch counts the in-place writes to a tensor in ``_version`` (its notes on autograd mechanics, "In-place correctness
+checks"), so that a look costs a comparison of integers.  Not counted are, in torch 2.13, writes through ``.data``, by
+fused optimizers and by batch norm to its statistics; they are found by the values, which `Overlay.look` compares.
+"""
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from piggyback.shell.errors import BadInput
+
+SHOWN = WeakTensorKeyDictionary()
+"""By parameter, the name of the task that an adapter shows there; it outlives the adapter, as the task's weights do."""
+
+
+@dataclass
+class Place:
+    """Where a module keeps a tensor.
+
+    Attributes:
+        kind: the module's class, for messages.
+        holder: the module's own dict of parameters or of buffers.
+        key: in that dict.
+        tensor: what the adapter found there.
+        version: how often the tensor had been written to when the adapter last did.
+    """
+
+    kind: str
+    holder: dict[str, Any]
+    key: str
+    tensor: Tensor
+    version: int
+
+    @property
+    def now(self) -> Tensor | None:
+        """What stands there now: ``network.to()`` replaces buffers, and assigning replaces parameters."""
+        found: Tensor | None = self.holder.get(self.key)
+        return found
+
+
+class View:
+    """Parameters and persistent buffers of a network as the adapter left them."""
+
+    def __init__(self, network: nn.Module, task: str | None = None) -> None:
+        self.network = network
+        self.task = task
+        self.places: dict[str, Place] = {}
+        self.remember(task)
+
+    def __reduce__(self) -> tuple[type["View"], tuple[nn.Module, str | None]]:
+        return View, (self.network, self.task)  # copies of tensors are counted from the beginning
+
+    def remember(self, task: str | None) -> None:
+        """Take what the network holds now for the adapter's own writing.
+
+        Args:
+            task: the one that it shows; None for the backbone.
+        """
+        self.task = task
+        self.places = find_places(self.network)
+        for place in self.places.values():
+            if task is not None:
+                SHOWN[place.tensor] = task
+            elif place.tensor in SHOWN:
+                del SHOWN[place.tensor]
+
+    def accept(self, names: Iterable[str]) -> None:
+        """The same for some tensors, after a step."""
+        for name in names:
+            place = self.places[name]
+            place.tensor = cast(Tensor, place.now)
+            place.version = place.tensor._version
+
+    def touched(self, watched: Container[str]) -> list[str]:
+        """Names of watched tensors that were replaced, or written to by others in a way that torch counts."""
+        return [
+            name
+            for name, place in self.places.items()
+            if (place.tensor._version != place.version or place.now is not place.tensor) and name in watched
+        ]
+
+    def explain(self, name: str) -> str:
+        """What has likely become of a tensor, in words."""
+        place = self.places[name]
+        if isinstance(place.tensor, nn.Parameter):
+            if place.now is not place.tensor:
+                return f"{name!r} was replaced, as load_state_dict(assign=True), pruning and parametrizations do"
+            return (
+                f"{name!r} was changed by something else than the adapter, such as another optimizer over "
+                "network.parameters(), load_state_dict or a second adapter"
+            )
+        return f"the buffer {name!r} was changed, by its own {place.kind} in the forward pass or by load_state_dict"
+
+
+def find_places(network: nn.Module) -> dict[str, Place]:
+    """Where a network keeps its parameters and persistent buffers; shared ones once, by their first name."""
+    found: dict[str, Place] = {}
+    seen = set[int]()
+    for prefix, module in network.named_modules():
+        kept = {key: tensor for key, tensor in module._buffers.items() if key not in module._non_persistent_buffers_set}
+        for holder, here in ((module._parameters, module._parameters), (module._buffers, kept)):
+            for key, tensor in here.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    name = f"{prefix}.{key}" if prefix else key
+                    found[name] = Place(type(module).__name__, holder, key, tensor, tensor._version)
+    return found
+
+
+def refuse_if_shown(network: nn.Module) -> None:
+    """Raise BadInput if the network holds the weights of some adapter's task, which are not a backbone's."""
+    for place in find_places(network).values():
+        if place.tensor in SHOWN:
+            raise BadInput(
+                f"the network shows task {SHOWN[place.tensor]!r} of another adapter, whose weights are no backbone's: "
+                "call that adapter's base() first, or attach to a copy made by its merged(task)"
+            )
+
+
+def holds(tensor: Tensor, expected: Tensor, *, rounded: bool) -> bool:
+    """Whether a tensor of the network has the values that it should.
+
+    Args:
+        tensor: of the network.
+        expected: in any floating-point type.
+        rounded: small differences are fine, since compiled code may round otherwise than eager code does.
+    """
+    if tensor.shape != expected.shape:
+        return False
+    if equal_bits(tensor, expected.to(tensor.dtype)):
+        return True
+    if not tensor.is_floating_point():
+        return False
+    for kind in (torch.float16, torch.bfloat16):  # network.half() and float() again
+        if equal_bits(tensor, expected.to(kind).to(tensor.dtype)):
+            return True
+    size = float(expected.abs().max()) if expected.numel() else 0.0
+    return rounded and torch.allclose(tensor, expected.to(tensor.dtype), rtol=1e-5, atol=1e-6 * size)
+
+
+def equal_bits(tensor: Tensor, other: Tensor) -> bool:
+    """Whether all values are equal, where NaN counts as equal to itself."""
+    if torch.equal(tensor, other):
+        return True
+    return tensor.is_floating_point() and bool(((tensor == other) | (tensor.isnan() & other.isnan())).all())
