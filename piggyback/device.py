@@ -31,18 +31,14 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself.
+def prefers_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is to be taken where the user does not say: on GPUs that compute in it.
 
-    A processor without the instructions emulates them, three times slower than float32 (measured on an
-    Ice Lake, ``docs/performance.md``): the answer is no, although torch would accept it.
+    Not on processors.  Those without the instructions are slower in it, and those with them get weight gradients from
+    torch 2.14.1 that were never written, NaN or any number, where a convolution's kernel reaches places that are all
+    padding (7x7 with padding 3 on a map of 2x2; ``docs/decisions.md``).
     """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        found = processor_facts()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return False
+    return device.type == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def processor_facts() -> dict[str, Any]:
@@ -56,9 +52,9 @@ def autocast(device: torch.device, *, precision: str = "auto") -> AbstractContex
 
     Args:
         device: where the network is.
-        precision: ``auto`` (bf16 where the device has it), ``bf16`` or ``fp32``.
+        precision: ``auto`` (bf16 on GPUs that have it), ``bf16`` or ``fp32``.
     """
-    if precision == "bf16" or (precision == "auto" and has_native_bf16(device)):
+    if precision == "bf16" or (precision == "auto" and prefers_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

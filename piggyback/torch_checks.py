@@ -15,7 +15,7 @@ try:  # both, as builds that do not belong together fail only then
 except (ImportError, OSError, RuntimeError) as fault:  # the last: operators of another torch build
     FAULT = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
 else:
-    from piggyback.device import describe_device, has_native_bf16
+    from piggyback.device import describe_device
     from piggyback.methods.binary import Binary
     from piggyback.update import Coefficients, MaskUpdate
 
@@ -29,7 +29,7 @@ def checks() -> Iterator[Check]:
     if whole.state != "broken":
         yield check_compiler()
         yield check_threads()
-        yield check_bf16()
+        yield check_processor()
         yield check_gpu()
 
 
@@ -89,11 +89,11 @@ def check_threads() -> Check:
     return Check(name="threads", state="ok", found=found)
 
 
-def check_bf16() -> Check:
-    """Whether the processor has bfloat16 arithmetic."""
-    processor = torch.device("cpu")
-    how = "bfloat16 native" if has_native_bf16(processor) else "bfloat16 only emulated, so precision auto is float32"
-    return Check(name="processor", state="ok", found=f"{describe_device(processor)}; {how}")
+def check_processor() -> Check:
+    """The processor's name; it computes in float32 unless a recipe says otherwise."""
+    return Check(
+        name="processor", state="ok", found=f"{describe_device(torch.device('cpu'))}; precision auto is float32"
+    )
 
 
 def check_gpu() -> Check:

@@ -41,12 +41,6 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def float32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Precision ``auto`` is float32 in the tests' own process, so that numbers depend on no processor's bfloat16."""
-    monkeypatch.setattr("piggyback.device.has_native_bf16", lambda device: False)
-
-
-@pytest.fixture(autouse=True)
 def no_power_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for the disk: processes are killed in the tests, machines are not."""
     monkeypatch.setattr(os, "fsync", lambda number: None)

@@ -81,7 +81,7 @@ class Recipe:
     selected_on: Literal["last epoch", "val"] = "last epoch"
     """Which epoch's state is kept; val needs `trained_on` train.  Never test."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of forward and backward; auto is bf16 where the device has it."""
+    """Of forward and backward; auto is bf16 on GPUs that have it."""
     update: Literal["auto", "compiled", "eager"] = "auto"
     """Form of the mask update; see docs/performance.md."""
     seed: int = 0

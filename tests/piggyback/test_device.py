@@ -44,3 +44,11 @@ def test_precisions() -> None:
         assert layer(x).dtype == torch.bfloat16
     with autocast(torch.device("cpu"), precision="fp32"):
         assert layer(x).dtype == torch.float32
+
+
+def test_a_processor_computes_in_float32_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.14.1 leaves weight gradients unwritten in bfloat16 on processors that have it (docs/decisions.md)."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True}, raising=False)
+    layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with autocast(torch.device("cpu")):
+        assert layer(x).dtype == torch.float32
