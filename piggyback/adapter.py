@@ -110,17 +110,19 @@ class Adapter(Overlay):
         """
         before = self.current
         self.switch(name)
-        plain = copy.deepcopy(self.network)
+        try:
+            plain = copy.deepcopy(self.network)
+        finally:
+            if before is None:
+                self.base()
+            else:
+                self.switch(before)
         method = self.tasks[name].method
         if isinstance(method, AddsModules):
             fold_modules(plain, method)
         for parameter in plain.parameters():
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())  # torch has no others
             parameter.grad = None
-        if before is None:
-            self.base()
-        else:
-            self.switch(before)
         return plain
 
     # -- training ---------------------------------------------------------------------------------------

@@ -94,6 +94,21 @@ def keeps_statistics(module: nn.Module) -> bool:
     return any(module._buffers.get(name) is not None for name in STATISTICS)
 
 
+def refuse_shared_memory(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise BadInput if a write to a tensor would change another one, or other values of its own."""
+    starts: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise BadInput(f"{name!r} has values that share memory, as expand() makes them: put its clone() there")
+        if not tensor.numel():
+            continue
+        if (other := starts.setdefault(tensor.data_ptr(), name)) != name:
+            raise BadInput(
+                f"{other!r} and {name!r} are two tensors in the same memory, so that a task's write to one would "
+                "change the other: tie them by giving both modules the same Parameter"
+            )
+
+
 def in_slot(name: str, slot: str | None) -> bool:
     """Whether a qualified name lies in the slot."""
     return slot is not None and (name == slot or name.startswith(slot + "."))

@@ -183,16 +183,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 f"this optimizer trains task {self.task_name!r}, but the network shows "
                 f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
             )
-        adapted = self._adapted()
         self.steps += 1
-        self.overlay.check_before_step(adapted, number=self.steps)
+        self.overlay.check_before_step(self._named(), number=self.steps)
         self._refuse_non_finite()
         for group in self.param_groups:
             if group["role"] == "mask":
                 self._step_masks(group)
             else:
                 step_in_place(group, self.state)
-        self.overlay.note_step(adapted, compiled=self.mask_update.kernel is not None)
+        self.overlay.note_step(compiled=self.mask_update.kernel is not None)
         return loss
 
     def _refuse_non_finite(self) -> None:
@@ -210,9 +209,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 "a NaN in the batch or the loss, lower the learning rate, or leave the batch out after zero_grad()"
             )
 
-    def _adapted(self) -> dict[str, Tensor]:
-        masked = (parameter for group in self.param_groups if group["role"] == "mask" for parameter in group["params"])
-        return {self.names[parameter]: parameter for parameter in masked}
+    def _named(self) -> dict[str, Tensor]:
+        """All parameters to be stepped, by their names in the network."""
+        return {self.names[parameter]: parameter for group in self.param_groups for parameter in group["params"]}
 
     def _step_masks(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:

@@ -6,14 +6,22 @@ autograd.  ``docs/decisions.md`` says why.
 """
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from piggyback.added_modules import hide_modules, show_modules
-from piggyback.anatomy import Anatomy, dissect, fingerprint, keeps_statistics, like, persistent_tensors
+from piggyback.anatomy import (
+    Anatomy,
+    dissect,
+    fingerprint,
+    keeps_statistics,
+    like,
+    persistent_tensors,
+    refuse_shared_memory,
+)
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
 from piggyback.view import View, holds, refuse_if_shown
@@ -54,6 +62,7 @@ class Overlay:
     def _freeze(self) -> None:
         """Take what the network holds for the backbone's weights."""
         tensors = persistent_tensors(self.network)
+        refuse_shared_memory(tensors)
         # clone() keeps strides, so W, theta and parameter can be walked as flat memory together
         self.frozen: dict[str, Tensor] = {name: tensors[name].detach().clone() for name in self.anatomy.backbone}
         self.fingerprint = fingerprint(self.frozen)
@@ -152,10 +161,11 @@ class Overlay:
         show_modules(self.network, modules, like=tensors[self.anatomy.weights[0]])
         added = {id(parameter) for module in modules.values() for parameter in module.parameters()}
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in own or name in adapted or id(parameter) in added)
+            wanted = name in own or name in adapted or id(parameter) in added
+            parameter.requires_grad_(wanted and parameter.is_floating_point())
             parameter.grad = None
         if self.head_slot is not None:
-            head = cast(nn.Module, state.head if state is not None else self.base_head)
+            head = cast(nn.Module, self._head())
             reference = tensors[self.anatomy.weights[0]]
             self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
             for parameter in head.parameters():
@@ -235,11 +245,11 @@ class Overlay:
 
     # -- what others do to the network ------------------------------------------------------------------
 
-    def check_before_step(self, adapted: Mapping[str, Tensor], *, number: int) -> None:
+    def check_before_step(self, stepped: Mapping[str, Tensor], *, number: int) -> None:
         """Look at what has become of the network since the last step, before an optimizer writes into it.
 
         Args:
-            adapted: the network's parameters that the current task adapts, by name.
+            stepped: the network's parameters that the optimizer has, by name.
             number: of the step, from 1.  What torch's counters do not tell is looked for in steps 1, 2, 4, 8 and so on,
                 which costs nothing in the long run and finds a second optimizer before much is trained.
 
@@ -252,10 +262,16 @@ class Overlay:
             self.look()
         elif touched := self.view.touched(self._watched()):
             self._judge(touched)
-        for name, parameter in adapted.items():
-            if self.view.places[name].tensor is not parameter:
-                raise NetworkChanged(f"{name!r} is another tensor than when the optimizer was made: make a new one")
-        if any(is_elsewhere(parameter, self.frozen[name]) for name, parameter in adapted.items()):
+        self.view.refuse_moved_caches()
+        for name, parameter in stepped.items():
+            place = self.view.places.get(name)
+            if place is None or place.now is not parameter:
+                raise NetworkChanged(
+                    f"{name!r} is another tensor than when the optimizer was made, which would train one that the "
+                    "network does not use: fill the head's slot by add_task(head=...) alone, or make a new optimizer"
+                )
+        trained = self.tasks[cast(str, self.current)].trained
+        if any(is_elsewhere(stepped[name], self.frozen[name]) for name in trained if name in stepped):
             self.follow()
 
     def look(self) -> None:
@@ -267,6 +283,15 @@ class Overlay:
             NetworkChanged: something else has, and tasks would be lost or wrong.
         """
         self._judge(sorted(self._watched()))
+        if self.head_slot is not None and self.network.get_submodule(self.head_slot) is not self._head():
+            raise NetworkChanged(
+                f"the slot {self.head_slot!r} has another head than the adapter put there, which no payload would "
+                "hold: give each task its head by add_task(head=...). adapter.restore() puts back the one of before"
+            )
+
+    def _head(self) -> nn.Module | None:
+        """The head that the network should have in its slot."""
+        return self.base_head if self.current is None else self.tasks[self.current].head
 
     def _watched(self) -> set[str]:
         """Names of the tensors in the network that the adapter alone may write to."""
@@ -305,16 +330,11 @@ class Overlay:
         kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
         return holds(tensor, state.method.apply(frozen, kept), rounded=self.rounded)
 
-    def note_step(self, names: Iterable[str], *, compiled: bool) -> None:
-        """Take what an optimizer's step wrote for the adapter's own.
-
-        Args:
-            names: of the weights that it stepped.
-            compiled: whether by compiled code.
-        """
+    def note_step(self, *, compiled: bool) -> None:
+        """Take what the optimizer's step wrote, perhaps by compiled code, for the adapter's own."""
         state = self.tasks[cast(str, self.current)]
         self.rounded |= compiled
-        self.view.accept(names)
+        self.view.accept(state.trained)
         self.written = {name: count_writes(state, name) for name in state.trained}
 
     def check_modes(self) -> None:

@@ -1,7 +1,7 @@
 """The watch over a network's tensors: has anybody written to them since the adapter did?
 
 torch counts the in-place writes to a tensor in ``_version`` (its notes on autograd mechanics, "In-place correctness
-checks"), so that a look costs a comparison of integers.  Not counted are, in torch 2.13, writes through ``.data``, by
+checks"), so that a look costs a comparison of integers.  Not counted are, in torch 2.14, writes through ``.data``, by
 fused optimizers and by batch norm to its statistics; they are found by the values, which `Overlay.look` compares.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from piggyback.shell.errors import BadInput
+from piggyback.shell.errors import BadInput, NetworkChanged
 
 SHOWN = WeakTensorKeyDictionary()
 """By parameter, the name of the task that an adapter shows there; it outlives the adapter, as the task's weights do."""
@@ -45,12 +45,18 @@ class Place:
 
 
 class View:
-    """Parameters and persistent buffers of a network as the adapter left them."""
+    """Parameters and buffers of a network as the adapter left them.
+
+    Attributes:
+        places: of parameters and persistent buffers, by name.
+        caches: of other buffers, by name: what no state dict has, and no payload.
+    """
 
     def __init__(self, network: nn.Module, task: str | None = None) -> None:
         self.network = network
         self.task = task
         self.places: dict[str, Place] = {}
+        self.caches: dict[str, Place] = {}
         self.remember(task)
 
     def __reduce__(self) -> tuple[type["View"], tuple[nn.Module, str | None]]:
@@ -63,7 +69,7 @@ class View:
             task: the one that it shows; None for the backbone.
         """
         self.task = task
-        self.places = find_places(self.network)
+        self.places, self.caches = find_places(self.network)
         for place in self.places.values():
             if task is not None:
                 SHOWN[place.tensor] = task
@@ -85,6 +91,15 @@ class View:
             if (place.tensor._version != place.version or place.now is not place.tensor) and name in watched
         ]
 
+    def refuse_moved_caches(self) -> None:
+        """Raise NetworkChanged if a buffer that no payload holds was written to; one replaced by another is a cache."""
+        for name, place in self.caches.items():
+            if place.now is place.tensor and place.tensor._version != place.version:
+                raise NetworkChanged(
+                    f"the buffer {name!r} of a {place.kind} moves in training, and as it is not persistent no payload "
+                    "could hold it: put that module into evaluation mode after adapter.train(), or leave it out"
+                )
+
     def explain(self, name: str) -> str:
         """What has likely become of a tensor, in words."""
         place = self.places[name]
@@ -98,24 +113,29 @@ class View:
         return f"the buffer {name!r} was changed, by its own {place.kind} in the forward pass or by load_state_dict"
 
 
-def find_places(network: nn.Module) -> dict[str, Place]:
-    """Where a network keeps its parameters and persistent buffers; shared ones once, by their first name."""
+def find_places(network: nn.Module) -> tuple[dict[str, Place], dict[str, Place]]:
+    """Where a network keeps its parameters and persistent buffers, and its other buffers.
+
+    Shared ones are there once, by their first name.
+    """
     found: dict[str, Place] = {}
+    caches: dict[str, Place] = {}
     seen = set[int]()
     for prefix, module in network.named_modules():
-        kept = {key: tensor for key, tensor in module._buffers.items() if key not in module._non_persistent_buffers_set}
-        for holder, here in ((module._parameters, module._parameters), (module._buffers, kept)):
-            for key, tensor in here.items():
+        for holder in (module._parameters, module._buffers):
+            for key, tensor in holder.items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
-                    name = f"{prefix}.{key}" if prefix else key
-                    found[name] = Place(type(module).__name__, holder, key, tensor, tensor._version)
-    return found
+                    place = Place(type(module).__name__, holder, key, tensor, tensor._version)
+                    kept = caches if key in module._non_persistent_buffers_set else found
+                    kept[f"{prefix}.{key}" if prefix else key] = place
+    return found, caches
 
 
 def refuse_if_shown(network: nn.Module) -> None:
     """Raise BadInput if the network holds the weights of some adapter's task, which are not a backbone's."""
-    for place in find_places(network).values():
+    places, _ = find_places(network)
+    for place in places.values():
         if place.tensor in SHOWN:
             raise BadInput(
                 f"the network shows task {SHOWN[place.tensor]!r} of another adapter, whose weights are no backbone's: "

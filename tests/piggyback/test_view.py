@@ -364,6 +364,90 @@ def test_other_buffers_that_move_are_refused(norm: str, tmp_path: Path) -> None:
     adapter.save(tmp_path / "a.safetensors", task="a")
 
 
+class Cached(nn.Module):
+    """A moving average that no state dict has, and a table that is made again for every size."""
+
+    def __init__(self, *, moves: bool) -> None:
+        super().__init__()
+        self.moves = moves
+        self.register_buffer("average", torch.zeros(8), persistent=False)
+        self.register_buffer("table", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.table = torch.ones(x.shape[-1], device=x.device)
+        if self.training and self.moves:
+            self.average.lerp_(x.detach().mean((0, 2, 3)), 0.1)
+        return x * self.table - self.average.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_buffers_that_are_not_saved_may_be_replaced_but_not_moved(moves: bool) -> None:
+    network = network_with(Cached(moves=moves))
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head")
+    adapter.add_task("a", head=nn.Linear(8, 4))
+    optimizer = adapter.optimizer(update="eager")
+    adapter.train()
+    backward(network)
+    if moves:
+        with pytest.raises(NetworkChanged, match=r"'1\.average' of a Cached moves in training.*not persistent"):
+            optimizer.step()
+    else:
+        optimizer.step()
+        adapter.switch("a")
+
+
+# -- heads and shared memory ------------------------------------------------------------------------------
+
+
+def test_a_head_put_into_the_slot_by_hand_is_refused(adapter: piggyback.Adapter, tmp_path: Path) -> None:
+    optimizer = adapter.optimizer(update="eager")
+    own = adapter.network.head
+    adapter.network.head = nn.Linear(24, 4)
+    backward(adapter.network)
+    with pytest.raises(NetworkChanged, match="another head than the adapter put there"):
+        optimizer.step()
+    for name in ("save", "switch to the same", "base", "merged", "add_task", "optimizer"):
+        with pytest.raises(NetworkChanged):
+            CALLS[name](adapter, tmp_path)
+    adapter.restore()
+    assert adapter.network.head is own
+    backward(adapter.network)
+    optimizer.step()
+
+
+def test_a_parameter_of_the_head_replaced_after_the_optimizer_was_made(adapter: piggyback.Adapter) -> None:
+    optimizer = adapter.optimizer(update="eager")
+    adapter.network.head.weight = nn.Parameter(torch.zeros(4, 24))
+    backward(adapter.network)
+    with pytest.raises(NetworkChanged, match=r"'head\.weight' is another tensor than when the optimizer was made"):
+        optimizer.step()
+    optimizer = adapter.optimizer(update="eager")
+    backward(adapter.network)
+    optimizer.step()
+    assert adapter.network.head.weight.any()
+
+
+def test_tensors_that_share_memory_are_refused_by_name(make_network: Make) -> None:
+    network = make_network()
+    network.bn2.weight.data = network.bn2.bias.data
+    with pytest.raises(BadInput, match=r"'bn2\.weight' and 'bn2\.bias' are two tensors in the same memory"):
+        piggyback.attach(network, method=piggyback.Binary(), head="head")
+    network = make_network()
+    network.conv1.register_buffer("scale", torch.ones(1).expand(4))
+    with pytest.raises(BadInput, match=r"'conv1\.scale' has values that share memory"):
+        piggyback.attach(network, method=piggyback.Binary(), head="head")
+
+
+def test_whole_numbers_among_the_parameters_stay_what_they_are(make_network: Make, make_head: Callable) -> None:
+    network = make_network()
+    network.codes = nn.Parameter(torch.arange(3), requires_grad=False)
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head")
+    adapter.add_task("a", head=make_head(0))
+    adapter.add_task("b", head=make_head(1), method=piggyback.Finetune())
+    assert adapter.merged("a").codes.tolist() == [0, 1, 2]
+    assert adapter.current == "b"
+
+
 # -- gradients that are not finite ------------------------------------------------------------------------
 
 
