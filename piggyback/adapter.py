@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from piggyback.added_modules import fold_modules, layers_with_modules
@@ -55,6 +56,7 @@ class Adapter(Overlay):
 
     # -- tasks ------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)  # tensors made in inference mode could never be trained
     def add_task(
         self,
         name: str,
@@ -88,6 +90,8 @@ class Adapter(Overlay):
             raise BadInput(
                 f"the adapter has {has}, so task {name!r} must come {'with' if self.head_slot else 'without'} a head"
             )
+        if head is not None and any(tensor.is_inference() for tensor in head.parameters()):
+            raise BadInput(f"the head given for task {name!r} was made in torch.inference_mode(): make it outside")
         taken = (self.base_head, *(task.head for task in self.tasks.values()))
         if head is not None and any(head is other for other in taken):
             raise BadInput(f"the head given for task {name!r} belongs to another task already: each needs its own")
@@ -202,6 +206,7 @@ class Adapter(Overlay):
         self.look()
         save_task(Path(path), self, task=task, recipe=recipe or {})
 
+    @torch.inference_mode(False)
     def load(self, path: str | Path, *, task: str | None = None, head: nn.Module | None = None) -> str:
         """Add the task of a payload file and switch to it.
 

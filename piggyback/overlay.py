@@ -24,7 +24,7 @@ from piggyback.anatomy import (
 )
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
-from piggyback.view import View, holds, refuse_if_shown
+from piggyback.view import View, count_writes, holds, refuse_if_shown
 
 
 class Overlay:
@@ -172,7 +172,7 @@ class Overlay:
                 parameter.requires_grad_(state is not None)
         self.rounded = False
         self.view.remember(self.current)
-        self.written = {name: count_writes(state, name) for name in state.trained} if state is not None else {}
+        self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
         self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
 
     # -- modes ------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class Overlay:
         frozen = self.frozen[name].to(tensor.device)
         if state is None or not (name in state.trained or name in state.kept):
             return holds(tensor, frozen, rounded=False)
-        if count_writes(state, name) != self.written.get(name, 0) and tensor._version == place.version:
+        if writes_to(state, name) != self.written.get(name, 0) and not place.is_written:
             return True  # it is the real mask that has been written to by hand, and the network is yet to show it
         kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
         return holds(tensor, state.method.apply(frozen, kept), rounded=self.rounded)
@@ -335,7 +335,7 @@ class Overlay:
         state = self.tasks[cast(str, self.current)]
         self.rounded |= compiled
         self.view.accept(state.trained)
-        self.written = {name: count_writes(state, name) for name in state.trained}
+        self.written = {name: writes_to(state, name) for name in state.trained}
 
     def check_modes(self) -> None:
         """Refuse to train with fixed norm layers in training mode: their statistics would move."""
@@ -374,9 +374,9 @@ class Overlay:
                 state.own[name] = tensor.to(tensors[name].device)
 
 
-def count_writes(state: TaskState, name: str) -> int:
+def writes_to(state: TaskState, name: str) -> int:
     """How often the tensors in training of a weight have been written to, as torch counts it."""
-    return sum(tensor._version for tensor in state.trained.get(name, {}).values())
+    return sum(count_writes(tensor) or 0 for tensor in state.trained.get(name, {}).values())
 
 
 def is_elsewhere(tensor: Tensor, other: Tensor) -> bool:

@@ -28,14 +28,20 @@ class Place:
         holder: the module's own dict of parameters or of buffers.
         key: in that dict.
         tensor: what the adapter found there.
-        version: how often the tensor had been written to when the adapter last did.
+        version: how often the tensor had been written to when the adapter last did; None for one that was made in
+            inference mode, whose writes torch does not count.
     """
 
     kind: str
     holder: dict[str, Any]
     key: str
     tensor: Tensor
-    version: int
+    version: int | None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether torch has counted a write to the tensor since."""
+        return self.version is not None and self.tensor._version != self.version
 
     @property
     def now(self) -> Tensor | None:
@@ -81,20 +87,20 @@ class View:
         for name in names:
             place = self.places[name]
             place.tensor = cast(Tensor, place.now)
-            place.version = place.tensor._version
+            place.version = count_writes(place.tensor)
 
     def touched(self, watched: Container[str]) -> list[str]:
         """Names of watched tensors that were replaced, or written to by others in a way that torch counts."""
         return [
             name
             for name, place in self.places.items()
-            if (place.tensor._version != place.version or place.now is not place.tensor) and name in watched
+            if (place.is_written or place.now is not place.tensor) and name in watched
         ]
 
     def refuse_moved_caches(self) -> None:
         """Raise NetworkChanged if a buffer that no payload holds was written to; one replaced by another is a cache."""
         for name, place in self.caches.items():
-            if place.now is place.tensor and place.tensor._version != place.version:
+            if place.now is place.tensor and place.is_written:
                 raise NetworkChanged(
                     f"the buffer {name!r} of a {place.kind} moves in training, and as it is not persistent no payload "
                     "could hold it: put that module into evaluation mode after adapter.train(), or leave it out"
@@ -113,6 +119,11 @@ class View:
         return f"the buffer {name!r} was changed, by its own {place.kind} in the forward pass or by load_state_dict"
 
 
+def count_writes(tensor: Tensor) -> int | None:
+    """How often a tensor has been written to, as torch counts it; None for one that was made in inference mode."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def find_places(network: nn.Module) -> tuple[dict[str, Place], dict[str, Place]]:
     """Where a network keeps its parameters and persistent buffers, and its other buffers.
 
@@ -126,7 +137,7 @@ def find_places(network: nn.Module) -> tuple[dict[str, Place], dict[str, Place]]
             for key, tensor in holder.items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
-                    place = Place(type(module).__name__, holder, key, tensor, tensor._version)
+                    place = Place(type(module).__name__, holder, key, tensor, count_writes(tensor))
                     kept = caches if key in module._non_persistent_buffers_set else found
                     kept[f"{prefix}.{key}" if prefix else key] = place
     return found, caches

@@ -247,6 +247,27 @@ def test_copies_are_watched_for_themselves(adapter: piggyback.Adapter) -> None:
         piggyback.attach(twin.network, method=piggyback.Binary())
 
 
+def test_tasks_come_and_go_in_inference_mode(adapter: piggyback.Adapter, make_head: Callable, tmp_path: Path) -> None:
+    adapter.save(tmp_path / "a.safetensors", task="a")
+    inputs = torch.ones(1, 3, 8, 8)
+    expected = adapter.network.eval()(inputs)
+    head = make_head(1)
+    with torch.inference_mode():
+        adapter.load(tmp_path / "a.safetensors", task="b")
+        with pytest.raises(BadInput, match=r"head given for task 'c' was made in torch\.inference_mode"):
+            adapter.add_task("c", head=nn.Linear(24, 4))
+        adapter.add_task("c", head=head)
+        adapter.switch("b")
+        assert torch.equal(adapter.network(inputs), expected)
+    for task in ("a", "c"):
+        adapter.switch(task)
+        optimizer = adapter.optimizer(update="eager")
+        backward(adapter.network)
+        optimizer.step()
+    adapter.switch("b")
+    assert torch.equal(adapter.network(inputs), expected)
+
+
 # -- modules with buffers of their own --------------------------------------------------------------------
 
 
