@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from piggyback.anatomy import persistent_tensors
 from piggyback.overlay import Overlay, is_elsewhere
 from piggyback.shell.errors import Diverged, NotTrainable
 from piggyback.task_state import TaskState
@@ -75,7 +76,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.overlay = overlay
         self.task_name = cast(str, overlay.current)
-        self.parameters = dict(overlay.network.named_parameters())
+        tensors = persistent_tensors(overlay.network)
+        self.parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
         state = overlay.tasks[self.task_name]
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
@@ -85,7 +87,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if not groups:
             raise NotTrainable(f"task {self.task_name!r} has nothing to train: neither a head nor weights of its own")
         super().__init__(groups, {"lr": rates.head})
-        self.names = {parameter: name for name, parameter in self.parameters.items()}
+        self.names = {
+            self.parameters[name]: name
+            for name in (*self.parameters, *state.own, *state.trained)
+            if (name in self.parameters)
+        }  # of a shared one the name that stands for all
         self.mask_update = MaskUpdate(state.method, mode=update)
         self.steps = 0  # since it was made
         self.reset()
