@@ -147,7 +147,7 @@ def dissect(
     tensors = {name: tensor for name, tensor in everything.items() if not is_in(name, heads)}
     if not tensors:
         raise BadInput("the network has no parameters outside its head, so there is nothing to adapt")
-    excluded = find_excluded(modules, tensors, (exclude,) if isinstance(exclude, str | type) else exclude)
+    excluded = find_excluded(modules, tensors, exclude if isinstance(exclude, list | tuple) else (exclude,))
     for name, module in modules.items():
         if not is_in(name, excluded):
             refuse_parametrized(name, module)
@@ -183,9 +183,9 @@ def find_slots(network: nn.Module, head: str | Sequence[str] | None) -> dict[str
         BadInput: a name leads to no module or to the network itself, two of them lead to one module or into each other,
             or a module that stands in a slot is also held by a plain attribute, which no task's head would replace.
     """
-    if head is not None and not (isinstance(head, str) or all(isinstance(name, str) for name in head)):
-        raise BadInput(f"head= is the name of a slot, such as 'fc', or several names, not {head!r}")
-    given = () if head is None else (head,) if isinstance(head, str) else tuple(head)
+    given = () if head is None else tuple(head) if isinstance(head, list | tuple) else (head,)
+    if not all(isinstance(slot, str) for slot in given):
+        raise BadInput(f"head= is the name of a slot, such as 'fc', or a tuple of names, not {head!r}")
     modules = dict(walk(network))
     slots: dict[str, tuple[str, ...]] = {}
     for slot in map(plain_name, given):
@@ -220,7 +220,7 @@ def hidden_places(modules: Mapping[str, nn.Module], wanted: nn.Module) -> Iterat
 
 
 def find_excluded(
-    modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], exclude: Sequence[Exclude]
+    modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], exclude: Sequence[object]
 ) -> tuple[str, ...]:
     """Names of the modules and parameters that `exclude` means.
 

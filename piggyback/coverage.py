@@ -220,10 +220,8 @@ def refuse_nothing(method: Method, reached: Collection[str], network: nn.Module)
 
 
 def describe_coverage(network: nn.Module, anatomy: Anatomy, state: TaskState) -> dict[str, object]:
-    """The entry of a payload's header: the shares, and the shapes of what the task was to leave as it is."""
-    tensors = persistent_tensors(network)
-    known = {*anatomy.maskable, *anatomy.norm}
-    without = {name: list(tensors[name].shape) for name in anatomy.left if name in known}
+    """The entry of a payload's header: the shares, and the names of what the task was to leave as it is."""
+    without = sorted(anatomy.left)
     shares = survey(network, anatomy, method=state.method, reached=reached_by(state)).shares
     return {**asdict(shares), **({"without": without} if without else {})}
 

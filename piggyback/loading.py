@@ -55,11 +55,9 @@ def loaded_heads(
     slots = overlay.head_slots
     if not slots and (head is not None or payload.head):
         raise BadPayload(f"{path} comes with a head, but the adapter has no head slot: attach(..., head=...)")
-    if payload.heads and set(payload.heads) != set(slots):
-        raise BadPayload(
-            f"{path} has heads for the slots {', '.join(payload.heads)}, the adapter {', '.join(slots)}: attach the "
-            "network with the same"
-        )
+    if (payload.heads or len(slots) > 1) and set(payload.heads) != set(slots):
+        found = f"heads for the slots {', '.join(payload.heads)}" if payload.heads else "one head"
+        raise BadPayload(f"{path} has {found}, the adapter the slots {', '.join(slots)}: attach the network alike")
     stored = {slot: payload.head_of(slot) for slot in slots}
     if isinstance(head, nn.Module) and len(slots) > 1:
         raise BadInput(f"give load() a mapping of the slots {', '.join(slots)} to modules, not one module")
@@ -92,7 +90,7 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
     for name, parts in payload.kept.items():
         refuse_other_parts(parts, expected[name], name=f"{path}: {name!r}")
     for name, shape in payload.shapes.items():
-        if name not in overlay.anatomy.weights or shape != tuple(frozen[name].shape):
+        if name not in overlay.anatomy.maskable or shape != tuple(frozen[name].shape):
             raise BadPayload(f"{path}: the network has no weight {name!r} of shape {shape}")
 
 
@@ -108,8 +106,10 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
         BadPayload: the method would put other modules behind the layers of this network.
     """
     modules = fresh_modules(payload.method, overlay.network, overlay.anatomy)
-    if modules.keys() != payload.modules.keys():
+    lacking = {f"{layer}.weight".lstrip(".") for layer in modules if layer not in payload.modules}
+    if not payload.modules.keys() <= modules.keys() or not payload.may_lack(lacking):
         raise BadPayload(f"{path} has modules behind other layers than the network has")
+    modules = {name: module for name, module in modules.items() if name in payload.modules}
     for name, module in modules.items():
         refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}", types=False)
         module.to(overlay.frozen[overlay.reference_name].dtype).load_state_dict(payload.modules[name])

@@ -57,13 +57,12 @@ class Payload:
         head: the head's state dict; of several slots, each name after its slot and a slash.
         heads: the slots, where there are several.
         coverage: how much of the network the task changes; None in files from before it was written down.
-        without: weights that a task of the method could change and this one was to leave as they are, with their
-            shapes.
+        without: parts of the network that the task was to leave as they are.
         modules: per layer name, the state dict of the module behind it.
         bytes_by_kind: of the file: ``mask`` (bits), ``value`` (a method's other numbers), ``norm``, ``weight``,
             ``head`` and ``header``.
         masks: per weight name, its shape, zeros and bytes.
-        shapes: of the weights that the task adapts.
+        shapes: of the weights that the task adapts, and of those like them that it was to leave.
     """
 
     method: Method
@@ -74,9 +73,9 @@ class Payload:
     kept: Mapping[str, dict[str, Tensor]]
     own: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
-    heads: tuple[str, ...]
-    coverage: Shares | None
-    without: Mapping[str, tuple[int, ...]]
+    heads: tuple[str, ...] = ()
+    coverage: Shares | None = None
+    without: frozenset[str] = frozenset()
     modules: Mapping[str, dict[str, Tensor]]
     bytes_by_kind: Mapping[str, int]
     masks: Mapping[str, "StoredMask"]
@@ -123,7 +122,6 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
         refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
-    shapes: dict[str, list[int]] = {}
     for name in overlay.anatomy.weights:
         kept = state.kept_of(name)
         some = state.method.stored(kept) if kept and isinstance(state.method, StoresSome) else {}
@@ -135,7 +133,7 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
                 streams[f"{key}/{name}"] = {"shape": list(tensor.shape), "coding": stream.coding, "ones": ones}
             else:
                 tensors[f"value/{key}/{name}"] = plain(tensor[some[key]] if key in some else tensor)
-        shapes[name] = list(overlay.frozen[name].shape)
+    shapes = {name: list(overlay.frozen[name].shape) for name in overlay.anatomy.maskable}
     for layer, module in state.modules.items():
         for key, tensor in module.state_dict().items():
             tensors[f"module/{key}/{layer}"] = plain(tensor)
@@ -282,9 +280,9 @@ def check_coverage(header: Mapping[str, Any]) -> None:
     if not isinstance(heads, list) or not all(isinstance(slot, str) for slot in heads):
         raise BadPayload("header entry 'heads' must be a list of the names of slots")
     stored_shares(header)
-    without = header.get("coverage", {}).get("without", {})
-    if not isinstance(without, dict) or not all(is_shape(shape) for shape in without.values()):
-        raise BadPayload("'without' in header entry 'coverage' must map names to lists of whole numbers")
+    without = header.get("coverage", {}).get("without", [])
+    if not isinstance(without, list) or not all(isinstance(name, str) for name in without):
+        raise BadPayload("'without' in header entry 'coverage' must be a list of names")
 
 
 def is_shape(value: object) -> bool:
@@ -333,7 +331,7 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
         head=rest["head"],
         heads=tuple(header.get("heads", ())),
         coverage=stored_shares(header),
-        without={n: tuple(shape) for n, shape in header.get("coverage", {}).get("without", {}).items()},
+        without=frozenset(header.get("coverage", {}).get("without", ())),
         modules=modules,
         bytes_by_kind={**bytes_by_kind, "header": header_bytes},
         masks=masks,
