@@ -432,19 +432,21 @@ def test_a_backbone_frozen_as_a_whole_is_a_backbone(make_network: Callable) -> N
     assert not piggyback.attach(network, method=piggyback.Binary(), head="head").anatomy.left
 
 
-@pytest.mark.parametrize("shown", ["base", "task"])
-def test_flags_that_an_adapter_has_left_behind_are_not_the_users(
-    shown: str, make_network: Callable, make_head: Callable
-) -> None:
+def test_flags_that_an_adapter_has_left_behind_are_not_the_users(make_network: Callable, make_head: Callable) -> None:
     network = make_network()
     network.hidden.requires_grad_(False)
     adapter = piggyback.attach(network, method=piggyback.METHODS["parallel"], head="head")
     adapter.add_task("task", head=make_head(0))
-    if shown == "base":
-        adapter.base()
-    del adapter
-    again = piggyback.attach(network, method=piggyback.Binary(), head="head")
-    assert set(again.anatomy.left) == {"hidden.weight", "hidden.bias"}
+    adapter.base()
+    for keep in (True, False):
+        if not keep:
+            del adapter
+        again = piggyback.attach(network, method=piggyback.Binary(), head="head")
+        assert set(again.anatomy.left) == {"hidden.weight", "hidden.bias"}
+    network.conv1.requires_grad_(True)  # somebody has looked at the flags, so that they mean what they say
+    network.hidden.requires_grad_(True)
+    last = piggyback.attach(network, method=piggyback.Binary(), head="head")
+    assert {"hidden.weight", "conv1.weight"} == set(last.anatomy.weights)
 
 
 def test_parts_of_a_head_that_the_user_froze_stay_so(
