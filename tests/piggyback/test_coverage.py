@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 import piggyback
 from piggyback.budget import ratio_of_payload, ratio_of_task
 from piggyback.coverage import Coverage
+from piggyback.methods.series import Series
 from piggyback.payload import BLANK, KEY, check, seal
 from piggyback.shell.errors import BadInput, BadPayload, UnknownName
 
@@ -113,6 +115,20 @@ def test_modules_go_behind_layers_and_not_behind_attention() -> None:
     found = kinds(adapter.coverage())
     assert found["0.weight"] == ("module", "")
     assert found["1.in_proj_weight"] == ("frozen", "not reached by series")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everywhere(Series):
+    """A method that would put a module behind whatever it is asked about."""
+
+    def module(self, layer: nn.Module) -> nn.Module | None:
+        return nn.Identity()
+
+
+def test_attention_is_no_layer_to_put_modules_behind() -> None:
+    adapter = piggyback.attach(seeded(Attending), method=Everywhere(), head="head")
+    adapter.add_task("task", head=nn.Linear(8, 4))
+    assert list(adapter.task("task").modules) == ["one.out_proj", "two.out_proj"]
 
 
 def test_a_file_from_before_attention_was_masked_is_read(tmp_path: Path) -> None:

@@ -163,6 +163,18 @@ def test_a_tied_weight_is_masked_whatever_the_order_of_registration() -> None:
     assert torch.equal(network.embed.weight, torch.where(mask, adapter.frozen["out.weight"], 0.0))
 
 
+def test_loading_may_untie_weights_before_the_first_task() -> None:
+    network = seeded(lambda: Language(("embed", "hidden", "out")))
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head")
+    assert "embed.weight" not in adapter.frozen
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state["embed.weight"] += 1.0
+    network.load_state_dict(state, assign=True)
+    adapter.add_task("task", head=nn.Linear(6, 3))
+    assert torch.equal(adapter.frozen["embed.weight"], state["embed.weight"])
+    assert torch.equal(adapter.frozen["out.weight"], state["out.weight"])
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_weight_of_the_trunk_that_the_head_shares_is_the_trunks(order: tuple[str, ...], tmp_path: Path) -> None:
     """As in language models, whose last layer is their first; registered before the trunk, too."""
@@ -271,6 +283,7 @@ def test_a_compiled_network_has_the_plain_ones_names(compiled: str, form: str, t
     reference = piggyback.attach(seeded(plain), method=piggyback.Binary(), head="2")
     before = reference.base_state_dict()
     adapter = piggyback.attach(shown, method=piggyback.Binary(), head=head, exclude=exclude)
+    assert adapter.network is network
     assert adapter.fingerprint == reference.fingerprint
     assert adapter.head_slots == ("2",)
     assert adapter.anatomy.weights == (("0.weight",) if exclude else ("0.weight", "1.1.weight"))
