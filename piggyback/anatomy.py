@@ -335,8 +335,8 @@ def refuse_shared_memory(tensors: Mapping[str, Tensor]) -> None:
 
     One tensor under two names is no such pair, nor are two that lie side by side, or row by row, in one memory.
     """
-    places: list[tuple[str, int, int, bool, str]] = []
-    for name, tensor in {id(tensor): (name, tensor) for name, tensor in tensors.items()}.values():
+    places: list[tuple[str, int, int, int, bool, str]] = []
+    for number, (name, tensor) in enumerate({id(t): (name, t) for name, t in tensors.items()}.values()):
         strides = list(zip(tensor.shape, tensor.stride(), strict=True))
         if any(stride == 0 and size > 1 for size, stride in strides):
             raise BadInput(f"{name!r} has values that share memory, as expand() makes them: put its clone() there")
@@ -345,12 +345,12 @@ def refuse_shared_memory(tensors: Mapping[str, Tensor]) -> None:
         extent = 1 + sum((size - 1) * stride for size, stride in strides)
         begin = tensor.data_ptr()
         end = begin + extent * tensor.element_size()
-        places.append((str(tensor.device), begin, end, extent == tensor.numel(), name))
+        places.append((str(tensor.device), begin, number, end, extent == tensor.numel(), name))
     for one, after in itertools.pairwise(sorted(places)):
-        overlap = one[3] and after[3] and after[1] < one[2]
-        if one[0] == after[0] and (overlap or one[1] == after[1]):
+        (device, begin, _, end, dense, name), (device_after, begin_after, _, _, dense_after, name_after) = one, after
+        if device == device_after and (begin == begin_after or (dense and dense_after and begin_after < end)):
             raise BadInput(
-                f"{one[4]!r} and {after[4]!r} are two tensors in the same memory, so that a task's write to one would "
+                f"{name!r} and {name_after!r} are two tensors in the same memory, so that a task's write to one would "
                 "change the other: tie them by giving both modules the same Parameter"
             )
 

@@ -79,6 +79,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         tensors = persistent_tensors(overlay.network)
         self.parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
         state = overlay.tasks[self.task_name]
+        own = [name for name in state.own if name in self.parameters]
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
             for group, group_rule in self._groups(overlay, state, rates, rule, head_rule)
@@ -87,11 +88,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if not groups:
             raise NotTrainable(f"task {self.task_name!r} has nothing to train: neither a head nor weights of its own")
         super().__init__(groups, {"lr": rates.head})
-        self.names = {
-            self.parameters[name]: name
-            for name in (*self.parameters, *state.own, *state.trained)
-            if (name in self.parameters)
-        }  # of a shared one the name that stands for all
+        names = [*self.parameters, *own, *state.trained]  # of a shared one the last stays, which stands for all
+        self.names = {self.parameters[name]: name for name in names}
         self.mask_update = MaskUpdate(state.method, mode=update)
         self.steps = 0  # since it was made
         self.reset()
