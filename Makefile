@@ -57,6 +57,7 @@ benchmarks: $(READY)  ## the numbers of docs/performance.md, in ten minutes
 	$(BIN)/python benchmarks/miou.py
 	$(BIN)/python benchmarks/help.py
 	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/coverage.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

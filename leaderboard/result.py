@@ -41,7 +41,7 @@ _TRAINING: Final = ("seed", "selected_on", "trained_on", "wall_s")
 BACKBONE_METHOD: Final = "backbone"
 """What the frozen network itself does on its own task; how it was trained is seldom known."""
 _TOLERANCE: Final = 1e-6  # between a stored fraction and the same one from counts
-_NEW_IN_2: Final = ("label", "link", "note")
+_NEW_IN_2: Final = ("label", "link", "note", "coverage")
 _LINK: Final = re.compile(r"""https?://[A-Za-z0-9][^\s<>"'`\\{}|^]{0,500}""")
 
 
@@ -79,11 +79,26 @@ class Fingerprints(BaseModel):
     predictions: Word | None
 
 
+class Coverage(BaseModel):
+    """How much of a network a task changes.
+
+    Attributes:
+        masked_share: of the trunk's parameters, which are those outside the heads.
+        left_out: by reason, the number of them that stay as they are, norm layers aside.
+    """
+
+    model_config = _CONFIG
+
+    masked_share: Annotated[float, Field(ge=0, le=1)]
+    left_out: dict[Word, Natural]
+
+
 class Result(BaseModel):
     """One number with its evidence.
 
     Attributes:
-        schema_version: of this format; files of version 1, without `label`, `link` and `note`, are read as well.
+        schema_version: of this format; files of version 1, without `label`, `link`, `note` and `coverage`, are read,
+            too.
         benchmark, task, task_version, split: what was measured on.
         method: its name, the same everywhere.
         recipe: the whole recipe, as JSON; tuples become lists.
@@ -91,6 +106,7 @@ class Result(BaseModel):
         counts: behind ``accuracy``, with which they must agree.
         bits: stored for the task, by kind (masks, head, norm, header).
         parameter_ratio: bits for all tasks over those of one network, by the paper's convention.
+        coverage: how much of the network the task changes; None where that was not written down.
         selected_on: what the model was chosen by; never the test part.
         trained_on: the parts trained on.
         origin: `measured` needs all evidence; `published` needs citation and table, and may lack the rest.
@@ -115,6 +131,7 @@ class Result(BaseModel):
     counts: Counts | None = None
     bits: dict[Word, Natural] = Field(default_factory=dict)
     parameter_ratio: Annotated[float, Field(gt=0)] | None = None
+    coverage: Coverage | None = None
     selected_on: Literal["val", "last epoch"] | None = None
     trained_on: Literal["train", "train+val"] | None = None
     origin: Literal["measured", "published"]
@@ -240,7 +257,7 @@ def parse_result(data: bytes, *, name: str) -> Result:
 
 
 def _upgraded(document: dict[str, object], *, name: str) -> bytes:
-    """Make a document of version 1 one of version 2, which has three more texts, all of them optional."""
+    """Make a document of version 1 one of version 2, which has more entries, all of them optional."""
     early = [key for key in _NEW_IN_2 if key in document]
     if early:
         raise ResultError(f"{name} has {', '.join(early)}, which schema_version 1 does not know")

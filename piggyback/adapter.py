@@ -1,7 +1,7 @@
 """The library's face: `attach` a network, add tasks, train, switch, save and load them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.added_modules import fold_modules, layers_with_modules
+from piggyback.anatomy import Exclude
+from piggyback.coverage import Coverage, reach, reached_by, refuse_nothing, refuse_nothing_free, survey, tell_left_out
+from piggyback.heads import HeadGiven, held_parts
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
@@ -18,24 +21,41 @@ from piggyback.shell.errors import BadInput, NotTrainable
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
 
 
-def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
+def attach(
+    network: nn.Module,
+    *,
+    method: Method,
+    head: str | Sequence[str] | None = None,
+    norm: Norm = "fixed",
+    exclude: Exclude | Sequence[Exclude] = (),
+) -> "Adapter":
     """Freeze `network` as a backbone and get the adapter that puts tasks onto it.
 
+    Masks go onto the weights of convolution and linear layers and of `torch.nn.MultiheadAttention`; `Adapter.coverage`
+    says what is left out, and one line on standard error does where that is more than 2 % of the trunk.  Parameters
+    that ask for no gradients (``requires_grad_(False)``) stay as they are in all tasks, unless that is so for the
+    whole trunk.
+
     Args:
-        network: any module with convolution or linear layers; the adapter changes what its parameters hold.
+        network: any module with such layers; the adapter changes what its parameters hold.  What ``torch.compile`` has
+            made of one is as good, and goes on showing the current task; names are the plain network's.
         method: what tasks do to the weights unless `add_task` says otherwise.
-        head: the name of the slot that each task fills with a head of its own, such as ``fc``.
+        head: the name of the slot that each task fills with a head of its own, such as ``fc``, or the names of
+            several, such as ``("fc", "AuxLogits.fc")``.
         norm: whether norm layers stay fixed (the paper's choice), have running statistics of each task's own, or are
             trained for each task.
+        exclude: what no task may change: types of layers, and names of modules or parameters.
 
     Raises:
-        BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already.
+        BadInput: no such slot, nothing that the method could adapt, a layer that computes its weight from other
+            parameters (weight norm, spectral norm, pruning), parameters that share memory, or the network is wrapped
+            for several processes already.
     """
     if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise BadInput("attach the adapter and add its tasks first, then wrap the network in DistributedDataParallel")
     if layers_with_modules(network):
         raise BadInput("the network shows a task with modules behind layers: attach to a copy by adapter.merged(task)")
-    return Adapter(network, method=method, head=head, norm=norm)
+    return Adapter(network, method=method, head=head, norm=norm, exclude=exclude)
 
 
 class Adapter(Overlay):
@@ -49,10 +69,45 @@ class Adapter(Overlay):
         norm: what becomes of norm layers, likewise.
     """
 
-    def __init__(self, network: nn.Module, *, method: Method, head: str | None, norm: Norm) -> None:
-        super().__init__(network, head=head)
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        method: Method,
+        head: str | Sequence[str] | None,
+        norm: Norm,
+        exclude: Exclude | Sequence[Exclude] = (),
+    ) -> None:
+        super().__init__(network, head=head, exclude=exclude)
         self.method = method
         self.norm = norm
+        refuse_nothing(method, reach(method, self.network, self.anatomy), self.network)
+        self.base()
+        tell_left_out(method, self.coverage().shares)
+
+    def __repr__(self) -> str:
+        slots = ", ".join(self.head_slots) or "none"
+        tasks = ", ".join(f"{name} (shown)" if name == self.current else name for name in self.tasks) or "none"
+        return (
+            f"{type(self).__name__}(\n  network: {type(self.network).__name__}, backbone {self.fingerprint[:12]}\n"
+            f"  method: {self.method.name}, norm layers {self.norm}\n  head slots: {slots}\n  tasks: {tasks}\n"
+            f"  coverage: {self.coverage()}\n)"
+        )
+
+    def coverage(self, task: str | None = None) -> Coverage:
+        """What is masked, part of a norm layer or a head, or left as it is and why, parameter by parameter.
+
+        Args:
+            task: whose changes are meant; those of a fresh task by the adapter's own method when None.
+
+        Raises:
+            UnknownName: there is no such task.
+        """
+        if task is not None:
+            state = self.task(task)
+            return survey(self.network, self.anatomy, method=state.method, reached=reached_by(state))
+        reached = reach(self.method, self.network, self.anatomy)
+        return survey(self.network, self.anatomy, method=self.method, reached=reached)
 
     # -- tasks ------------------------------------------------------------------------------------------
 
@@ -61,7 +116,7 @@ class Adapter(Overlay):
         self,
         name: str,
         *,
-        head: nn.Module | None = None,
+        head: HeadGiven | None = None,
         method: Method | None = None,
         norm: Norm | None = None,
         after: str | None = None,
@@ -71,31 +126,25 @@ class Adapter(Overlay):
 
         Args:
             name: unused so far.
-            head: fills the head's slot; moved to the network's device and data type.
+            head: fills the head's slot; where there are several, a mapping of each to its module.  It is moved to the
+                network's device and data type; parameters of it that ask for no gradients stay as they are, unless
+                none asks for any.
             method: instead of the adapter's own.
             norm: instead of the adapter's own.
             after: the task that this one builds on, for methods whose tasks build on one another.
             begin: for methods that start from random weights, the state dict of a freshly drawn network.
 
         Raises:
-            BadInput: the name or the head is taken, the head does not fit the adapter, `after` or `begin` does
-                not fit the method, or the network is wrapped in DistributedDataParallel.
+            BadInput: the name or the head is taken, the head does not fit the adapter or shares parameters with the
+                network, `after` or `begin` does not fit the method, the method finds nothing to adapt, or the network
+                is wrapped in DistributedDataParallel.
         """
         method = method or self.method
         self.look()
         if name in self.tasks:
             raise BadInput(f"there is a task {name!r} already")
-        if (head is None) != (self.head_slot is None):
-            has = "no head slot" if self.head_slot is None else f"the head slot {self.head_slot!r}"
-            raise BadInput(
-                f"the adapter has {has}, so task {name!r} must come {'with' if self.head_slot else 'without'} a head"
-            )
-        if head is not None and any(tensor.is_inference() for tensor in head.parameters()):
-            raise BadInput(f"the head given for task {name!r} was made in torch.inference_mode(): make it outside")
-        taken = (self.base_head, *(task.head for task in self.tasks.values()))
-        if head is not None and any(head is other for other in taken):
-            raise BadInput(f"the head given for task {name!r} belongs to another task already: each needs its own")
-        state = TaskState(method=method, norm=norm or self.norm, head=head)
+        filled = self.take_heads(head, task=name)
+        state = TaskState(method=method, norm=norm or self.norm, head=filled, held=held_parts(filled))
         if method.adapts == "weights":
             self.follow()
             weights = {weight: self.frozen[weight] for weight in self.anatomy.weights}
@@ -105,6 +154,8 @@ class Adapter(Overlay):
         origin = begin_own(method, self.frozen, begin=begin)
         state.own = {part: origin[part].clone() for part in state.own_names(self.anatomy, self.network)}
         state.modules = fresh_modules(method, self.network, self.anatomy)
+        refuse_nothing(method, reached_by(state), self.network)
+        refuse_nothing_free(state, self.frozen)
         self.put(name, state)
 
     def merged(self, name: str) -> nn.Module:
@@ -207,13 +258,14 @@ class Adapter(Overlay):
         save_task(Path(path), self, task=task, recipe=recipe or {})
 
     @torch.inference_mode(False)
-    def load(self, path: str | Path, *, task: str | None = None, head: nn.Module | None = None) -> str:
+    def load(self, path: str | Path, *, task: str | None = None, head: HeadGiven | None = None) -> str:
         """Add the task of a payload file and switch to it.
 
         Args:
             path: a file that `save` wrote for the same backbone.
             task: the name to give it; the file's own when None.
-            head: to load the head's tensors into; needed only when it is not a linear layer.
+            head: to load the head's tensors into; needed only when it is not a linear layer.  Where there are several
+                slots, a mapping of each such slot to its module.
 
         Returns:
             The task's name.

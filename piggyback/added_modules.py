@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
+from piggyback.anatomy import unwrap
 from piggyback.methods.contract import AddsModules
 
 CHILD: Final = "added"
@@ -25,7 +26,7 @@ def run_added(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
 def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: Tensor) -> None:
     """Put modules behind layers, by name, on the device and in the data type of a tensor of the network."""
     for name, module in modules.items():
-        layer = network.get_submodule(name)
+        layer = unwrap(network.get_submodule(name))
         layer.add_module(CHILD, module.to(like.device, like.dtype))
         layer.register_forward_hook(run_added)
     # A compiled graph checks whether the hooks that it knows still do the same, but not whether new ones have come.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from piggyback.coverage import reached_by
 from piggyback.methods.contract import Method
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload
@@ -34,7 +35,11 @@ class Sparsity:
 
 
 def parameter_ratio(
-    methods: Sequence[Method], *, shapes: Sequence[tuple[int, ...]], masked: Sequence[int] | None = None
+    methods: Sequence[Method],
+    *,
+    shapes: Sequence[tuple[int, ...]],
+    masked: Sequence[int] | None = None,
+    reached: Sequence[bool] | None = None,
 ) -> float:
     """The bits of the backbone and all tasks, divided by those of the backbone, by the paper's convention.
 
@@ -43,6 +48,8 @@ def parameter_ratio(
         shapes: of the backbone's convolution and linear weights.
         masked: per weight, the mask values that are off in each task, for methods whose size depends on it; none
             when not given.
+        reached: per weight, whether the tasks have anything there: a shape does not tell whether a layer is of a kind
+            that a method works on, nor whether it was left out; all of them when not given.
 
     >>> from piggyback.methods.binary import Binary
     >>> from piggyback.methods.packnet import PackNet
@@ -55,7 +62,8 @@ def parameter_ratio(
     added = sum(
         method.bits(shape, tasks=tasks, masked=off)
         for method, tasks in Counter(methods).items()
-        for shape, off in zip(shapes, masked or [0] * len(shapes), strict=True)
+        for shape, off, there in zip(shapes, masked or [0] * len(shapes), reached or [True] * len(shapes), strict=True)
+        if there
     )
     return (backbone + added) / backbone
 
@@ -85,11 +93,30 @@ def ratio_with(payloads: Sequence[Payload], *, backbone_bytes: int) -> dict[str,
     return ratios
 
 
-def count_masked(adapter: Overlay, task: str) -> list[int]:
-    """Per weight of the network, the number of the task's mask values that are off."""
+def ratio_of_task(adapter: Overlay, task: str, *, count: int) -> float:
+    """The parameter ratio of so many tasks like one of an adapter, over all weights that could be masked."""
     state = adapter.task(task)
-    masks = (state.kept_of(name).get("mask") for name in adapter.anatomy.weights)
-    return [0 if mask is None else mask.numel() - int(mask.sum()) for mask in masks]
+    names = adapter.anatomy.maskable
+    there = reached_by(state)
+    masks = [state.kept_of(name).get("mask") for name in names]
+    return parameter_ratio(
+        [state.method] * count,
+        shapes=[tuple(adapter.frozen[name].shape) for name in names],
+        masked=[0 if mask is None else mask.numel() - int(mask.sum()) for mask in masks],
+        reached=[name in there for name in names],
+    )
+
+
+def ratio_of_payload(payload: Payload, *, count: int) -> float:
+    """The same of the task in a payload file."""
+    there = {*payload.kept, *(f"{layer}.weight".lstrip(".") for layer in payload.modules)}
+    shapes = payload.shapes or {"": (1,)}  # without such parts it depends on no shape
+    return parameter_ratio(
+        [payload.method] * count,
+        shapes=list(shapes.values()),
+        masked=[payload.masks[name].zeros if name in payload.masks else 0 for name in shapes],
+        reached=[name in there or not payload.shapes for name in shapes],
+    )
 
 
 def measure_sparsity(adapter: Overlay, task: str) -> Sparsity:

@@ -6,13 +6,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from piggyback.anatomy import like
+from piggyback.heads import HeadGiven, by_slot, held_parts
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
 from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload
 from piggyback.task_state import TaskState, fresh_modules
 
 
-def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module | None) -> str:
+def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven | None) -> str:
     """Add a payload's task to an overlay and switch to it; see `Adapter.load`."""
     payload = read_payload(path)
     overlay.look()
@@ -23,17 +24,11 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module
             "and attach it with the same head slot"
         )
     refuse_other_weights(payload, overlay, path=path)
-    if head is None and overlay.head_slot is not None:
-        head = linear_head(payload.head, name=str(path))
-    if overlay.head_slot is None and (head is not None or payload.head):
-        raise BadPayload(f"{path} comes with a head, but the adapter has no head slot: attach(..., head=...)")
-    if head is not None:
-        try:
-            head.load_state_dict(dict(payload.head))
-        except RuntimeError as fault:  # torch's word for a state dict that does not fit
-            raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
-    state = TaskState(method=payload.method, norm=payload.norm, head=head)
-    if set(state.own_names(overlay.anatomy, overlay.network)) != payload.own.keys():
+    name = task or payload.task
+    filled = loaded_heads(payload, overlay, head=head, path=path, task=name)
+    state = TaskState(method=payload.method, norm=payload.norm, head=filled, held=held_parts(filled))
+    expected = set(state.own_names(overlay.anatomy, overlay.network))
+    if not payload.own.keys() <= expected or not payload.may_lack(expected - payload.own.keys()):
         raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
     refuse_other_parts(payload.own, {part: overlay.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(overlay.frozen[part].device) for part, tensor in payload.own.items()}
@@ -42,11 +37,39 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module
         for weight, parts in payload.kept.items()
     }
     state.modules = loaded_modules(payload, overlay, path=path)
-    name = task or payload.task
     if name in overlay.tasks:
         raise BadInput(f"there is a task {name!r} already: give load() another name")
     overlay.put(name, state)
     return name
+
+
+def loaded_heads(
+    payload: Payload, overlay: Overlay, *, head: HeadGiven | None, path: Path, task: str
+) -> nn.Module | None:
+    """The payload's heads, in the modules given, or else in linear layers.
+
+    Raises:
+        BadPayload: the payload has heads for other slots, or they do not fit the modules.
+        BadInput: a module is missing for a head that is not one linear layer.
+    """
+    slots = overlay.head_slots
+    if not slots and (head is not None or payload.head):
+        raise BadPayload(f"{path} comes with a head, but the adapter has no head slot: attach(..., head=...)")
+    if (payload.heads or len(slots) > 1) and set(payload.heads) != set(slots):
+        found = f"heads for the slots {', '.join(payload.heads)}" if payload.heads else "one head"
+        raise BadPayload(f"{path} has {found}, the adapter the slots {', '.join(slots)}: attach the network alike")
+    stored = {slot: payload.head_of(slot) for slot in slots}
+    if isinstance(head, nn.Module) and len(slots) > 1:
+        raise BadInput(f"give load() a mapping of the slots {', '.join(slots)} to modules, not one module")
+    given = {slots[0]: head} if isinstance(head, nn.Module) else dict(head or {})
+    linear = {slot: linear_head(parts, name=str(path)) for slot, parts in stored.items() if slot not in given}
+    filled = overlay.take_heads({**given, **linear} if slots else None, task=task)
+    for slot, module in by_slot(filled, slots).items():
+        try:
+            module.load_state_dict(dict(stored[slot]))
+        except RuntimeError as fault:  # torch's word for a state dict that does not fit
+            raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
+    return filled
 
 
 def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> None:
@@ -57,15 +80,17 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
         expected = {name: method.keep(parts) for name, parts in started.items() if parts}
     except (OverflowError, RuntimeError) as fault:  # a setting too large for the weights' type
         raise BadPayload(f"{path} has impossible settings of method {method.name!r}: {fault}") from None
-    wrong = [name for name in payload.kept if name not in expected] + sorted(expected.keys() - payload.kept.keys())
+    missing = sorted(expected.keys() - payload.kept.keys())
+    wrong = [name for name in payload.kept if name not in expected]
+    wrong += [name for name in missing if not payload.may_lack({name})]
     if wrong:
-        raise BadPayload(
-            f"{path} and the network disagree about the weight {wrong[0]!r}: was it saved with another head slot?"
-        )
+        here = overlay.anatomy.left.get(wrong[0])
+        why = f"here it is {here}" if here else "was it saved with another head slot?"
+        raise BadPayload(f"{path} and the network disagree about the weight {wrong[0]!r}: {why}")
     for name, parts in payload.kept.items():
         refuse_other_parts(parts, expected[name], name=f"{path}: {name!r}")
     for name, shape in payload.shapes.items():
-        if name not in overlay.anatomy.weights or shape != tuple(frozen[name].shape):
+        if name not in overlay.anatomy.maskable or shape != tuple(frozen[name].shape):
             raise BadPayload(f"{path}: the network has no weight {name!r} of shape {shape}")
 
 
@@ -81,11 +106,13 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
         BadPayload: the method would put other modules behind the layers of this network.
     """
     modules = fresh_modules(payload.method, overlay.network, overlay.anatomy)
-    if modules.keys() != payload.modules.keys():
+    lacking = {f"{layer}.weight".lstrip(".") for layer in modules if layer not in payload.modules}
+    if not payload.modules.keys() <= modules.keys() or not payload.may_lack(lacking):
         raise BadPayload(f"{path} has modules behind other layers than the network has")
+    modules = {name: module for name, module in modules.items() if name in payload.modules}
     for name, module in modules.items():
         refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}", types=False)
-        module.to(overlay.frozen[overlay.anatomy.weights[0]].dtype).load_state_dict(payload.modules[name])
+        module.to(overlay.frozen[overlay.reference_name].dtype).load_state_dict(payload.modules[name])
     return modules
 
 

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from piggyback.anatomy import persistent_tensors
 from piggyback.overlay import Overlay, is_elsewhere
 from piggyback.shell.errors import Diverged, NotTrainable
 from piggyback.task_state import TaskState
@@ -75,8 +76,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.overlay = overlay
         self.task_name = cast(str, overlay.current)
-        self.parameters = dict(overlay.network.named_parameters())
+        tensors = persistent_tensors(overlay.network)
+        self.parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
         state = overlay.tasks[self.task_name]
+        own = [name for name in state.own if name in self.parameters]
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
             for group, group_rule in self._groups(overlay, state, rates, rule, head_rule)
@@ -85,7 +88,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if not groups:
             raise NotTrainable(f"task {self.task_name!r} has nothing to train: neither a head nor weights of its own")
         super().__init__(groups, {"lr": rates.head})
-        self.names = {parameter: name for name, parameter in self.parameters.items()}
+        names = [*self.parameters, *own, *state.trained]  # of a shared one the last stays, which stands for all
+        self.names = {self.parameters[name]: name for name in names}
         self.mask_update = MaskUpdate(state.method, mode=update)
         self.steps = 0  # since it was made
         self.reset()

@@ -7,6 +7,7 @@ autograd.  ``docs/decisions.md`` says why.
 
 import gc
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,52 +16,82 @@ from torch import Tensor, nn
 from piggyback.added_modules import hide_modules, show_modules
 from piggyback.anatomy import (
     Anatomy,
+    Exclude,
     dissect,
     fingerprint,
     keeps_statistics,
     like,
     persistent_tensors,
+    plain_name,
     refuse_shared_memory,
+    unwrap,
 )
+from piggyback.heads import HeadGiven, by_slot, join_heads, take_heads
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
-from piggyback.view import View, count_writes, holds, refuse_if_shown
+from piggyback.view import FLAGS, Flags, View, asking_for_none, count_writes, frozen_by_user, holds, refuse_if_shown
 
 
 class Overlay:
     """The frozen weights of a network, the state of each task, and what the network shows.
+
+    A new one has read the network and changed nothing of it; `base` takes it over.
 
     The tensors kept here are the truth, and the network's parameters a view of them.  Only this class and the current
     task's optimizer write into the network; its last section looks after what everybody else does to it.  Free to all
     are the head, what a task trains in place, and modules that it puts behind layers.
 
     Attributes:
-        network: shows the current task.
+        network: shows the current task; never a compiled wrapper, which goes on showing what the network in it shows.
         anatomy: the names of its parts.
-        head_slot: where a task's head goes; None when there is no such place.
-        frozen: parameters and buffers outside the head, by name.
+        head_slots: where a task's head goes, or its heads; empty when there is no such place.
+        frozen: parameters and buffers outside the heads, by name.
         fingerprint: their digest, as payload files carry it.
-        base_head: the backbone's own head.
+        base_head: the backbone's own head (of several slots a `piggyback.heads.Heads`).
         tasks: the states, by name; that of the current task may be behind the network (see `task`).
         current: the name of the task that the network shows; None for the backbone itself.
     """
 
-    def __init__(self, network: nn.Module, *, head: str | None) -> None:
-        self.network = network
-        self.head_slot = head
-        self.anatomy: Anatomy = dissect(network, head=head)
-        refuse_if_shown(network)
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        head: str | Sequence[str] | None,
+        exclude: Exclude | Sequence[Exclude] = (),
+    ) -> None:
+        self.network = network = unwrap(network)
+        self.user_frozen = frozen_by_user(network)
+        self._dissect = partial(dissect, head=head, exclude=exclude, frozen=self.user_frozen)
         self._freeze()
-        self.base_head = network.get_submodule(head) if head is not None else None
+        refuse_if_shown(network)
+        self.head_slots = tuple(self.anatomy.slots)
+        self.base_head = join_heads({slot: unwrap(network.get_submodule(slot)) for slot in self.head_slots})
         self.tasks: dict[str, TaskState] = {}
         self.current: str | None = None
         self.rounded = False  # compiled updates have written what the network shows
         self.written: dict[str, int] = {}  # by weight, how often its real mask had been written to by then
         self.view = View(network)
-        self._show(None)
+
+    @property
+    def head_slot(self) -> str | None:
+        """The one head slot; None when there is none.
+
+        Raises:
+            BadInput: there are several.
+        """
+        if len(self.head_slots) > 1:
+            raise BadInput(f"the network has the head slots {', '.join(self.head_slots)}: ask for head_slots")
+        return self.head_slots[0] if self.head_slots else None
+
+    @property
+    def reference_name(self) -> str:
+        """The part of the backbone on whose device, and in whose data type, tasks get their modules and heads."""
+        names = self.anatomy.weights or self.anatomy.backbone
+        return next((name for name in names if self.frozen[name].is_floating_point()), names[0])
 
     def _freeze(self) -> None:
         """Take what the network holds for the backbone's weights."""
+        self.anatomy: Anatomy = self._dissect(self.network)  # load_state_dict(assign=True) unties tied weights
         tensors = persistent_tensors(self.network)
         refuse_shared_memory(tensors)
         # clone() keeps strides, so W, theta and parameter can be walked as flat memory together
@@ -135,6 +166,17 @@ class Overlay:
         self._stash()
         self._show(None if self.current is None else self.tasks[self.current])
 
+    def take_heads(self, head: HeadGiven | None, *, task: str) -> nn.Module | None:
+        """What is given as a task's head, as one module, once it fits the slots and belongs to nobody else.
+
+        Raises:
+            BadInput: it does not, or it does.
+        """
+        taken = (self.base_head, *(state.head for state in self.tasks.values()))
+        return take_heads(
+            head, slots=self.head_slots, anatomy=self.anatomy, network=self.network, taken=taken, task=task
+        )
+
     def _stash(self) -> None:
         """Bring what the current task trains in place from the network into its state."""
         if self.current is None:
@@ -158,18 +200,20 @@ class Overlay:
                 source = state.method.apply(self.frozen[name], state.kept_of(name))
             tensors[name].copy_(source)
         modules = state.modules if state is not None else {}
-        show_modules(self.network, modules, like=tensors[self.anatomy.weights[0]])
-        added = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-        for name, parameter in self.network.named_parameters():
-            wanted = name in own or name in adapted or id(parameter) in added
-            parameter.requires_grad_(wanted and parameter.is_floating_point())
+        reference = tensors[self.reference_name]
+        show_modules(self.network, modules, like=reference)
+        for slot, module in by_slot(self._head(), self.head_slots).items():
+            module.to(reference.device, reference.dtype)
+            for name in self.anatomy.slots[slot]:
+                self.network.set_submodule(name, module)
+        trained = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+        trained |= {id(tensors[name]) for name in (*own, *adapted)}
+        if state is not None and state.head is not None:
+            trained |= {id(p) for name, p in state.head.named_parameters() if name not in state.held}
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
             parameter.grad = None
-        if self.head_slot is not None:
-            head = cast(nn.Module, self._head())
-            reference = tensors[self.anatomy.weights[0]]
-            self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
-            for parameter in head.parameters():
-                parameter.requires_grad_(state is not None)
+        FLAGS[self.network] = Flags(found=self.user_frozen, left=asking_for_none(self.network))
         self.rounded = False
         self.view.remember(self.current)
         self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
@@ -185,38 +229,45 @@ class Overlay:
         moved them.
         """
         self.network.train(mode)
-        if self._norm_is_fixed():
+        fixed = self._fixed_norm_modules()
+        if fixed:
             tensors = persistent_tensors(self.network)
+            own = self.tasks[self.current].own if self.current is not None else {}
             for name in self.anatomy.norm:
-                tensors[name].copy_(self.frozen[name])
+                if name not in own:
+                    tensors[name].copy_(self.frozen[name])
             self.view.accept(self.anatomy.norm)
-            for name in self.anatomy.norm_modules:
+            for name in fixed:
                 self.network.get_submodule(name).eval()
 
     def eval(self) -> None:
         """Like ``network.eval()``."""
         self.train(False)
 
-    def _norm_is_fixed(self) -> bool:
-        return self.current is None or self.tasks[self.current].norm_is_fixed
+    def _fixed_norm_modules(self) -> tuple[str, ...]:
+        """Norm layers that are the backbone's, statistics included, in what the network shows."""
+        if self.current is None or self.tasks[self.current].norm_is_fixed:
+            return self.anatomy.norm_modules
+        return self.anatomy.left_norm_modules
 
     # -- state dicts ------------------------------------------------------------------------------------
 
     def base_state_dict(self) -> dict[str, Tensor]:
-        """The frozen weights under the network's names, with the backbone's own head.
+        """The frozen weights under the plain network's names, with the backbone's own head.
 
         ``network.state_dict()`` holds the effective weights of the current task instead.
         """
         names = {id(tensor): name for name, tensor in persistent_tensors(self.network).items() if name in self.frozen}
         found = {  # a weight that layers share stands there once for each of them
-            key: self.frozen[names[id(tensor)]].clone()
+            plain_name(key): self.frozen[names[id(tensor)]].clone()
             for key, tensor in self.network.state_dict(keep_vars=True).items()
             if id(tensor) in names
         }
-        if self.base_head is not None:
-            found.update(
-                {f"{self.head_slot}.{name}": t.detach().clone() for name, t in self.base_head.state_dict().items()}
-            )
+        for slot, head in by_slot(self.base_head, self.head_slots).items():
+            for key, tensor in head.state_dict(keep_vars=True).items():
+                shared = names.get(id(tensor))  # a tensor of the trunk, which may show a task just now
+                values = tensor.detach() if shared is None else self.frozen[shared]
+                found |= {f"{name}.{key}": values.clone() for name in self.anatomy.slots[slot]}
         return found
 
     def training_state(self, name: str) -> dict[str, dict[str, Tensor]]:
@@ -283,11 +334,13 @@ class Overlay:
             NetworkChanged: something else has, and tasks would be lost or wrong.
         """
         self._judge(sorted(self._watched()))
-        if self.head_slot is not None and self.network.get_submodule(self.head_slot) is not self._head():
-            raise NetworkChanged(
-                f"the slot {self.head_slot!r} has another head than the adapter put there, which no payload would "
-                "hold: give each task its head by add_task(head=...). adapter.restore() puts back the one of before"
-            )
+        for slot, head in by_slot(self._head(), self.head_slots).items():
+            for name in self.anatomy.slots[slot]:
+                if unwrap(self.network.get_submodule(name)) is not head:
+                    raise NetworkChanged(
+                        f"the slot {name!r} has another head than the adapter put there, which no payload would hold: "
+                        "give each task its head by add_task(head=...). adapter.restore() puts back the one of before"
+                    )
 
     def _head(self) -> nn.Module | None:
         """The head that the network should have in its slot."""
@@ -339,9 +392,7 @@ class Overlay:
 
     def check_modes(self) -> None:
         """Refuse to train with fixed norm layers in training mode: their statistics would move."""
-        if not self._norm_is_fixed():
-            return
-        for name in self.anatomy.norm_modules:
+        for name in self._fixed_norm_modules():
             module = self.network.get_submodule(name)
             if module.training and keeps_statistics(module):
                 raise NotTrainable(

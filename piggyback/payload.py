@@ -6,7 +6,7 @@ A safetensors file with one metadata entry; ``docs/payload-format.md`` is its sp
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -18,7 +18,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from piggyback.anatomy import PROJECTIONS
 from piggyback.bits import Stream, decode, encode
+from piggyback.coverage import Shares, describe_coverage, stored_shares
+from piggyback.heads import by_slot
 from piggyback.methods.contract import Method, StoresSome
 from piggyback.methods.registry import named_method
 from piggyback.overlay import Overlay
@@ -51,12 +54,15 @@ class Payload:
         norm: whether norm layers belong to the task.
         kept: per weight name, what the method keeps of it.
         own: parameters and buffers that the task has for itself.
-        head: the head's state dict.
+        head: the head's state dict; of several slots, each name after its slot and a slash.
+        heads: the slots, where there are several.
+        coverage: how much of the network the task changes; None in files from before it was written down.
+        without: parts of the network that the task was to leave as they are.
         modules: per layer name, the state dict of the module behind it.
         bytes_by_kind: of the file: ``mask`` (bits), ``value`` (a method's other numbers), ``norm``, ``weight``,
             ``head`` and ``header``.
         masks: per weight name, its shape, zeros and bytes.
-        shapes: of the weights that the task adapts.
+        shapes: of the weights that the task adapts, and of those like them that it was to leave.
     """
 
     method: Method
@@ -67,10 +73,27 @@ class Payload:
     kept: Mapping[str, dict[str, Tensor]]
     own: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
+    heads: tuple[str, ...] = ()
+    coverage: Shares | None = None
+    without: frozenset[str] = frozenset()
     modules: Mapping[str, dict[str, Tensor]]
     bytes_by_kind: Mapping[str, int]
     masks: Mapping[str, "StoredMask"]
     shapes: Mapping[str, tuple[int, ...]]
+
+    def head_of(self, slot: str) -> dict[str, Tensor]:
+        """The state dict of the head in one slot."""
+        if not self.heads:
+            return dict(self.head)
+        return {name.removeprefix(f"{slot}/"): t for name, t in self.head.items() if name.startswith(f"{slot}/")}
+
+    def may_lack(self, names: Collection[str]) -> bool:
+        """Whether the task may leave so named parts of a network as they are although others of its method do not.
+
+        It was told so, or it is from the time when attention's projections were not masked.
+        """
+        old = self.coverage is None
+        return all(name in self.without or (old and name.rpartition(".")[2] in PROJECTIONS) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +122,9 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
         refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
-    shapes: dict[str, list[int]] = {}
     for name in overlay.anatomy.weights:
         kept = state.kept_of(name)
-        some = state.method.stored(kept) if isinstance(state.method, StoresSome) else {}
+        some = state.method.stored(kept) if kept and isinstance(state.method, StoresSome) else {}
         for key, tensor in kept.items():
             if tensor.dtype == torch.bool:
                 stream = encode(tensor.detach().cpu().contiguous().numpy())
@@ -111,15 +133,17 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
                 streams[f"{key}/{name}"] = {"shape": list(tensor.shape), "coding": stream.coding, "ones": ones}
             else:
                 tensors[f"value/{key}/{name}"] = plain(tensor[some[key]] if key in some else tensor)
-        shapes[name] = list(overlay.frozen[name].shape)
+    shapes = {name: list(overlay.frozen[name].shape) for name in overlay.anatomy.maskable}
     for layer, module in state.modules.items():
         for key, tensor in module.state_dict().items():
             tensors[f"module/{key}/{layer}"] = plain(tensor)
     norm = set(overlay.anatomy.norm)
     for name, tensor in state.own.items():
         tensors[f"{'norm' if name in norm else 'weight'}/{name}"] = plain(tensor)
-    for name, tensor in (state.head.state_dict() if state.head is not None else {}).items():
-        tensors[f"head/{name}"] = plain(tensor)
+    several = len(overlay.head_slots) > 1
+    for slot, head in by_slot(state.head, overlay.head_slots).items():
+        place = f"head/{slot}/" if several else "head/"
+        tensors.update({f"{place}{name}": plain(tensor) for name, tensor in head.state_dict().items()})
     refuse_non_finite(tensors)
     header = {
         "format": FORMAT,
@@ -130,6 +154,8 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
         "recipe": dict(recipe),
         "masks": streams,
         **({} if tells_shapes(state, shapes) else {"shapes": shapes}),
+        **({"heads": list(overlay.head_slots)} if several else {}),
+        "coverage": describe_coverage(overlay.network, overlay.anatomy, state),
         "sha256": BLANK,
     }
     try:
@@ -242,9 +268,21 @@ def check_header(header: Mapping[str, Any], *, most: int) -> None:
             raise BadPayload(f"header entry 'masks' must give {name!r} a 'shape', a list of whole numbers")
         if type(entry.get("ones")) is not int or not isinstance(entry.get("coding"), str):
             raise BadPayload(f"header entry 'masks' must give {name!r} the number of 'ones' and the name of a 'coding'")
+    check_coverage(header)
     total = sum(math.prod(entry["shape"]) for entry in header["masks"].values())
     if total > most:
         raise BadPayload(f"the header declares {total} mask values, but a file of this size holds at most {most}")
+
+
+def check_coverage(header: Mapping[str, Any]) -> None:
+    """Refuse what a header says of head slots and of coverage, where it says anything impossible."""
+    heads = header.get("heads", [])
+    if not isinstance(heads, list) or not all(isinstance(slot, str) for slot in heads):
+        raise BadPayload("header entry 'heads' must be a list of the names of slots")
+    stored_shares(header)
+    without = header.get("coverage", {}).get("without", [])
+    if not isinstance(without, list) or not all(isinstance(name, str) for name in without):
+        raise BadPayload("'without' in header entry 'coverage' must be a list of names")
 
 
 def is_shape(value: object) -> bool:
@@ -291,6 +329,9 @@ def assemble(header: dict[str, Any], tensors: Mapping[str, Tensor], *, header_by
         kept={weight: spread(parts, method, name=weight) for weight, parts in kept.items()},
         own={**rest["norm"], **rest["weight"]},
         head=rest["head"],
+        heads=tuple(header.get("heads", ())),
+        coverage=stored_shares(header),
+        without=frozenset(header.get("coverage", {}).get("without", ())),
         modules=modules,
         bytes_by_kind={**bytes_by_kind, "header": header_bytes},
         masks=masks,

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from piggyback.anatomy import Anatomy
+from piggyback.anatomy import Anatomy, persistent_tensors, unwrap
 from piggyback.methods.contract import AddsModules, Follows, Method
 from piggyback.shell.errors import BadInput
 
@@ -21,7 +21,8 @@ class TaskState:
     Attributes:
         method: how the task changes the network.
         norm: whether norm layers stay the backbone's, have running statistics of the task's own, or are trained.
-        head: the module that fills the head's slot.
+        head: the module that fills the head's slot; of several slots a `piggyback.heads.Heads`.
+        held: parameters of the head that stay frozen, by name.
         trained: per weight name, the tensors in training (real masks); empty for a loaded task.
         kept: per weight name, what a loaded task stores (masks); empty for a task in training.
         own: parameters and buffers that the task has for itself, by name; while the task is current, the
@@ -36,6 +37,7 @@ class TaskState:
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     own: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
 
     def kept_of(self, name: str) -> dict[str, Tensor]:
         """What the task stores of one weight."""
@@ -55,14 +57,15 @@ class TaskState:
 
     def own_names(self, anatomy: Anatomy, network: nn.Module) -> tuple[str, ...]:
         """Parts of the network that the task has for itself."""
+        names: tuple[str, ...] = ()
         if self.trains_all:
-            return anatomy.backbone
-        if self.norm == "trained" or self.method.adapts == "norm":
-            return anatomy.norm
-        if self.norm == "statistics":
-            buffers = {name for name, _ in network.named_buffers()}
-            return tuple(name for name in anatomy.norm if name in buffers)
-        return ()
+            names = anatomy.backbone
+        elif self.norm == "trained" or self.method.adapts == "norm":
+            names = anatomy.norm
+        elif self.norm == "statistics":
+            tensors = persistent_tensors(network)
+            names = tuple(name for name in anatomy.norm if not isinstance(tensors[name], nn.Parameter))
+        return tuple(name for name in names if name not in anatomy.left)
 
 
 def start_weights(
@@ -85,7 +88,8 @@ def start_weights(
     elif earlier.method != method:
         raise BadInput(f"`after` is by {earlier.method.name!r}, so no task by {method.name!r} can build on it")
     else:
-        started = {name: method.follow(weight, earlier.kept_of(name)) for name, weight in weights.items()}
+        kept = {name: earlier.kept_of(name) for name in weights}  # a file may leave weights out
+        started = {name: method.follow(weights[name], parts) for name, parts in kept.items() if parts}
     return {name: parts for name, parts in started.items() if parts}
 
 
@@ -112,6 +116,7 @@ def fresh_modules(method: Method, network: nn.Module, anatomy: Anatomy) -> dict[
     """The modules of a fresh task, by the names of the layers before them."""
     if not isinstance(method, AddsModules):
         return {}
-    layers = (name.rpartition(".")[0] for name in anatomy.weights)
-    found = {name: method.module(network.get_submodule(name)) for name in layers}
+    parts = [name.rpartition(".") for name in anatomy.weights]  # attention's projections are no layers
+    layers = {layer: unwrap(network.get_submodule(layer)) for layer, _, part in parts if part == "weight"}
+    found = {name: method.module(layer) for name, layer in layers.items()}
     return {name: module for name, module in found.items() if module is not None}

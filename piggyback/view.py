@@ -7,12 +7,14 @@ fused optimizers and by batch norm to its statistics; they are found by the valu
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from piggyback.anatomy import join, persistent_tensors, walk
 from piggyback.shell.errors import BadInput, NetworkChanged
 
 SHOWN = WeakTensorKeyDictionary()
@@ -125,21 +127,19 @@ def count_writes(tensor: Tensor) -> int | None:
 
 
 def find_places(network: nn.Module) -> tuple[dict[str, Place], dict[str, Place]]:
-    """Where a network keeps its parameters and persistent buffers, and its other buffers.
+    """Where a network keeps its parameters and persistent buffers, and its other buffers, by plain name.
 
-    Shared ones are there once, by their first name.
+    Shared ones are there under each of their names.
     """
     found: dict[str, Place] = {}
     caches: dict[str, Place] = {}
-    seen = set[int]()
-    for prefix, module in network.named_modules():
+    for prefix, module in walk(network):
         for holder in (module._parameters, module._buffers):
             for key, tensor in holder.items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
+                if tensor is not None:
                     place = Place(type(module).__name__, holder, key, tensor, count_writes(tensor))
                     kept = caches if key in module._non_persistent_buffers_set else found
-                    kept[f"{prefix}.{key}" if prefix else key] = place
+                    kept[join(prefix, key)] = place
     return found, caches
 
 
@@ -180,3 +180,39 @@ def equal_bits(tensor: Tensor, other: Tensor) -> bool:
     if torch.equal(tensor, other):
         return True
     return tensor.is_floating_point() and bool(((tensor == other) | (tensor.isnan() & other.isnan())).all())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What an overlay found and left of the parameters' ``requires_grad``, by name.
+
+    Attributes:
+        found: parameters outside the heads that asked for no gradients before the network was attached.
+        left: all that ask for none since the overlay has last shown something.
+    """
+
+    found: frozenset[str]
+    left: frozenset[str]
+
+
+FLAGS: Final[WeakKeyDictionary[nn.Module, Flags]] = WeakKeyDictionary()
+
+
+def frozen_by_user(network: nn.Module) -> frozenset[str]:
+    """Names of parameters that ask for no gradients because the user wants it so.
+
+    An adapter leaves parameters so as well, and may be gone by now: while nobody else has touched them since, what it
+    found counts.
+    """
+    now = asking_for_none(network)
+    before = FLAGS.get(network)
+    return before.found if before is not None and before.left == now else now
+
+
+def asking_for_none(network: nn.Module) -> frozenset[str]:
+    """Names of parameters that could ask for gradients and do not."""
+    return frozenset(
+        name
+        for name, tensor in persistent_tensors(network).items()
+        if isinstance(tensor, nn.Parameter) and not tensor.requires_grad and tensor.is_floating_point()
+    )

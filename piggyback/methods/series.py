@@ -6,13 +6,15 @@ none: https://github.com/srebuffi/residual_adapters/blob/349e141/models.py#L25-L
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from piggyback.methods.contract import LeavesWeights
 from piggyback.methods.parallel import is_spatial
+
+FOUR: Final = 4  # dimensions of a two-dimensional convolution's weight
 
 
 class SeriesAdapter(nn.Module):
@@ -55,8 +57,12 @@ class AddsSeriesAdapters(LeavesWeights):
         return folded.to(weight.dtype), offset.to(weight.dtype)
 
     def bits(self, shape: tuple[int, ...], *, tasks: int = 1, masked: int = 0) -> int:
-        """32 per value of A; norm layers are not counted."""
-        return 32 * tasks * shape[0] ** 2 if is_spatial(shape) else 0
+        """32 per value of A; norm layers are not counted.
+
+        A transposed convolution has no adapter, but no other shape than one that has: who knows the layers charges
+        only for those that have (`piggyback.budget.parameter_ratio`, `reached`).
+        """
+        return 32 * tasks * shape[0] ** 2 if len(shape) == FOUR and is_spatial(shape) else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from leaderboard.result import Code, Fingerprints, Result, write_result
+from leaderboard.result import Code, Coverage, Fingerprints, Result, write_result
 from piggyback.adapter import Adapter
-from piggyback.budget import count_masked, parameter_ratio, write_sparsity
+from piggyback.budget import ratio_of_task, write_sparsity
 from piggyback.device import describe_device, pick_device
 from piggyback.methods.contract import Prunes
 from piggyback.payload import read_payload
@@ -279,9 +279,8 @@ def finish(work: Work, trained: Trained) -> None:
 def make_result(work: Work, trained: Trained, measured: Measured) -> Result:
     bench, job, adapter, benchmark = work.bench, work.job, trained.adapter, benchmark_of(work.bench)
     current = cast(str, adapter.current)
+    shares = adapter.coverage(current).shares
     payload = read_payload(work.folder.payload)
-    shapes = [tuple(adapter.frozen[name].shape) for name in adapter.anatomy.weights]
-    masked = count_masked(adapter, current)
     metrics = {**measured.metrics, "train_loss": trained.history[-1]["loss"]}
     zeros = write_sparsity(work.folder.sparsity, adapter, current)
     if zeros is not None:
@@ -299,7 +298,8 @@ def make_result(work: Work, trained: Trained, measured: Measured) -> Result:
         metrics=metrics,
         counts=measured.counts,
         bits={kind: 8 * count for kind, count in payload.bytes_by_kind.items()},
-        parameter_ratio=parameter_ratio([method_of(job)] * len(benchmark.tasks), shapes=shapes, masked=masked),
+        parameter_ratio=ratio_of_task(adapter, current, count=len(benchmark.tasks)),
+        coverage=Coverage(masked_share=shares.masked_share, left_out=dict(shares.left_out)),
         selected_on=job.recipe.selected_on,
         trained_on=job.recipe.trained_on,
         origin="measured",

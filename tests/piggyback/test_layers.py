@@ -62,7 +62,7 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str
         ("0.weight", "3.weight"),
     ),
     "a weight that two layers share": (shared_layer, (12,), ("0.weight",)),
-    # queries, keys and values come out of one parameter of the attention itself, which no layer's weight is
+    # queries, keys and values come out of one parameter of the attention itself, which is no layer's
     "attention": (
         lambda: nn.Sequential(
             nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, dropout=0.0, batch_first=True),
@@ -70,7 +70,7 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str
             nn.Linear(40, 4),
         ),
         (5, 8),
-        ("0.self_attn.out_proj.weight", "0.linear1.weight", "0.linear2.weight"),
+        ("0.self_attn.in_proj_weight", "0.self_attn.out_proj.weight", "0.linear1.weight", "0.linear2.weight"),
     ),
 }
 
@@ -118,10 +118,10 @@ def test_masks_on_layers_of_many_kinds(
     assert all(torch.equal(base[name], original[name]) for name in base)
 
 
-def test_what_attention_has_beside_layers_is_not_masked() -> None:
+def test_biases_and_norm_layers_of_attention_are_not_masked() -> None:
     network, head = build("attention")
     adapter = piggyback.attach(network, method=piggyback.Binary(), head=head)
-    assert "0.self_attn.in_proj_weight" in adapter.anatomy.rest
+    assert {"0.self_attn.in_proj_bias", "0.self_attn.out_proj.bias"} <= set(adapter.anatomy.rest)
     assert {"0.norm1.weight", "0.norm2.bias"} <= set(adapter.anatomy.norm)
 
 

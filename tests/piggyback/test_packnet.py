@@ -242,6 +242,13 @@ def test_no_free_weights_are_left(make_ground: Callable, make_network: Callable,
         adapter.add_task("second", head=make_head(1), after="first")  # the first gave nothing back
     assert adapter.current == "first"
     whole = piggyback.attach(make_network(), method=METHOD, head="head")  # nobody has pruned it
+    with pytest.raises(BadInput, match=r"'packnet' finds nothing to train.*no weight is free.*first_prune"):
+        whole.add_task("first", head=make_head(0))
+    assert not whole.tasks
+    network = make_network()
+    with torch.no_grad():
+        network.hidden.weight[0] = 0.0  # one layer alone has free weights
+    whole = piggyback.attach(network, method=METHOD, head="head")
     whole.add_task("first", head=make_head(0))
     with pytest.raises(BadInput, match=r"left in conv1\.weight for task 1: prune more .* first_prune and prune"):
         whole.prune(SHARE)

@@ -51,8 +51,13 @@ def tiny_fingerprint() -> str:
     return hashlib.sha256(b"0.weight float32 (1, 3)\n" + struct.pack("<3f", 1, 2, 3)).hexdigest()
 
 
-def tiny_bytes() -> bytes:
-    """The file of the tiny task, written by hand from docs/payload-format.md; not a line of ours runs here."""
+def tiny_bytes(*, coverage: bool = True) -> bytes:
+    """The file of the tiny task, written by hand from docs/payload-format.md; not a line of ours runs here.
+
+    Args:
+        coverage: whether the header has this entry, which older files lack.
+    """
+    known = {"coverage": {"trunk": 3, "masked": 3, "norm": 0, "left_out": {}}}
     header = {
         "format": 1,
         "method": {"name": "piggyback", "threshold": 0.005, "init": 0.01},
@@ -62,6 +67,7 @@ def tiny_bytes() -> bytes:
         "recipe": {"epochs": 60},
         "masks": {"mask/0.weight": {"shape": [1, 3], "coding": "raw", "ones": 2}},
         "sha256": BLANK,
+        **(known if coverage else {}),
     }
     outer = {
         "__metadata__": {"piggyback": json.dumps(header, sort_keys=True)},
@@ -82,14 +88,17 @@ def test_the_bytes_are_pinned(tiny_file: Path) -> None:
     assert expected[-1:] == b"\x05"
     # of tiny_bytes() as of format 1: the specification and this program may not drift together either
     assert hashlib.sha256(expected).hexdigest() == PINNED
+    assert hashlib.sha256(tiny_bytes(coverage=False)).hexdigest() == PINNED_BEFORE
 
 
-PINNED = "a7f37acf1719ea2b6b113c9f773c7b33288bcd7b2009eac6453870cda05c0ec2"
+PINNED = "7223c1428a22c114bbb18951b37636c67daa3045dbccb7a370345c8b64228ce3"
+PINNED_BEFORE = "a7f37acf1719ea2b6b113c9f773c7b33288bcd7b2009eac6453870cda05c0ec2"
 
 
-def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("coverage", [True, False])
+def test_a_file_written_by_hand_is_read(coverage: bool, tmp_path: Path) -> None:
     path = tmp_path / "hand.safetensors"
-    path.write_bytes(tiny_bytes())
+    path.write_bytes(tiny_bytes(coverage=coverage))
     adapter = fresh_tiny()
     assert adapter.load(path) == "dots"
     assert adapter.network[0].weight.tolist() == [[1.0, 0.0, 3.0]]
@@ -100,6 +109,7 @@ def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
     size = path.stat().st_size
     assert payload.bytes_by_kind == {"mask": 1, "value": 0, "norm": 0, "weight": 0, "head": 16, "header": size - 17}
     assert payload.shapes == {"0.weight": (1, 3)}
+    assert (payload.coverage is not None) == coverage
 
 
 def test_any_flipped_byte_is_refused(tiny_file: Path) -> None:

@@ -26,7 +26,8 @@ CONV, LINEAR = "0.weight", "2.weight"
 def build(name: str, *, double: bool = False) -> Adapter:
     """A convolution of 4 x 2 kernels and a square linear layer, half of each zero; in it the method's task."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 2))
+    flatten = nn.Sequential(nn.BatchNorm2d(4), nn.Flatten()) if name == "norm" else nn.Flatten()
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), flatten, nn.Linear(4, 4), nn.Linear(4, 2))
     with torch.no_grad():
         for layer in (network[0], network[2]):
             layer.weight[layer.weight < 0] = 0.0

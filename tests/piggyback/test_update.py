@@ -18,6 +18,8 @@ BINARY = piggyback.Binary()
 def step(form: str, *, method: Method = BINARY) -> str:
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     network.add_module("fc", nn.Linear(8, 2))
+    if method.stands_on == "pruned":
+        network[0].weight.data[::2] = 0.0
     adapter = piggyback.attach(network, method=method, head="fc")
     adapter.add_task("task", head=nn.Linear(8, 2))
     optimizer = adapter.optimizer(update=form)  # type: ignore[arg-type]

@@ -184,7 +184,7 @@ def make_member(bench: Bench, *, share: float, part: Part) -> Member:
 
 def share_weights(members: tuple[Member, ...]) -> tuple[Member, ...]:
     """The same members, with the first one's weights and biases, now trainable, in all networks."""
-    first = dict(members[0].adapter.network.named_parameters())
+    first = dict(members[0].adapter.network.named_parameters(remove_duplicate=False))
     anatomy = members[0].adapter.anatomy
     for name in (*anatomy.weights, *anatomy.rest):
         if name not in first:  # a buffer: of no network of ours, and no task's alone
@@ -208,7 +208,7 @@ def make_optimizer(members: tuple[Member, ...], *, rate: float) -> torch.optim.O
     if recipe.head_rule != recipe.rule:
         raise BadInput(f"joint training has one optimizer: head_rule must be {recipe.rule}, not {recipe.head_rule}")
     heads = [parameter for member in members for parameter in member.adapter.network.get_submodule(head).parameters()]
-    named = [dict(member.adapter.network.named_parameters()) for member in members]
+    named = [dict(member.adapter.network.named_parameters(remove_duplicate=False)) for member in members]
     norm_names = members[0].adapter.anatomy.norm
     norms = [parameters[name] for parameters in named for name in norm_names if name in parameters]
     taken = {id(parameter) for parameter in (*heads, *norms)}

@@ -1,10 +1,11 @@
 """``piggyback payload show``: a payload's bytes, settings and zeros, in numbers."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from piggyback.budget import parameter_ratio
+from piggyback.budget import ratio_of_payload
 from piggyback.payload import Payload, method_settings, read_payload
 from piggyback.shell.console import out, print_json, table
 from piggyback.suite.verbs.core_options import ShowOptions
@@ -32,9 +33,9 @@ def describe(payload: Payload, *, path: Path) -> dict[str, object]:
     """Everything that is shown, as JSON.
 
     ``zeros`` are shares of mask values, None without masks; ``bits_per_weight`` divides the coded bits of masks and
-    other numbers by the weights that they belong to, None without any.
+    other numbers by the weights that they belong to, None without any; ``coverage`` counts parameters of the trunk.
     """
-    weights = sum(math.prod(shape) for shape in payload.shapes.values())
+    weights = sum(math.prod(shape) for name, shape in payload.shapes.items() if name not in payload.without)
     values = sum(mask.weights for mask in payload.masks.values())
     zeros = sum(mask.zeros for mask in payload.masks.values())
     size = payload.bytes_by_kind["mask"] + payload.bytes_by_kind["value"]
@@ -50,7 +51,8 @@ def describe(payload: Payload, *, path: Path) -> dict[str, object]:
         "weights": weights,
         "zeros": zeros / values if values else None,
         "bits_per_weight": 8 * size / weights if weights else None,
-        "parameter_ratio": ratio_of_such(payload),
+        "parameter_ratio": ratio_of_payload(payload, count=SUCH),
+        "coverage": describe_coverage(payload),
         "layers": {
             name: {
                 "shape": list(mask.shape),
@@ -63,11 +65,12 @@ def describe(payload: Payload, *, path: Path) -> dict[str, object]:
     }
 
 
-def ratio_of_such(payload: Payload) -> float:
-    """Parameter ratio, by the paper's convention, of nine tasks like this one on one backbone."""
-    shapes = list(payload.shapes.values()) or [(1,)]  # without such parts it depends on no shape
-    masked = [payload.masks[name].zeros if name in payload.masks else 0 for name in payload.shapes] or [0]
-    return parameter_ratio([payload.method] * SUCH, shapes=shapes, masked=masked)
+def describe_coverage(payload: Payload) -> dict[str, object] | None:
+    """How much of the network's trunk the task changes, in shares and numbers of parameters; None in older files."""
+    shares = payload.coverage
+    if shares is None:
+        return None
+    return {"masked_share": shares.masked_share, "left_out_share": shares.left_out_share, **asdict(shares)}
 
 
 def show(payload: Payload, *, path: Path) -> None:
@@ -81,6 +84,7 @@ def show(payload: Payload, *, path: Path) -> None:
         "method": payload.method.name + settings,
         "norm layers": payload.norm,
         "backbone": payload.fingerprint,
+        "coverage": "not told by the file" if payload.coverage is None else str(payload.coverage),
     }
     for name, value in lines.items():
         out.print(f"  {name:<12}{value}", markup=False, soft_wrap=True)
@@ -89,7 +93,7 @@ def show(payload: Payload, *, path: Path) -> None:
     table("bytes by kind", "kind", "bytes", rows=[*rows, ("file", f"{total:,}")])
     if payload.masks:
         show_masks(payload)
-    ratio = ratio_of_such(payload)
+    ratio = ratio_of_payload(payload, count=SUCH)
     text = f"{SUCH} such tasks: parameter ratio {ratio:.5f} (the paper's convention: heads and norm layers left out)"
     out.print(text, markup=False, soft_wrap=True)
 
@@ -109,9 +113,13 @@ def show_masks(payload: Payload) -> None:
     zeros = sum(mask.zeros for mask in payload.masks.values())
     size = payload.bytes_by_kind["mask"]
     rows.append(("all", "", f"{values:,}", f"{100 * zeros / values:.2f}", f"{size:,}"))
-    weights = sum(math.prod(shape) for shape in payload.shapes.values())
+    weights = sum(math.prod(shape) for name, shape in payload.shapes.items() if name not in payload.without)
     off = {name: mask.zeros for name, mask in payload.masks.items()}
-    bits = sum(payload.method.bits(shape, masked=off.get(name, 0)) for name, shape in payload.shapes.items())
+    bits = sum(
+        payload.method.bits(shape, masked=off.get(name, 0))
+        for name, shape in payload.shapes.items()
+        if name in payload.kept
+    )
     coded = 8 * (size + payload.bytes_by_kind["value"])
     caption = f"{coded / weights:.3f} bits per weight as coded, {bits / weights:.3f} counted"
     table("masks", "weight", "shape", "weights", "zeros %", "bytes", rows=rows, caption=caption)

@@ -19,7 +19,10 @@ from piggyback.suite.verbs.payload_show import run_show
 def save(path: Path, method: Method) -> dict[str, float]:
     """Write a payload of a small network, masks drawn at random; returns the share of zeros in each mask."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 40), nn.Linear(40, 2))
+    flatten = nn.Sequential(nn.BatchNorm2d(8), nn.Flatten()) if method.adapts == "norm" else nn.Flatten()
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), flatten, nn.Linear(32, 40), nn.Linear(40, 2))
+    if method.stands_on == "pruned":
+        network[2].weight.data[::2] = 0.0
     adapter = attach(network, method=method, head="3")
     begin = {"begin": adapter.base_state_dict()} if method.adapts == "anew" else {}
     adapter.add_task("animals", head=nn.Linear(40, 5), **begin)
@@ -108,6 +111,24 @@ def test_soft_values_count_where_masks_are_off(tmp_path: Path, capsys: pytest.Ca
     assert run_show(ShowOptions(file=path)) == 0
     text = capsys.readouterr().out
     assert f"{found['bits_per_weight']:.3f} bits per weight as coded, {bits / 1496:.3f} counted" in text
+
+
+def test_coverage_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "animals.safetensors"
+    save(path, Binary())
+    weights, biases = 216 + 1280, 8 + 40
+    assert report(path, capsys)["coverage"] == {
+        "masked_share": weights / (weights + biases),
+        "left_out_share": biases / (weights + biases),
+        "trunk": weights + biases,
+        "masked": weights,
+        "norm": 0,
+        "left_out": {"bias": biases},
+    }
+    assert run_show(ShowOptions(file=path)) == 0
+    assert "coverage    96.89% of the trunk masked, 0.00% in norm layers, 3.11% left out (bias 48)" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_person_sees_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
