@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from piggyback.added_modules import fold_modules, layers_with_modules
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
+from piggyback.motion import tell_motion
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
 from piggyback.overlay import Overlay
 from piggyback.payload import save_task
@@ -196,8 +197,17 @@ class Adapter(Overlay):
 
     # -- files ------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None) -> None:
+    def save(
+        self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None, final: bool = True
+    ) -> None:
         """Write what the task adds into a payload file (``docs/payload-format.md``).
+
+        Args:
+            path: of the file.
+            task: its name.
+            recipe: how it was trained; the file carries it for people.
+            final: whether its training is over.  Where that has changed fewer than 0.1 % of the mask values, one line
+                on standard error says so, and why; once per task.
 
         Raises:
             NetworkChanged: something else has written into the network, so that the file would not be what was trained.
@@ -205,6 +215,8 @@ class Adapter(Overlay):
         """
         self.look()
         save_task(Path(path), self, task=task, recipe=recipe or {})
+        if final:
+            tell_motion(self, task)
 
     @torch.inference_mode(False)
     def load(self, path: str | Path, *, task: str | None = None, head: nn.Module | None = None) -> str:

@@ -27,6 +27,8 @@ class TaskState:
         own: parameters and buffers that the task has for itself, by name; while the task is current, the
             network's own tensors are newer.
         modules: per layer name, the module behind the layer.
+        steps: of optimizers that have trained the task so far.
+        told: whether it was said that its masks have hardly moved.
     """
 
     method: Method
@@ -36,6 +38,8 @@ class TaskState:
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     own: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    steps: int = 0
+    told: bool = False
 
     def kept_of(self, name: str) -> dict[str, Tensor]:
         """What the task stores of one weight."""
