@@ -16,18 +16,19 @@ from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
 from piggyback.overlay import Overlay
 from piggyback.payload import save_task
 from piggyback.shell.errors import BadInput, NotTrainable
-from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
+from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
 
 
-def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
+def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm | None = None) -> "Adapter":
     """Freeze `network` as a backbone and get the adapter that puts tasks onto it.
 
     Args:
         network: any module with convolution or linear layers; the adapter changes what its parameters hold.
         method: what tasks do to the weights unless `add_task` says otherwise.
         head: the name of the slot that each task fills with a head of its own, such as ``fc``.
-        norm: whether norm layers stay fixed (the paper's choice), have running statistics of each task's own, or are
-            trained for each task.
+        norm: whether norm layers stay ``fixed`` (the paper's choice), have running ``statistics`` of each task's own, or
+            are ``trained`` for each task.  When None, trained beside masks and added modules, since masks alone do worse
+            in short trainings (``docs/results.md``), and fixed with ``feature`` and ``packnet``.
 
     Raises:
         BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already.
@@ -47,10 +48,10 @@ class Adapter(Overlay):
 
     Attributes:
         method: what tasks do to the weights unless `add_task` says otherwise.
-        norm: what becomes of norm layers, likewise.
+        norm: what becomes of norm layers, likewise; None for what is usual with a task's method.
     """
 
-    def __init__(self, network: nn.Module, *, method: Method, head: str | None, norm: Norm) -> None:
+    def __init__(self, network: nn.Module, *, method: Method, head: str | None, norm: Norm | None) -> None:
         super().__init__(network, head=head)
         self.method = method
         self.norm = norm
@@ -96,7 +97,7 @@ class Adapter(Overlay):
         taken = (self.base_head, *(task.head for task in self.tasks.values()))
         if head is not None and any(head is other for other in taken):
             raise BadInput(f"the head given for task {name!r} belongs to another task already: each needs its own")
-        state = TaskState(method=method, norm=norm or self.norm, head=head)
+        state = TaskState(method=method, norm=norm or self.norm or usual_norm(method), head=head)
         if method.adapts == "weights":
             self.follow()
             weights = {weight: self.frozen[weight] for weight in self.anatomy.weights}

@@ -69,6 +69,20 @@ class TaskState:
         return ()
 
 
+def has_norm_choice(method: Method) -> bool:
+    """Whether a task may train norm layers beside what its method trains, or leave them.
+
+    Not so where all or none are the method's own matter: "feature" is the head alone by definition, and norm layers of
+    a pruned network serve all its tasks.
+    """
+    return method.adapts in ("weights", "modules") and method.stands_on != "pruned"
+
+
+def usual_norm(method: Method) -> Norm:
+    """What becomes of norm layers when nobody says: short trainings need them trained (``docs/results.md``)."""
+    return "trained" if has_norm_choice(method) else "fixed"
+
+
 def start_weights(
     method: Method, weights: Mapping[str, Tensor], *, earlier: TaskState | None
 ) -> dict[str, dict[str, Tensor]]:
