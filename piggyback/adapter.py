@@ -26,9 +26,9 @@ def attach(network: nn.Module, *, method: Method, head: str | None = None, norm:
         network: any module with convolution or linear layers; the adapter changes what its parameters hold.
         method: what tasks do to the weights unless `add_task` says otherwise.
         head: the name of the slot that each task fills with a head of its own, such as ``fc``.
-        norm: whether norm layers stay ``fixed`` (the paper's choice), have running ``statistics`` of each task's own, or
-            are ``trained`` for each task.  When None, trained beside masks and added modules, since masks alone do worse
-            in short trainings (``docs/results.md``), and fixed with ``feature`` and ``packnet``.
+        norm: whether norm layers stay ``fixed`` (the paper's choice), have running ``statistics`` of each task's own,
+            or are ``trained`` for each task.  When None, trained beside masks and added modules
+            (``docs/results.md`` has why), and fixed with ``feature`` and ``packnet``.
 
     Raises:
         BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already.

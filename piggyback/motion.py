@@ -79,7 +79,8 @@ def tell_motion(overlay: Overlay, task: str) -> None:
     needed = math.ceil(state.steps * motion.distance / motion.furthest) if motion.furthest else 0
     pace = f" (at this pace the first changes after some {needed})" if needed > state.steps else ""
     notice(
-        f"note: {motion.changed:,} of {motion.values:,} mask values of task {task!r} have changed in {state.steps} steps, "
-        f"so its masks do next to nothing: real masks have moved by at most {motion.furthest:.2g}, and the threshold is "
-        f"{motion.distance:.2g} away. Take more steps{pace}, or a higher rate for masks (mask_lr; in a recipe, lr)"
+        f"note: {motion.changed:,} of {motion.values:,} mask values of task {task!r} have changed in {state.steps} "
+        f"steps, so its masks do next to nothing: real masks have moved by at most {motion.furthest:.2g}, and the "
+        f"threshold is {motion.distance:.2g} away. Take more steps{pace}, or a higher rate for masks (mask_lr; in a "
+        "recipe, lr)"
     )

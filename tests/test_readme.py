@@ -33,7 +33,8 @@ def test_python_blocks_run_one_after_the_other_as_they_stand(
     exec(compile(first, "README.md", "exec"), names)
 
     said = capsys.readouterr()
-    numbers = re.fullmatch(r"(\d+)% of the pictures it was trained on are right, (\d+)% of the weights are off\n", said.out)
+    shape = r"(\d+)% of the pictures it was trained on are right, (\d+)% of the weights are off\n"
+    numbers = re.fullmatch(shape, said.out)
     assert numbers is not None, said.out
     right, off = map(int, numbers.groups())
     assert right >= 75  # a quarter by chance; here 100 with seeds 0, 1 and 2
