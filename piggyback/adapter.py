@@ -14,11 +14,12 @@ from piggyback.coverage import Coverage, reach, reached_by, refuse_nothing, refu
 from piggyback.heads import HeadGiven, held_parts
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
+from piggyback.motion import tell_motion
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
 from piggyback.overlay import Overlay
 from piggyback.payload import save_task
 from piggyback.shell.errors import BadInput, NotTrainable
-from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
+from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
 
 
 def attach(
@@ -26,7 +27,7 @@ def attach(
     *,
     method: Method,
     head: str | Sequence[str] | None = None,
-    norm: Norm = "fixed",
+    norm: Norm | None = None,
     exclude: Exclude | Sequence[Exclude] = (),
 ) -> "Adapter":
     """Freeze `network` as a backbone and get the adapter that puts tasks onto it.
@@ -42,8 +43,9 @@ def attach(
         method: what tasks do to the weights unless `add_task` says otherwise.
         head: the name of the slot that each task fills with a head of its own, such as ``fc``, or the names of
             several, such as ``("fc", "AuxLogits.fc")``.
-        norm: whether norm layers stay fixed (the paper's choice), have running statistics of each task's own, or are
-            trained for each task.
+        norm: whether norm layers stay ``fixed`` (the paper's choice), have running ``statistics`` of each task's own,
+            or are ``trained`` for each task.  When None, trained beside masks and added modules
+            (``docs/results.md`` has why), and fixed with ``feature`` and ``packnet``.
         exclude: what no task may change: types of layers, and names of modules or parameters.
 
     Raises:
@@ -66,7 +68,7 @@ class Adapter(Overlay):
 
     Attributes:
         method: what tasks do to the weights unless `add_task` says otherwise.
-        norm: what becomes of norm layers, likewise.
+        norm: what becomes of norm layers, likewise; None for what is usual with a task's method.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Adapter(Overlay):
         *,
         method: Method,
         head: str | Sequence[str] | None,
-        norm: Norm,
+        norm: Norm | None,
         exclude: Exclude | Sequence[Exclude] = (),
     ) -> None:
         super().__init__(network, head=head, exclude=exclude)
@@ -90,7 +92,7 @@ class Adapter(Overlay):
         tasks = ", ".join(f"{name} (shown)" if name == self.current else name for name in self.tasks) or "none"
         return (
             f"{type(self).__name__}(\n  network: {type(self.network).__name__}, backbone {self.fingerprint[:12]}\n"
-            f"  method: {self.method.name}, norm layers {self.norm}\n  head slots: {slots}\n  tasks: {tasks}\n"
+            f"  method: {self.method.name}, norm layers {self.norm or usual_norm(self.method)}\n  head slots: {slots}\n  tasks: {tasks}\n"
             f"  coverage: {self.coverage()}\n)"
         )
 
@@ -144,7 +146,9 @@ class Adapter(Overlay):
         if name in self.tasks:
             raise BadInput(f"there is a task {name!r} already")
         filled = self.take_heads(head, task=name)
-        state = TaskState(method=method, norm=norm or self.norm, head=filled, held=held_parts(filled))
+        state = TaskState(
+            method=method, norm=norm or self.norm or usual_norm(method), head=filled, held=held_parts(filled)
+        )
         if method.adapts == "weights":
             self.follow()
             weights = {weight: self.frozen[weight] for weight in self.anatomy.weights}
@@ -247,8 +251,17 @@ class Adapter(Overlay):
 
     # -- files ------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None) -> None:
+    def save(
+        self, path: str | Path, *, task: str, recipe: Mapping[str, object] | None = None, final: bool = True
+    ) -> None:
         """Write what the task adds into a payload file (``docs/payload-format.md``).
+
+        Args:
+            path: of the file.
+            task: its name.
+            recipe: how it was trained; the file carries it for people.
+            final: whether its training is over.  Where that has changed fewer than 0.1 % of the mask values, one line
+                on standard error says so, and why; once per task.
 
         Raises:
             NetworkChanged: something else has written into the network, so that the file would not be what was trained.
@@ -256,6 +269,8 @@ class Adapter(Overlay):
         """
         self.look()
         save_task(Path(path), self, task=task, recipe=recipe or {})
+        if final:
+            tell_motion(self, task)
 
     @torch.inference_mode(False)
     def load(self, path: str | Path, *, task: str | None = None, head: HeadGiven | None = None) -> str:

@@ -154,6 +154,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
                     self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
                 elif "step" in state:  # torch leaves it on the device of the checkpoint; fused kernels want it here
                     state["step"] = state["step"].to(parameter.device)
+        counted = (int(state["step"]) for state in self.state.values() if "step" in state)
+        self.overlay.tasks[self.task_name].steps = max(counted, default=0)
         if self.overlay.current == self.task_name:
             self.overlay.restore()
 
@@ -195,6 +197,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 self._step_masks(group)
             else:
                 step_in_place(group, self.state)
+        self.overlay.tasks[self.task_name].steps += 1
         self.overlay.note_step(compiled=self.mask_update.kernel is not None)
         return loss
 

@@ -28,6 +28,8 @@ class TaskState:
         own: parameters and buffers that the task has for itself, by name; while the task is current, the
             network's own tensors are newer.
         modules: per layer name, the module behind the layer.
+        steps: of optimizers that have trained the task so far.
+        told: whether it was said that its masks have hardly moved.
     """
 
     method: Method
@@ -38,6 +40,8 @@ class TaskState:
     own: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
+    steps: int = 0
+    told: bool = False
 
     def kept_of(self, name: str) -> dict[str, Tensor]:
         """What the task stores of one weight."""
@@ -66,6 +70,20 @@ class TaskState:
             tensors = persistent_tensors(network)
             names = tuple(name for name in anatomy.norm if not isinstance(tensors[name], nn.Parameter))
         return tuple(name for name in names if name not in anatomy.left)
+
+
+def has_norm_choice(method: Method) -> bool:
+    """Whether a task may train norm layers beside what its method trains, or leave them.
+
+    Not so where all or none are the method's own matter: "feature" is the head alone by definition, and norm layers of
+    a pruned network serve all its tasks.
+    """
+    return method.adapts in ("weights", "modules") and method.stands_on != "pruned"
+
+
+def usual_norm(method: Method) -> Norm:
+    """What becomes of norm layers when nobody says: short trainings need them trained (``docs/results.md``)."""
+    return "trained" if has_norm_choice(method) else "fixed"
 
 
 def start_weights(

@@ -29,6 +29,7 @@ from piggyback.suite.recipe import Recipe, run_id, settings_of
 from piggyback.suite.training.checkpoints import Environment, StopFlag
 from piggyback.suite.training.loop import Pair, Plan
 from piggyback.suite.training.run_folder import RunFolder
+from piggyback.task_state import has_norm_choice
 from piggyback.weight_files import write_backbone
 
 R = TypeVar("R", bound=Recipe, covariant=True, default=Recipe)
@@ -301,9 +302,8 @@ def attach_adapter(bench: Bench, *, network: Path | None) -> Adapter:
     job, method = bench.job, method_of(bench.job)
     built = bench.build_network(network or job.backbone)
     built.to(device=job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # "feature" is the head alone by definition, and norm layers of a pruned network serve all its tasks
-    free = method.adapts in ("weights", "modules") and method.stands_on != "pruned"
-    return attach(built, method=method, head=bench.head, norm=job.recipe.norm if free else "fixed")
+    norm = job.recipe.norm if has_norm_choice(method) else "fixed"
+    return attach(built, method=method, head=bench.head, norm=norm)
 
 
 def make_adapter(bench: Bench, *, network: Path | None) -> Adapter:

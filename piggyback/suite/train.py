@@ -12,6 +12,7 @@ from piggyback.adapter import Adapter
 from piggyback.budget import ratio_of_task, write_sparsity
 from piggyback.device import describe_device, pick_device
 from piggyback.methods.contract import Prunes
+from piggyback.motion import tell_motion
 from piggyback.payload import read_payload
 from piggyback.shell import console
 from piggyback.shell.cli import load
@@ -205,7 +206,7 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
             best = max((line[metric] for line in history[:-1] if metric in line), default=-1.0)
             history[-1][metric] = bench.measure(adapter.network)
             if history[-1][metric] > best:  # of equally good epochs the first
-                save_payload(work, adapter)
+                save_payload(work, adapter, final=False)
         work.folder.write_metrics(history)
         work.watch.progress = len(history) / epochs
         work.watch.say("running", stage="training", loss=history[-1]["loss"])
@@ -224,10 +225,11 @@ def train_final(work: Work, rate: float, trials: list[Record]) -> Trained:
     )
     history = training.run()
     if recipe.selected_on == "val":
+        tell_motion(adapter, work.job.task)
         head = bench.make_head(adapter.network)
         adapter.load(work.folder.payload, task=f"{work.job.task} as selected", head=head)
     else:
-        save_payload(work, adapter)
+        save_payload(work, adapter, final=True)
     return Trained(adapter=adapter, history=history, rate=rate, trials=trials, environment=training.environment)
 
 
@@ -258,8 +260,8 @@ def take_trained(work: Work) -> Trained:
     )
 
 
-def save_payload(work: Work, adapter: Adapter) -> None:
-    adapter.save(work.folder.payload, task=work.job.task, recipe=settings_of(work.job.recipe))
+def save_payload(work: Work, adapter: Adapter, *, final: bool) -> None:
+    adapter.save(work.folder.payload, task=work.job.task, recipe=settings_of(work.job.recipe), final=final)
 
 
 def finish(work: Work, trained: Trained) -> None:

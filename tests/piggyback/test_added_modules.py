@@ -25,7 +25,7 @@ STEPS = 12
 @pytest.fixture
 def adapter(make_network: Callable, make_head: Callable) -> Adapter:
     """With a fresh task, in training."""
-    adapter = piggyback.attach(make_network(), method=SERIES, head="head")
+    adapter = piggyback.attach(make_network(), method=SERIES, head="head", norm="fixed")
     adapter.add_task("task", head=make_head(0))
     adapter.train()
     return adapter

@@ -94,7 +94,7 @@ def test_masks_on_layers_of_many_kinds(
     original = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.no_grad():
         expected = network(batches[0][0])
-    adapter = piggyback.attach(network, method=method, head=head)
+    adapter = piggyback.attach(network, method=method, head=head, norm="fixed")
     assert adapter.anatomy.weights == weights
     new_head = nn.Linear(network.get_submodule(head).in_features, 4)
     new_head.load_state_dict({name: original[f"{head}.{name}"] for name in ("weight", "bias")})

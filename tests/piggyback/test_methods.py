@@ -17,6 +17,7 @@ from piggyback.methods.contract import AddsModules, Follows, StoresSome
 from piggyback.methods.ksm import KSM
 from piggyback.methods.registry import set_masks
 from piggyback.optimizer import AdapterOptimizer
+from piggyback.shell.errors import NotTrainable
 
 STEPS = 24
 LR = 2e-3
@@ -93,6 +94,36 @@ def test_a_recipes_threshold_is_for_masks_alone() -> None:
     changed = {name for name, method in METHODS.items() if set_masks(method, threshold=0.25, init=0.5) != method}
     assert changed == {"piggyback", "piggyback-ternary", "affine", "ksm"}
     assert set_masks(KSM(steepness=3.0), threshold=0.25, init=0.5) == KSM(threshold=0.25, init=0.5, steepness=3.0)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_norm_layers_are_trained_beside_masks_and_modules_when_nobody_says(
+    method: Method, make_ground: Callable, make_head: Callable, begin_of: Callable
+) -> None:
+    """ "feature" stays the head alone, and tasks of packnet keep the norm layers of the network that they share."""
+    adapter = piggyback.attach(make_ground(method), method=method, head="head")
+    adapter.add_task("task", head=make_head(0), **begin_of(method))
+    found = adapter.tasks["task"].norm
+    assert found == ("trained" if method.adapts in ("weights", "modules") and method.name != "packnet" else "fixed")
+    assert (adapter.tasks["task"].own.keys() >= STATISTICS) == (method.name not in ("feature", "packnet"))
+    adapter.network.train()
+    if adapter.tasks["task"].norm_is_fixed:
+        with pytest.raises(NotTrainable, match="norm layer 'bn1' is fixed"):
+            adapter.check_modes()
+    else:
+        adapter.check_modes()  # the network's own mode will do
+
+
+def test_what_is_said_of_norm_layers_goes_before_what_is_usual(make_network: Callable, make_head: Callable) -> None:
+    usual = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    usual.add_task("usual", head=make_head(0))
+    usual.add_task("said", head=make_head(1), norm="fixed")
+    usual.add_task("head alone", head=make_head(2), method=piggyback.Feature())
+    assert [usual.tasks[name].norm for name in usual.tasks] == ["trained", "fixed", "fixed"]
+    paper = piggyback.attach(make_network(), method=piggyback.Feature(), head="head", norm="statistics")
+    paper.add_task("a", head=make_head(0))
+    paper.add_task("b", head=make_head(1), method=piggyback.Binary())
+    assert [paper.tasks[name].norm for name in paper.tasks] == ["statistics", "statistics"]
 
 
 @each_case

@@ -14,7 +14,7 @@ from piggyback.shell.errors import BadInput, NotTrainable, UnknownName
 
 @pytest.fixture
 def adapter(make_network: Callable) -> piggyback.Adapter:
-    return piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    return piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
 
 
 def backward(network: nn.Module) -> None:

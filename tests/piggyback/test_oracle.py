@@ -132,7 +132,7 @@ def train_both(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
     """What the overlay and what the oracle learn in the same steps."""
     plain = copy.deepcopy(network)
-    adapter = piggyback.attach(network, method=method, head="head")
+    adapter = piggyback.attach(network, method=method, head="head", norm="fixed")
     adapter.add_task("task", head=copy.deepcopy(plain.get_submodule("head")))
     matrices = tuple(name for name, tensor in plain.named_parameters() if tensor.ndim > 1 and "head" not in name)
     oracle = Oracle(plain, matrices, method)

@@ -23,7 +23,7 @@ def tiny() -> piggyback.Adapter:
     """One layer of three weights 1, 2, 3, whose mask is 1, 0, 1; numbers small enough to write down."""
     network = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 2))
     network[0].weight.data.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
-    adapter = piggyback.attach(network, method=piggyback.Binary(), head="1")
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="1", norm="fixed")
     head = nn.Linear(1, 2)
     head.weight.data.copy_(torch.tensor([[1.0], [2.0]]))
     head.bias.data.copy_(torch.tensor([0.0, 0.5]))

@@ -18,7 +18,7 @@ Make = Callable[..., nn.Sequential]
 
 @pytest.fixture
 def adapter(make_network: Make, make_head: Callable) -> piggyback.Adapter:
-    adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
     adapter.add_task("a", head=make_head(0))
     return adapter
 
@@ -357,7 +357,7 @@ def test_norm_layers_of_others_are_norm_layers(
 
 def test_a_norm_layer_of_others_in_training_mode_is_refused() -> None:
     network = network_with(OwnNorm(8))
-    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head")
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head", norm="fixed")
     adapter.add_task("a", head=nn.Linear(8, 4))
     optimizer = adapter.optimizer(update="eager")
     network.train()

@@ -95,6 +95,23 @@ def test_a_run_leaves_what_it_says_and_the_same_again_changes_no_byte(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("selected_on", ["last epoch", "val"])
+def test_a_run_whose_masks_hardly_moved_says_so_at_its_end(
+    small: Small, job: Job, change: Change, selected_on: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, after all epochs, also where every epoch so far may have been the best."""
+    job = change(job, **small.choosing, selected_on=selected_on, lr=1e-6)
+    train_task(job)
+    said = capsys.readouterr().err
+    assert len(re.findall("mask values of task", said)) == 1
+    bench = open_bench(job)
+    total = job.recipe.epochs_for(bench.count_batches("train")) * steps_of(bench, "train")
+    assert "note: 0 of " in said
+    assert f"have changed in {total} steps" in said
+    train_task(change(job, lr=small.job(job.data, job.backbone, out=job.out).recipe.lr))
+    assert "mask values of task" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_to_the_same_bits_or_is_refused_with_its_reason(
     small: Small,
