@@ -16,6 +16,7 @@ from piggyback.overlay import Overlay
 from piggyback.payload import save_task
 from piggyback.shell.errors import BadInput, NotTrainable
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
+from piggyback.wrapping import refuse_wrapped
 
 
 def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
@@ -29,10 +30,9 @@ def attach(network: nn.Module, *, method: Method, head: str | None = None, norm:
             trained for each task.
 
     Raises:
-        BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already.
+        BadInput: no such slot, nothing to adapt, or the network is wrapped, sharded or quantized already.
     """
-    if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise BadInput("attach the adapter and add its tasks first, then wrap the network in DistributedDataParallel")
+    refuse_wrapped(network)
     if layers_with_modules(network):
         raise BadInput("the network shows a task with modules behind layers: attach to a copy by adapter.merged(task)")
     return Adapter(network, method=method, head=head, norm=norm)

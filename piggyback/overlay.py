@@ -5,7 +5,6 @@ the parameters *hold* is the effective weight of the current task, W_eff = f(W, 
 autograd.  ``docs/decisions.md`` says why.
 """
 
-import gc
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -22,9 +21,10 @@ from piggyback.anatomy import (
     persistent_tensors,
     refuse_shared_memory,
 )
-from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
+from piggyback.shell.errors import NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
 from piggyback.view import View, count_writes, holds, refuse_if_shown
+from piggyback.wrapping import refuse_held, refuse_rebuilt
 
 
 class Overlay:
@@ -83,7 +83,7 @@ class Overlay:
 
     def put(self, name: str, state: TaskState) -> None:
         """Take in a complete task under an unused name and switch to it."""
-        refuse_if_wrapped(self.network)
+        refuse_held(self.network)
         self.tasks[name] = state
         self.switch(name)
 
@@ -101,7 +101,7 @@ class Overlay:
         state = self.task(name)
         self.look()
         if name != self.current:
-            refuse_if_wrapped(self.network)
+            refuse_held(self.network)
             self._stash()
         self.current = name
         self._show(state)
@@ -114,7 +114,7 @@ class Overlay:
         """
         self.look()
         if self.current is not None:
-            refuse_if_wrapped(self.network)
+            refuse_held(self.network)
             self._stash()
         self.current = None
         self._show(None)
@@ -261,6 +261,7 @@ class Overlay:
         if number & (number - 1) == 0:
             self.look()
         elif touched := self.view.touched(self._watched()):
+            refuse_rebuilt(self.network, backbone=self.anatomy.backbone, head=self.head_slot)
             self._judge(touched)
         self.view.refuse_moved_caches()
         for name, parameter in stepped.items():
@@ -282,6 +283,7 @@ class Overlay:
         Raises:
             NetworkChanged: something else has, and tasks would be lost or wrong.
         """
+        refuse_rebuilt(self.network, backbone=self.anatomy.backbone, head=self.head_slot)
         self._judge(sorted(self._watched()))
         if self.head_slot is not None and self.network.get_submodule(self.head_slot) is not self._head():
             raise NetworkChanged(
@@ -382,18 +384,3 @@ def writes_to(state: TaskState, name: str) -> int:
 def is_elsewhere(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors differ in device or memory layout."""
     return tensor.device != other.device or tensor.stride() != other.stride()
-
-
-def refuse_if_wrapped(network: nn.Module) -> None:
-    """Tasks bring parameters of their own, which a DistributedDataParallel made earlier would never synchronise.
-
-    Raises:
-        BadInput: some DistributedDataParallel holds the network.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    wrapper = nn.parallel.DistributedDataParallel
-    for holder in gc.get_objects():  # torch keeps no trace of the wrapper on the module it wraps
-        # type(), not isinstance(): the latter asks proxies for their __class__, and some warn when touched
-        if issubclass(type(holder), wrapper) and holder.module is network:
-            raise BadInput("the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it")
