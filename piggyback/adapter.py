@@ -20,6 +20,7 @@ from piggyback.overlay import Overlay
 from piggyback.payload import save_task
 from piggyback.shell.errors import BadInput, NotTrainable
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
+from piggyback.wrapping import refuse_wrapped
 
 
 def attach(
@@ -50,11 +51,10 @@ def attach(
 
     Raises:
         BadInput: no such slot, nothing that the method could adapt, a layer that computes its weight from other
-            parameters (weight norm, spectral norm, pruning), parameters that share memory, or the network is wrapped
-            for several processes already.
+            parameters (weight norm, spectral norm, pruning), parameters that share memory, or the network is wrapped,
+            sharded or quantized already.
     """
-    if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise BadInput("attach the adapter and add its tasks first, then wrap the network in DistributedDataParallel")
+    refuse_wrapped(network)
     if layers_with_modules(network):
         raise BadInput("the network shows a task with modules behind layers: attach to a copy by adapter.merged(task)")
     return Adapter(network, method=method, head=head, norm=norm, exclude=exclude)
@@ -92,7 +92,8 @@ class Adapter(Overlay):
         tasks = ", ".join(f"{name} (shown)" if name == self.current else name for name in self.tasks) or "none"
         return (
             f"{type(self).__name__}(\n  network: {type(self.network).__name__}, backbone {self.fingerprint[:12]}\n"
-            f"  method: {self.method.name}, norm layers {self.norm or usual_norm(self.method)}\n  head slots: {slots}\n  tasks: {tasks}\n"
+            f"  method: {self.method.name}, norm layers {self.norm or usual_norm(self.method)}\n"
+            f"  head slots: {slots}\n  tasks: {tasks}\n"
             f"  coverage: {self.coverage()}\n)"
         )
 

@@ -110,6 +110,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
             ({"role": "head", "lr": rates.head, "params": head}, head_rule),
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Also what torch leaves out of its optimizers' copies: a copy or a pickle comes with its own adapter."""
+        # what begins with "_" is torch's, which makes it anew; schedulers put a ``step`` of theirs there
+        own = {key: value for key, value in self.__dict__.items() if not key.startswith("_") and key != "step"}
+        fresh = MaskUpdate(self.mask_update.method, mode=self.mask_update.mode)  # compiled code is no data
+        return {**own, "mask_update": fresh}
+
     def reset(self) -> None:
         """Forget moments and counts of steps, as a new optimizer would; what is trained stays as it is."""
         self.state.clear()

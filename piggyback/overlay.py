@@ -5,7 +5,6 @@ the parameters *hold* is the effective weight of the current task, W_eff = f(W, 
 autograd.  ``docs/decisions.md`` says why.
 """
 
-import gc
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
@@ -30,6 +29,7 @@ from piggyback.heads import HeadGiven, by_slot, join_heads, take_heads
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
 from piggyback.view import FLAGS, Flags, View, asking_for_none, count_writes, frozen_by_user, holds, refuse_if_shown
+from piggyback.wrapping import refuse_held, refuse_rebuilt
 
 
 class Overlay:
@@ -73,6 +73,11 @@ class Overlay:
         self.view = View(network)
 
     @property
+    def head_names(self) -> tuple[str, ...]:
+        """All names of the head's slots, aliases too."""
+        return tuple(name for names in self.anatomy.slots.values() for name in names)
+
+    @property
     def head_slot(self) -> str | None:
         """The one head slot; None when there is none.
 
@@ -114,7 +119,7 @@ class Overlay:
 
     def put(self, name: str, state: TaskState) -> None:
         """Take in a complete task under an unused name and switch to it."""
-        refuse_if_wrapped(self.network)
+        refuse_held(self.network)
         self.tasks[name] = state
         self.switch(name)
 
@@ -132,7 +137,7 @@ class Overlay:
         state = self.task(name)
         self.look()
         if name != self.current:
-            refuse_if_wrapped(self.network)
+            refuse_held(self.network)
             self._stash()
         self.current = name
         self._show(state)
@@ -145,7 +150,7 @@ class Overlay:
         """
         self.look()
         if self.current is not None:
-            refuse_if_wrapped(self.network)
+            refuse_held(self.network)
             self._stash()
         self.current = None
         self._show(None)
@@ -312,6 +317,7 @@ class Overlay:
         if number & (number - 1) == 0:
             self.look()
         elif touched := self.view.touched(self._watched()):
+            refuse_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
             self._judge(touched)
         self.view.refuse_moved_caches()
         for name, parameter in stepped.items():
@@ -333,6 +339,7 @@ class Overlay:
         Raises:
             NetworkChanged: something else has, and tasks would be lost or wrong.
         """
+        refuse_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
         self._judge(sorted(self._watched()))
         for slot, head in by_slot(self._head(), self.head_slots).items():
             for name in self.anatomy.slots[slot]:
@@ -433,18 +440,3 @@ def writes_to(state: TaskState, name: str) -> int:
 def is_elsewhere(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors differ in device or memory layout."""
     return tensor.device != other.device or tensor.stride() != other.stride()
-
-
-def refuse_if_wrapped(network: nn.Module) -> None:
-    """Tasks bring parameters of their own, which a DistributedDataParallel made earlier would never synchronise.
-
-    Raises:
-        BadInput: some DistributedDataParallel holds the network.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    wrapper = nn.parallel.DistributedDataParallel
-    for holder in gc.get_objects():  # torch keeps no trace of the wrapper on the module it wraps
-        # type(), not isinstance(): the latter asks proxies for their __class__, and some warn when touched
-        if issubclass(type(holder), wrapper) and holder.module is network:
-            raise BadInput("the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it")

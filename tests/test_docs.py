@@ -24,7 +24,7 @@ from piggyback.shell.errors import UnknownName
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NEW = "adding-a-method.md"
-PAGES = ("methods.md", NEW, "adding-a-benchmark.md", "payload-format.md", "decisions.md")
+PAGES = ("methods.md", NEW, "adding-a-benchmark.md", "payload-format.md", "decisions.md", "will-it-work.md")
 TASKS = 9
 
 
