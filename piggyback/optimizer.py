@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from piggyback.overlay import Overlay, is_elsewhere
+from piggyback.overlay import Overlay, is_elsewhere, refuse_final
 from piggyback.shell.errors import Diverged, NotTrainable
 from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
@@ -75,8 +75,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.overlay = overlay
         self.task_name = cast(str, overlay.current)
+        self.task = overlay.tasks[self.task_name]
         self.parameters = dict(overlay.network.named_parameters())
-        state = overlay.tasks[self.task_name]
+        state = self.task
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
             for group, group_rule in self._groups(overlay, state, rates, rule, head_rule)
@@ -141,6 +142,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments and real masks exactly, and write the effective weights they stand for."""
+        self._check_task()
         super().load_state_dict(state_dict)
         trained = self.overlay.tasks[self.task_name].trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
@@ -170,7 +172,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """One update of everything that has a gradient.
 
         Raises:
-            NotTrainable: the network shows another task, or fixed norm layers are in training mode.
+            NotTrainable: the task is finished or removed, the network shows another, or fixed norm layers are in
+                training mode.
             NetworkChanged: something else has written into the network.
             Diverged: a gradient is not finite; nothing was stepped.
         """
@@ -178,6 +181,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_task()
         if self.overlay.current != self.task_name:
             raise NotTrainable(
                 f"this optimizer trains task {self.task_name!r}, but the network shows "
@@ -212,6 +216,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def _named(self) -> dict[str, Tensor]:
         """All parameters to be stepped, by their names in the network."""
         return {self.names[parameter]: parameter for group in self.param_groups for parameter in group["params"]}
+
+    def _check_task(self) -> None:
+        """Refuse to go on with a task that is finished or removed."""
+        if self.overlay.tasks.get(self.task_name) is not self.task:
+            raise NotTrainable(
+                f"this optimizer trains task {self.task_name!r}, which was removed: add a fresh task and ask for its "
+                "optimizer"
+            )
+        refuse_final(self.task_name, self.task)
 
     def _step_masks(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:
