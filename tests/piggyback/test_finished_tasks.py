@@ -145,9 +145,9 @@ def test_a_copy_of_the_adapter_is_independent(adapter: Adapter, train_task: Call
     before = logits_of(adapter.network)
     twin = copy.deepcopy(adapter)
     assert torch.equal(logits_of(twin.network), before)
+    twin.switch("other")
     for part in packed_parts(twin, "task"):
         part.bits.zero_()
-    twin.switch("other")
     twin.switch("task")
     assert not torch.equal(logits_of(twin.network), before)
     twin.remove_task("task")
