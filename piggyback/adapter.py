@@ -133,12 +133,15 @@ class Adapter(Overlay):
         Raises:
             UnknownName: there is no such task.
             Diverged: a real mask is not finite, which its bits would hide.
+            NetworkChanged: something else has written into the network, which shows the task.
         """
         state = self.task(name)
+        if name == self.current:
+            self.look()
         refuse_diverged(state, done="finished")
         state.finish()
         if name == self.current:
-            self.train(self.network.training)  # its norm layers are fixed from now on
+            self._show(state)  # real masks may have been written to by hand; norm layers are fixed now
 
     def merged(self, name: str) -> nn.Module:
         """A plain copy of the network showing the task; it knows nothing of the adapter.

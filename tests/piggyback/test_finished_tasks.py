@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import piggyback
 from piggyback import METHODS, Adapter, Method
 from piggyback.packed_masks import PackedMask
-from piggyback.shell.errors import Diverged, NotTrainable, UnknownName
+from piggyback.shell.errors import Diverged, NetworkChanged, NotTrainable, UnknownName
 
 STEPS = 6
 
@@ -201,6 +201,28 @@ def test_a_diverged_task_is_not_finished(adapter: Adapter, train_task: Callable)
     with pytest.raises(Diverged, match=r"mask_real of conv1\.weight has values .* so nothing was finished"):
         adapter.finish_task("task")
     assert not adapter.tasks["task"].finished
+    assert adapter.tasks["task"].trained
+
+
+def test_real_masks_written_by_hand_are_finished_as_they_are(adapter: Adapter, make_head: Callable) -> None:
+    adapter.add_task("task", head=make_head(0))
+    before = logits_of(adapter.network)
+    for parts in adapter.tasks["task"].trained.values():
+        parts["mask_real"].view(-1)[::2] = 0.0
+    adapter.finish_task("task")
+    after = logits_of(adapter.network)
+    assert not torch.equal(after, before)
+    adapter.base()
+    adapter.switch("task")
+    assert torch.equal(logits_of(adapter.network), after)
+
+
+def test_a_task_that_others_have_written_to_is_not_finished(adapter: Adapter, train_task: Callable) -> None:
+    train_task(adapter)
+    with torch.no_grad():
+        adapter.network.conv1.weight.add_(1.0)
+    with pytest.raises(NetworkChanged):
+        adapter.finish_task("task")
     assert adapter.tasks["task"].trained
 
 
