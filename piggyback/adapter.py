@@ -8,16 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from piggyback.added_modules import fold_modules, layers_with_modules
-from piggyback.anatomy import Exclude
+from piggyback.added_modules import fold_modules, hook_layers, layers_with_modules, refuse_taken, unhook_layers
+from piggyback.anatomy import Exclude, unwrap
 from piggyback.coverage import Coverage, reach, reached_by, refuse_nothing, refuse_nothing_free, survey, tell_left_out
 from piggyback.heads import HeadGiven, held_parts
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.motion import tell_motion
 from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
-from piggyback.overlay import Overlay
-from piggyback.payload import save_task
+from piggyback.overlay import Overlay, refuse_final
+from piggyback.payload import refuse_diverged, save_task
 from piggyback.shell.errors import BadInput, NotTrainable
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
 from piggyback.wrapping import refuse_wrapped
@@ -84,6 +84,11 @@ class Adapter(Overlay):
         self.method = method
         self.norm = norm
         refuse_nothing(method, reach(method, self.network, self.anatomy), self.network)
+        if isinstance(method, AddsModules):  # now, so that what is compiled before the first task stays valid
+            with torch.random.fork_rng(devices=[]):  # modules are only asked for: random numbers stay as they were
+                hooked = fresh_modules(method, self.network, self.anatomy)
+            refuse_taken(self.network, hooked)
+            hook_layers(unwrap(self.network.get_submodule(name)) for name in hooked)
         self.base()
         tell_left_out(method, self.coverage().shares)
 
@@ -159,9 +164,43 @@ class Adapter(Overlay):
         origin = begin_own(method, self.frozen, begin=begin)
         state.own = {part: origin[part].clone() for part in state.own_names(self.anatomy, self.network)}
         state.modules = fresh_modules(method, self.network, self.anatomy)
+        refuse_taken(self.network, state.modules)
         refuse_nothing(method, reached_by(state), self.network)
         refuse_nothing_free(state, self.frozen)
         self.put(name, state)
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task and all that it keeps; its optimizer refuses to step from then on.
+
+        Where it is the current one, the network shows the backbone afterwards, and what was trained is given up.  The
+        name and the head are free again; tasks that were added `after` it stay as they are.
+
+        Raises:
+            UnknownName: there is no such task.
+            BadInput: the task is shown and the network is wrapped in DistributedDataParallel.
+        """
+        self.remove(name)
+
+    def finish_task(self, name: str) -> None:
+        """Keep of a task only what its payload holds: masks as bits, one per weight, in place of real masks.
+
+        Logits and payload stay the same, bit for bit, and nothing of it moves any more, norm layers included; it can
+        not be trained again.  What its optimizer holds, real masks too, goes with the optimizer.  Finishing a task
+        twice does nothing; one that was loaded has bits already.
+
+        Raises:
+            UnknownName: there is no such task.
+            Diverged: a real mask is not finite, which its bits would hide.
+            NetworkChanged: something else has written into the network, which shows the task.
+        """
+        state = self.task(name)
+        if name == self.current:
+            self.look()
+        refuse_diverged(state, done="finished")
+        tell_motion(self, name)
+        state.finish()
+        if name == self.current:
+            self._show(state)  # real masks may have been written to by hand; norm layers are fixed now
 
     def merged(self, name: str) -> nn.Module:
         """A plain copy of the network showing the task; it knows nothing of the adapter.
@@ -180,6 +219,7 @@ class Adapter(Overlay):
         method = self.tasks[name].method
         if isinstance(method, AddsModules):
             fold_modules(plain, method)
+        unhook_layers(plain)
         for parameter in plain.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())  # torch has no others
             parameter.grad = None
@@ -210,7 +250,7 @@ class Adapter(Overlay):
             update: ``auto`` compiles the mask update, and says so in one line when that fails.
 
         Raises:
-            NotTrainable: no task is current, or it was loaded from a payload and has no real masks.
+            NotTrainable: no task is current, or it is finished or was loaded, and has no real masks.
         """
         self._task_to_train(wish="asking for an optimizer")
         self.look()
@@ -227,7 +267,7 @@ class Adapter(Overlay):
         """Give back a share of what the current task owns of each weight, and show what is left.
 
         Raises:
-            NotTrainable: no task is current, or it was loaded from a payload.
+            NotTrainable: no task is current, or it is finished or was loaded from a payload.
             BadInput: tasks of its method give nothing back.
         """
         name = self._task_to_train(wish="pruning")
@@ -243,11 +283,7 @@ class Adapter(Overlay):
         """The current task's name, where it can be trained."""
         if self.current is None:
             raise NotTrainable(f"the backbone itself is frozen: add a task before {wish}")
-        if self.tasks[self.current].kept:
-            raise NotTrainable(
-                f"task {self.current!r} was loaded from a payload, which holds masks but not the real masks they "
-                "came from; add a fresh task to train"
-            )
+        refuse_final(self.current, self.tasks[self.current])
         return self.current
 
     # -- files ------------------------------------------------------------------------------------------

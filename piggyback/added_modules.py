@@ -2,11 +2,13 @@
 
 While a task is shown, each is a child of its layer, called ``added``, and a forward hook lets it work on the layer's
 output.  So optimizers, DistributedDataParallel, ``train()`` and ``deepcopy`` find it like any other part.  The hook is
-a function of this file that knows no task, so that copies of the network work by themselves.
+a function of this file that knows no task, so that copies of the network work by themselves.  It stays on its layer
+when the module goes: a compiled network looks at each call which children its layers have, and so takes the graph of
+the task that is shown, but it does not look whether hooks have come.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 import torch
@@ -14,41 +16,60 @@ from torch import Tensor, nn
 
 from piggyback.anatomy import unwrap
 from piggyback.methods.contract import AddsModules
+from piggyback.shell.errors import BadInput
 
 CHILD: Final = "added"
 
 
 def run_added(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-    """The forward hook: the layer's output, as the module behind it changes it."""
-    return cast(Tensor, layer.get_submodule(CHILD)(output))
+    """The forward hook: the layer's output, as the module behind it changes it, if there is one."""
+    added = layer._modules.get(CHILD)
+    return output if added is None else cast(Tensor, added(output))
+
+
+def hook_layers(layers: Iterable[nn.Module]) -> None:
+    """Let layers have modules behind them; what was compiled without the hooks is compiled again."""
+    fresh = [layer for layer in layers if run_added not in layer._forward_hooks.values()]
+    for layer in fresh:
+        layer.register_forward_hook(run_added)
+    if fresh and "torch._dynamo" in sys.modules:  # else nothing has been compiled, and loading it takes seconds
+        torch.compiler.reset()
+
+
+def refuse_taken(network: nn.Module, names: Iterable[str]) -> None:
+    """Raise BadInput if a layer has a part of its own where a module would be put."""
+    for name in names:
+        layer = unwrap(network.get_submodule(name))
+        if run_added not in layer._forward_hooks.values() and hasattr(layer, CHILD):
+            raise BadInput(f"layer {name!r} has a part called {CHILD!r} of its own, where tasks put theirs: rename it")
 
 
 def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: Tensor) -> None:
     """Put modules behind layers, by name, on the device and in the data type of a tensor of the network."""
+    layers = {name: unwrap(network.get_submodule(name)) for name in modules}
+    hook_layers(layers.values())
     for name, module in modules.items():
-        layer = unwrap(network.get_submodule(name))
-        layer.add_module(CHILD, module.to(like.device, like.dtype))
-        layer.register_forward_hook(run_added)
-    # A compiled graph checks whether the hooks that it knows still do the same, but not whether new ones have come.
-    if modules and "torch._dynamo" in sys.modules:  # else nothing has been compiled, and loading it takes seconds
-        torch.compiler.reset()
+        layers[name].add_module(CHILD, module.to(like.device, like.dtype))
 
 
 def layers_with_modules(network: nn.Module) -> dict[str, nn.Module]:
     """Layers that have a module behind them, by name."""
-    return {name: layer for name, layer in network.named_modules() if run_added in layer._forward_hooks.values()}
+    hooked = {name: layer for name, layer in network.named_modules() if run_added in layer._forward_hooks.values()}
+    return {name: layer for name, layer in hooked.items() if CHILD in layer._modules}
 
 
 def hide_modules(network: nn.Module) -> None:
-    """Take all such modules away, with their hooks.
-
-    The hooks are looked for in the layers, since a copy of a network has no handles to remove them by.
-    """
+    """Take all such modules away."""
     for layer in layers_with_modules(network).values():
+        delattr(layer, CHILD)
+
+
+def unhook_layers(network: nn.Module) -> None:
+    """Take the hooks away; they are looked for in the layers, since a copy of a network has no handles to them."""
+    for layer in network.modules():
         for key, hook in list(layer._forward_hooks.items()):
             if hook is run_added:
                 del layer._forward_hooks[key]
-        delattr(layer, CHILD)
 
 
 @torch.no_grad()

@@ -9,8 +9,9 @@ from piggyback.anatomy import like
 from piggyback.heads import HeadGiven, by_slot, held_parts
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
+from piggyback.shelf import Shelf
 from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload
-from piggyback.task_state import TaskState, fresh_modules
+from piggyback.task_state import TaskState, fresh_modules, pack_kept
 
 
 def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven | None) -> str:
@@ -32,10 +33,12 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven
         raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
     refuse_other_parts(payload.own, {part: overlay.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(overlay.frozen[part].device) for part, tensor in payload.own.items()}
-    state.kept = {
+    kept = {
         weight: {key: placed(tensor, overlay.frozen[weight]) for key, tensor in parts.items()}
         for weight, parts in payload.kept.items()
     }
+    state.kept = pack_kept(kept)
+    state.own = Shelf(state.own) if state.kept else state.own
     state.modules = loaded_modules(payload, overlay, path=path)
     if name in overlay.tasks:
         raise BadInput(f"there is a task {name!r} already: give load() another name")

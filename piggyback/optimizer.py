@@ -16,7 +16,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from piggyback.anatomy import persistent_tensors
-from piggyback.overlay import Overlay, is_elsewhere
+from piggyback.overlay import Overlay, is_elsewhere, refuse_final
 from piggyback.shell.errors import Diverged, NotTrainable
 from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
@@ -78,7 +78,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.task_name = cast(str, overlay.current)
         tensors = persistent_tensors(overlay.network)
         self.parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
-        state = overlay.tasks[self.task_name]
+        self.task = overlay.tasks[self.task_name]
+        state = self.task
         own = [name for name in state.own if name in self.parameters]
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
@@ -152,6 +153,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments and real masks exactly, and write the effective weights they stand for."""
+        self._check_task()
         super().load_state_dict(state_dict)
         trained = self.overlay.tasks[self.task_name].trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
@@ -183,7 +185,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """One update of everything that has a gradient.
 
         Raises:
-            NotTrainable: the network shows another task, or fixed norm layers are in training mode.
+            NotTrainable: the task is finished or removed, the network shows another, or fixed norm layers are in
+                training mode.
             NetworkChanged: something else has written into the network.
             Diverged: a gradient is not finite; nothing was stepped.
         """
@@ -191,6 +194,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_task()
         if self.overlay.current != self.task_name:
             raise NotTrainable(
                 f"this optimizer trains task {self.task_name!r}, but the network shows "
@@ -226,6 +230,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def _named(self) -> dict[str, Tensor]:
         """All parameters to be stepped, by their names in the network."""
         return {self.names[parameter]: parameter for group in self.param_groups for parameter in group["params"]}
+
+    def _check_task(self) -> None:
+        """Refuse to go on with a task that is finished or removed."""
+        if self.overlay.tasks.get(self.task_name) is not self.task:
+            raise NotTrainable(
+                f"this optimizer trains task {self.task_name!r}, which was removed: add a fresh task and ask for its "
+                "optimizer"
+            )
+        refuse_final(self.task_name, self.task)
 
     def _step_masks(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:

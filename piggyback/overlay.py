@@ -26,6 +26,8 @@ from piggyback.anatomy import (
     unwrap,
 )
 from piggyback.heads import HeadGiven, by_slot, join_heads, take_heads
+from piggyback.packed_masks import PackedMask, move_mask, return_memory, shows_masked
+from piggyback.shelf import Shelf
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
 from piggyback.view import FLAGS, Flags, View, asking_for_none, count_writes, frozen_by_user, holds, refuse_if_shown
@@ -142,6 +144,17 @@ class Overlay:
         self.current = name
         self._show(state)
 
+    def remove(self, name: str) -> None:
+        """Forget a task; where the network shows it, what it shows is given up and the backbone is shown."""
+        if name not in self.tasks:
+            raise UnknownName(name, known=self.tasks, kind="task")
+        if name == self.current:
+            refuse_held(self.network)
+            self.current = None
+            self._show(None)
+        del self.tasks[name]
+        return_memory()
+
     def base(self) -> None:
         """Let the network show the backbone itself, with its own head.
 
@@ -184,9 +197,9 @@ class Overlay:
 
     def _stash(self) -> None:
         """Bring what the current task trains in place from the network into its state."""
-        if self.current is None:
+        own = self.tasks[self.current].own if self.current is not None else {}
+        if isinstance(own, Shelf):  # nothing of a finished task moves
             return
-        own = self.tasks[self.current].own
         tensors = persistent_tensors(self.network) if own else {}
         for name in own:
             own[name] = tensors[name].detach().clone()
@@ -194,16 +207,16 @@ class Overlay:
     @torch.no_grad()
     def _show(self, state: TaskState | None) -> None:
         """Write a task, or the backbone, into the network."""
-        self.follow()
         hide_modules(self.network)
         tensors = persistent_tensors(self.network)
+        self._follow(tensors)
         own = state.own if state is not None else {}
         adapted = {*state.trained, *state.kept} if state is not None else set[str]()
         for name in self.anatomy.backbone:
-            source = own.get(name, self.frozen[name])
             if state is not None and name in adapted:
-                source = state.method.apply(self.frozen[name], state.kept_of(name))
-            tensors[name].copy_(source)
+                state.write(name, tensors[name], self.frozen[name])
+            else:
+                tensors[name].copy_(own.get(name, self.frozen[name]))
         modules = state.modules if state is not None else {}
         reference = tensors[self.reference_name]
         show_modules(self.network, modules, like=reference)
@@ -222,7 +235,7 @@ class Overlay:
         self.rounded = False
         self.view.remember(self.current)
         self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
-        self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
+        self._set_modes(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
 
     # -- modes ------------------------------------------------------------------------------------------
 
@@ -231,19 +244,23 @@ class Overlay:
         """Like ``network.train()``, but fixed norm layers stay in evaluation mode.
 
         Running statistics of fixed norm layers are put back, should a pass after ``network.train()`` have
-        moved them.
+        moved them.  Norm layers of a finished task are fixed too, as it has them.
         """
-        self.network.train(mode)
-        fixed = self._fixed_norm_modules()
-        if fixed:
+        self._set_modes(mode)
+        if self._fixed_norm_modules():
             tensors = persistent_tensors(self.network)
             own = self.tasks[self.current].own if self.current is not None else {}
             for name in self.anatomy.norm:
                 if name not in own:
                     tensors[name].copy_(self.frozen[name])
+                elif isinstance(own, Shelf):  # a finished task has them as they are
+                    tensors[name].copy_(own[name])
             self.view.accept(self.anatomy.norm)
-            for name in fixed:
-                self.network.get_submodule(name).eval()
+
+    def _set_modes(self, mode: bool) -> None:
+        self.network.train(mode)
+        for name in self._fixed_norm_modules():
+            self.network.get_submodule(name).eval()
 
     def eval(self) -> None:
         """Like ``network.eval()``."""
@@ -287,8 +304,13 @@ class Overlay:
         return {"own": dict(state.own), "head": dict(head), "modules": modules}
 
     def load_training_state(self, name: str, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Put back what `training_state` gave; load the optimizer's state afterwards."""
+        """Put back what `training_state` gave; load the optimizer's state afterwards.
+
+        Raises:
+            NotTrainable: the task is finished, or was loaded without its real masks.
+        """
         state = self.task(name)
+        refuse_final(name, state)
         for part, tensor in saved["own"].items():
             state.own[part].copy_(tensor)
         if state.head is not None:
@@ -387,6 +409,9 @@ class Overlay:
             return holds(tensor, frozen, rounded=False)
         if writes_to(state, name) != self.written.get(name, 0) and not place.is_written:
             return True  # it is the real mask that has been written to by hand, and the network is yet to show it
+        packed = state.packed_of(name)
+        if packed is not None and packed.bits.device == tensor.device and shows_masked(tensor, frozen, packed):
+            return True
         kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
         return holds(tensor, state.method.apply(frozen, kept), rounded=self.rounded)
 
@@ -413,23 +438,41 @@ class Overlay:
         Device and memory layout are followed.  The data type is not: frozen weights and real masks keep
         theirs, so that a network in half precision still comes from the exact backbone.
         """
-        tensors = persistent_tensors(self.network)
-        for name, frozen in self.frozen.items():
-            target = tensors[name]
-            if not is_elsewhere(target, frozen):
-                continue
-            self.frozen[name] = like(frozen, target)
+        self._follow(persistent_tensors(self.network))
+
+    def _follow(self, tensors: Mapping[str, Tensor]) -> None:
+        moved = {name: tensors[name] for name, frozen in self.frozen.items() if is_elsewhere(tensors[name], frozen)}
+        if not moved:  # there may be a thousand tasks to look through
+            return
+        for name, target in moved.items():
+            self.frozen[name] = like(self.frozen[name], target)
             for state in self.tasks.values():
-                for parts in (state.trained.get(name, {}), state.kept.get(name, {})):
-                    for tensor in parts.values():
-                        # .data: optimizers and checkpoints hold the tensor itself, which must stay the same object
-                        if tensor.shape == target.shape:
-                            tensor.data = like(tensor, target)
-                        else:
-                            tensor.data = tensor.data.to(target.device)
+                kept = state.kept.get(name, {})
+                for key, part in [*state.trained.get(name, {}).items(), *kept.items()]:
+                    if isinstance(part, PackedMask):
+                        kept[key] = move_mask(part, target)
+                    # .data: optimizers and checkpoints hold the tensor itself, which must stay the same object
+                    elif part.shape == target.shape:
+                        part.data = like(part, target)
+                    else:
+                        part.data = part.data.to(target.device)
         for state in self.tasks.values():
-            for name, tensor in state.own.items():
-                state.own[name] = tensor.to(tensors[name].device)
+            own = {name: tensor.to(tensors[name].device) for name, tensor in state.own.items()}
+            state.own = Shelf(own) if isinstance(state.own, Shelf) else own
+
+
+def refuse_final(name: str, state: TaskState) -> None:
+    """Raise NotTrainable for a task that has nothing left to be trained from."""
+    if state.finished:
+        raise NotTrainable(
+            f"task {name!r} is finished: it keeps what a payload holds, and not the real masks; add a fresh task to "
+            "train"
+        )
+    if state.is_final:
+        raise NotTrainable(
+            f"task {name!r} was loaded from a payload, which holds masks but not the real masks they came from; add a "
+            "fresh task to train"
+        )
 
 
 def writes_to(state: TaskState, name: str) -> int:

@@ -118,8 +118,7 @@ def save_task(path: Path, overlay: Overlay, *, task: str, recipe: Mapping[str, o
         BadInput: the recipe, or a method's setting, cannot be written as JSON.
     """
     state = overlay.task(task)
-    for name, trained in state.trained.items():  # a mask would hide it, since NaN is above no threshold
-        refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()})
+    refuse_diverged(state, done="saved")
     tensors: dict[str, Tensor] = {}
     streams: dict[str, dict[str, object]] = {}
     for name in overlay.anatomy.weights:
@@ -177,11 +176,17 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()
 
 
-def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise Diverged for the first tensor with a NaN or infinity: such a task must not be saved."""
+def refuse_diverged(state: TaskState, *, done: str) -> None:
+    """Raise Diverged for a real mask with a NaN or infinity, which a mask hides: NaN is above no threshold."""
+    for name, trained in state.trained.items():
+        refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()}, done=done)
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], *, done: str = "saved") -> None:
+    """Raise Diverged for the first tensor with a NaN or infinity: such a task must not be saved, or so."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Diverged(f"{name} has values that are not finite: the training diverged, so nothing was saved")
+            raise Diverged(f"{name} has values that are not finite: the training diverged, so nothing was {done}")
 
 
 def method_settings(method: Method) -> dict[str, object]:

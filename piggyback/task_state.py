@@ -1,14 +1,17 @@
 """The state of one task: what it adds to the network, in training and afterwards."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from piggyback.anatomy import Anatomy, persistent_tensors, unwrap
+from piggyback.methods.binary import Binary
 from piggyback.methods.contract import AddsModules, Follows, Method
+from piggyback.packed_masks import PackedMask, pack_mask, return_memory, write_masked
+from piggyback.shelf import Shelf
 from piggyback.shell.errors import BadInput
 
 Norm = Literal["fixed", "statistics", "trained"]
@@ -23,31 +26,58 @@ class TaskState:
         norm: whether norm layers stay the backbone's, have running statistics of the task's own, or are trained.
         head: the module that fills the head's slot; of several slots a `piggyback.heads.Heads`.
         held: parameters of the head that stay frozen, by name.
-        trained: per weight name, the tensors in training (real masks); empty for a loaded task.
-        kept: per weight name, what a loaded task stores (masks); empty for a task in training.
-        own: parameters and buffers that the task has for itself, by name; while the task is current, the
+        trained: per weight name, the tensors in training (real masks); empty for a loaded or finished task.
+        kept: per weight name, what such a task stores (masks, as bits); empty for a task in training.
+        own: parameters and buffers that the task has for itself, by name; while a task in training is current, the
             network's own tensors are newer.
         modules: per layer name, the module behind the layer.
         steps: of optimizers that have trained the task so far.
         told: whether it was said that its masks have hardly moved.
+        finished: whether `finish` was called.
     """
 
     method: Method
     norm: Norm
     head: nn.Module | None
     trained: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    own: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, dict[str, Tensor | PackedMask]] = field(default_factory=dict)
+    own: dict[str, Tensor] | Shelf = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     steps: int = 0
     told: bool = False
+    finished: bool = False
 
     def kept_of(self, name: str) -> dict[str, Tensor]:
         """What the task stores of one weight."""
         if name in self.kept:
-            return self.kept[name]
+            parts = self.kept[name].items()
+            return {key: part.unpack() if isinstance(part, PackedMask) else part for key, part in parts}
         return self.method.keep(self.trained[name]) if name in self.trained else {}
+
+    @property
+    def is_final(self) -> bool:
+        """Whether there is nothing left to train it from: it was finished, or loaded without its real masks."""
+        return self.finished or bool(self.kept)
+
+    def finish(self) -> None:
+        """Keep only what a payload would, masks as bits; the real masks go."""
+        kept = self.kept or pack_kept({name: self.method.keep(parts) for name, parts in self.trained.items()})
+        self.kept, self.trained, self.own, self.finished = kept, {}, Shelf(self.own), True
+        return_memory()
+
+    def packed_of(self, name: str) -> PackedMask | None:
+        """The mask of one weight where it is there as bits, and all that the method does is to apply it."""
+        part = self.kept[name].get("mask") if type(self.method) is Binary and name in self.kept else None
+        return part if isinstance(part, PackedMask) else None
+
+    def write(self, name: str, parameter: Tensor, weight: Tensor) -> None:
+        """Put the effective weight into the parameter."""
+        packed = self.packed_of(name)
+        if packed is not None:
+            write_masked(parameter, weight, packed)
+        else:
+            parameter.copy_(self.method.apply(weight, self.kept_of(name)))
 
     @property
     def trains_all(self) -> bool:
@@ -56,8 +86,8 @@ class TaskState:
 
     @property
     def norm_is_fixed(self) -> bool:
-        """Whether norm layers are the backbone's, statistics included."""
-        return self.norm == "fixed" and not self.trains_all and self.method.adapts != "norm"
+        """Whether norm layers may not move: they are the backbone's, statistics included, or a finished task's."""
+        return self.is_final or (self.norm == "fixed" and not self.trains_all and self.method.adapts != "norm")
 
     def own_names(self, anatomy: Anatomy, network: nn.Module) -> tuple[str, ...]:
         """Parts of the network that the task has for itself."""
@@ -84,6 +114,21 @@ def has_norm_choice(method: Method) -> bool:
 def usual_norm(method: Method) -> Norm:
     """What becomes of norm layers when nobody says: short trainings need them trained (``docs/results.md``)."""
     return "trained" if has_norm_choice(method) else "fixed"
+
+
+def pack_kept(kept: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor | PackedMask]]:
+    """What a method keeps, as a finished task stores it: masks as bits, all in one piece of memory, the rest copied."""
+    packed: dict[str, dict[str, Tensor | PackedMask]] = {
+        name: {key: pack_mask(part) if part.dtype == torch.bool else part.clone() for key, part in parts.items()}
+        for name, parts in kept.items()
+    }
+    places = [(parts, key, part) for parts in packed.values() for key, part in parts.items()]
+    masks = [(parts, key, part) for parts, key, part in places if isinstance(part, PackedMask)]
+    if masks:
+        together = torch.split(torch.cat([mask.bits for *_, mask in masks]), [len(mask.bits) for *_, mask in masks])
+        for (parts, key, mask), bits in zip(masks, together, strict=True):
+            parts[key] = replace(mask, bits=bits)
+    return packed
 
 
 def start_weights(

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from piggyback.anatomy import flat, is_dense
 from piggyback.methods.contract import Method
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput
@@ -232,18 +233,3 @@ def is_elementwise(method: Method) -> bool:
     except Exception:  # whatever a method of another package raises on values without a shape; it means no
         return False
     return True
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the tensor fills its memory without gaps or overlaps, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return tensor.numel() > 1
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """The memory of a dense tensor as one dimension; in two of equal strides the same places belong together."""
-    return tensor.as_strided((tensor.numel(),), (1,))

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import piggyback
-from piggyback import METHODS, Adapter
+from piggyback import METHODS, Adapter, Method
 from piggyback.methods.series import Series
 from piggyback.shell.errors import BadInput
 
@@ -192,6 +193,73 @@ def test_a_compiled_network_sees_them_come_and_go(head: str | None) -> None:
     assert not torch.allclose(seen["one"], seen["other"])
 
 
+@pytest.mark.parametrize("attached_with", [SERIES, piggyback.Binary()])
+def test_a_compiled_network_is_compiled_once_for_each_task_at_most(attached_with: Method) -> None:
+    """Backbone, A, B, A, B; graphs of tasks alike are even the same.  Heads of their own sizes are not."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    adapter = piggyback.attach(network, method=attached_with, head="4")
+    counter = CompileCounterWithBackend("eager")
+    compiled, inputs = torch.compile(network, backend=counter), torch.randn(2, 3, 5, 5)
+    adapter.eval()
+    torch.compiler.reset()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the compiler finds on the machine
+        compiled(inputs)
+        counts = [counter.frame_count]
+        for number, name in enumerate("ABCD"):
+            adapter.add_task(name, head=nn.Linear(4, 3 + number // 2), method=SERIES)
+            for module in adapter.task(name).modules.values():
+                nn.init.normal_(module.mix.weight)
+        for name in "ABABCACD":
+            adapter.switch(name)
+            torch.testing.assert_close(compiled(inputs), network(inputs))
+            counts.append(counter.frame_count)
+        adapter.base()
+        torch.testing.assert_close(compiled(inputs), network(inputs))
+    assert counts == [1, 2, 2, 2, 2, 3, 3, 3, 3]
+    hooked_late = attached_with is not SERIES  # what was compiled before the first hooks is compiled again
+    assert counter.frame_count == 3 + hooked_late
+
+
+def test_more_tasks_than_torch_keeps_graphs_for() -> None:
+    """The ninth graph of a function is one too many for torch, which says so and goes on uncompiled."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    adapter = piggyback.attach(network, method=SERIES, head="2")
+    counter = CompileCounterWithBackend("eager")
+    compiled, inputs = torch.compile(network, backend=counter), torch.randn(2, 3, 3, 3)
+    for number in range(12):
+        adapter.add_task(str(number), head=nn.Linear(4, 2 + number))
+        nn.init.normal_(adapter.task(str(number)).modules["0"].mix.weight)
+    adapter.eval()
+    torch.compiler.reset()
+    seen: list[Tensor] = []
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in [*range(12), *range(12)]:
+            adapter.switch(str(number))
+            seen.append(compiled(inputs))
+            torch.testing.assert_close(seen[-1], network(inputs))
+    assert counter.frame_count == torch._dynamo.config.recompile_limit == 8
+    assert [len(logits[0]) for logits in seen] == [*range(2, 14), *range(2, 14)]
+    assert all(torch.equal(first, second) for first, second in zip(seen[:12], seen[12:], strict=True))
+
+
+def test_attaching_leaves_random_numbers_and_other_layers_as_they_were() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+    before = torch.get_rng_state()
+    piggyback.attach(network, method=SERIES, head="3")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [len(layer._forward_hooks) for layer in network] == [1, 0, 0, 0]
+
+
+def test_a_merged_network_has_no_hooks(trained: Adapter, make_head: Callable) -> None:
+    trained.add_task("masks", head=make_head(1), method=piggyback.Binary())
+    for task in ("task", "masks"):
+        assert not any(module._forward_hooks for module in trained.merged(task).modules())
+
+
 def test_each_task_has_its_own_and_other_methods_have_none(
     trained: Adapter, make_head: Callable, make_batches: Callable, run_steps: Callable
 ) -> None:
@@ -199,7 +267,7 @@ def test_each_task_has_its_own_and_other_methods_have_none(
     first = network.conv1.added
     trained.add_task("masks", head=make_head(1), method=piggyback.Binary())
     assert added_keys(network) == set()
-    assert not network.conv1._forward_hooks
+    assert len(network.conv1._forward_hooks) == 1  # stays, so that compiled graphs stay valid, and does nothing
     trained.add_task("more", head=make_head(2), method=METHODS["series-joint"])
     assert network.conv1.added is not first
     assert len(network.conv1._forward_hooks) == 1
@@ -286,3 +354,25 @@ def test_a_folded_convolution_does_what_both_did(options: dict[str, int], bias: 
 def test_which_layers_get_one(layer: nn.Module, channels: int | None) -> None:
     module = Series().module(layer)
     assert (None if module is None else module.mix.weight.shape) == (channels and (channels, channels, 1, 1))
+
+
+class Taken(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(4, 4, 3, padding=1)
+        self.added = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.added(x)
+
+
+def test_a_layer_with_a_part_called_added_is_refused_by_name() -> None:
+    network = nn.Sequential(Taken(), nn.Flatten(), nn.Linear(64, 4))
+    own = network[0].added
+    with pytest.raises(BadInput, match="layer '0' has a part called 'added' of its own"):
+        piggyback.attach(network, method=piggyback.METHODS["series"], head="2")
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="2")
+    with pytest.raises(BadInput, match="layer '0' has a part called 'added' of its own"):
+        adapter.add_task("a", head=nn.Linear(64, 4), method=piggyback.METHODS["series"])
+    assert network[0].added is own
+    assert not adapter.tasks
+    adapter.add_task("a", head=nn.Linear(64, 4))
