@@ -31,7 +31,7 @@ from piggyback.shelf import Shelf
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
 from piggyback.view import FLAGS, Flags, View, asking_for_none, count_writes, frozen_by_user, holds, refuse_if_shown
-from piggyback.wrapping import refuse_held, refuse_rebuilt
+from piggyback.wrapping import find_rebuilt, refuse_held, refuse_rebuilt, refuse_sharded, refuse_wrapped
 
 
 class Overlay:
@@ -339,7 +339,8 @@ class Overlay:
         if number & (number - 1) == 0:
             self.look()
         elif touched := self.view.touched(self._watched()):
-            refuse_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
+            refuse_sharded(self.network)
+            refuse_rebuilt(self.network, self._find_rebuilt())
             self._judge(touched)
         self.view.refuse_moved_caches()
         for name, parameter in stepped.items():
@@ -361,7 +362,14 @@ class Overlay:
         Raises:
             NetworkChanged: something else has, and tasks would be lost or wrong.
         """
-        refuse_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
+        refuse_sharded(self.network)
+        rebuilt = self._find_rebuilt()
+        if rebuilt and not self.tasks:
+            refuse_wrapped(self.network)
+            self._freeze()
+            self._show(None)
+            return
+        refuse_rebuilt(self.network, rebuilt)
         self._judge(sorted(self._watched()))
         for slot, head in by_slot(self._head(), self.head_slots).items():
             for name in self.anatomy.slots[slot]:
@@ -370,6 +378,9 @@ class Overlay:
                         f"the slot {name!r} has another head than the adapter put there, which no payload would hold: "
                         "give each task its head by add_task(head=...). adapter.restore() puts back the one of before"
                     )
+
+    def _find_rebuilt(self) -> list[str]:
+        return find_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
 
     def _head(self) -> nn.Module | None:
         """The head that the network should have in its slot."""

@@ -2,8 +2,9 @@
 
 import gc
 import inspect
+import itertools
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import torch
@@ -54,19 +55,20 @@ def refuse_held(network: nn.Module) -> None:
             raise BadInput("the network is wrapped in DistributedDataParallel: add and switch tasks before wrapping it")
 
 
-def refuse_rebuilt(network: nn.Module, *, backbone: Collection[str], heads: Collection[str]) -> None:
-    """Refuse a network that has not the parameters any more which it had at attach.
+def refuse_sharded(network: nn.Module) -> None:
+    """Raise NetworkChanged if parameters were sharded after attach."""
+    if reason := next(shards(network), None):
+        raise NetworkChanged(f"the network was sharded after attach: {reason}")
+
+
+def find_rebuilt(network: nn.Module, *, backbone: Collection[str], heads: Collection[str]) -> list[str]:
+    """What has become of a network that has not the parameters any more which it had at attach, in words.
 
     Args:
         network: as an adapter left it, or not.
         backbone: the names of its parameters and buffers outside the head.
         heads: all names of the head's slots.
-
-    Raises:
-        NetworkChanged: parameters were sharded, have gone, go by other names, or new ones have come.
     """
-    if reason := next(shards(network), None):
-        raise NetworkChanged(f"the network was sharded after attach: {reason}")
     tensors = persistent_tensors(network)
     known = {id(tensors[name]) for name in backbone if name in tensors}
     known |= {id(p) for layer in layers_with_modules(network).values() for p in layer.get_submodule(CHILD).parameters()}
@@ -76,16 +78,19 @@ def refuse_rebuilt(network: nn.Module, *, backbone: Collection[str], heads: Coll
         if isinstance(tensor, nn.Parameter) and id(tensor) not in known and not is_in(name, heads)
     ]
     gone = [name for name in backbone if name not in tensors]
-    if not (new or gone):
-        return
     found = [f"{gone[0]!r} is gone"] if gone else []
-    found += [f"{new[0]!r} has come"] if new else []
-    if reason := next(wrappers(network), None):
-        found.append(reason)
-    raise NetworkChanged(
-        f"the network was rebuilt after attach: {'; '.join(found)}. The adapter neither trains nor saves what it does "
-        "not know: build the network as it shall be, then attach; or wrap, quantize or prune adapter.merged(task)"
-    )
+    return found + ([f"{new[0]!r} has come"] if new else [])
+
+
+def refuse_rebuilt(network: nn.Module, found: Sequence[str]) -> None:
+    """Raise NetworkChanged if `find_rebuilt` found anything."""
+    if found:
+        reasons = [*found, *itertools.islice(wrappers(network), 1)]
+        raise NetworkChanged(
+            f"the network was rebuilt after attach: {'; '.join(reasons)}. The adapter neither trains nor saves what it "
+            "does not know: build the network as it shall be, then attach; or wrap, quantize or prune "
+            "adapter.merged(task)"
+        )
 
 
 def shards(network: nn.Module) -> Iterator[str]:

@@ -329,7 +329,7 @@ def test_a_network_compiled_in_place_before_attach(
     torch.compiler.reset()
     with third_party_warnings():
         network.compile(backend=counting)
-        adapter = piggyback.attach(network, method=piggyback.Binary(), head="head")
+        adapter = piggyback.attach(network, method=piggyback.Binary(), head="head", norm="fixed")
         adapter.add_task("task", head=make_head(0))
         adapter.train()
         run_steps(network, adapter.optimizer(mask_lr=LR, head_lr=LR, update="eager"), batches)
