@@ -13,20 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.methods.contract import AddsModules
+from piggyback.numerics.precision import casts_itself, own_tensors, retype, wide_type
 
 CHILD: Final = "added"
 
 
 def run_added(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-    """The forward hook: the layer's output, as the module behind it changes it."""
-    return cast(Tensor, layer.get_submodule(CHILD)(output))
+    """The forward hook: the layer's output, as the module behind it changes it; the module has a type of its own."""
+    module = layer.get_submodule(CHILD)
+    own = own_tensors(module)
+    if not own or own[0].dtype == output.dtype or casts_itself(output):
+        return cast(Tensor, module(output))
+    return cast(Tensor, retype(module(retype(output, own[0].dtype)), output.dtype))
 
 
 def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: Tensor) -> None:
-    """Put modules behind layers, by name, on the device and in the data type of a tensor of the network."""
+    """Put modules behind layers, by name, on the device and in the data type of a tensor of the network.
+
+    In a half-precision network they are float32.
+    """
     for name, module in modules.items():
         layer = network.get_submodule(name)
-        layer.add_module(CHILD, module.to(like.device, like.dtype))
+        layer.add_module(CHILD, module.to(like.device, wide_type(like.dtype)))
         layer.register_forward_hook(run_added)
     # A compiled graph checks whether the hooks that it knows still do the same, but not whether new ones have come.
     if modules and "torch._dynamo" in sys.modules:  # else nothing has been compiled, and loading it takes seconds

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from piggyback.anatomy import like
+from piggyback.numerics.precision import wide, wide_type
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
 from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload
@@ -53,7 +54,8 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
     """Raise BadPayload unless the payload holds, for each weight of the network, what its method keeps of it."""
     method, frozen = payload.method, overlay.frozen
     try:
-        started = {name: method.start(frozen[name]) for name in overlay.anatomy.weights if method.adapts == "weights"}
+        adapted = overlay.anatomy.weights if method.adapts == "weights" else ()
+        started = {name: method.start(wide(frozen[name])) for name in adapted}
         expected = {name: method.keep(parts) for name, parts in started.items() if parts}
     except (OverflowError, RuntimeError) as fault:  # a setting too large for the weights' type
         raise BadPayload(f"{path} has impossible settings of method {method.name!r}: {fault}") from None
@@ -70,7 +72,11 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
 
 
 def placed(tensor: Tensor, target: Tensor) -> Tensor:
-    """A stored part on the device of its weight, and in the weight's memory layout where it has the same shape."""
+    """A stored part on the device of its weight, and in the weight's memory layout where it has the same shape.
+
+    Numbers in half precision, as earlier versions kept of such networks, become float32.
+    """
+    tensor = wide(tensor)
     return like(tensor, target) if tensor.shape == target.shape else tensor.to(target.device)
 
 
@@ -85,19 +91,22 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
         raise BadPayload(f"{path} has modules behind other layers than the network has")
     for name, module in modules.items():
         refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}", types=False)
-        module.to(overlay.frozen[overlay.anatomy.weights[0]].dtype).load_state_dict(payload.modules[name])
+        module.to(wide_type(overlay.frozen[overlay.anatomy.weights[0]].dtype)).load_state_dict(payload.modules[name])
     return modules
 
 
 def refuse_other_parts(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, name: str, types: bool = True
 ) -> None:
-    """Raise BadPayload unless both have the same keys, shapes and, where `types` is set, data types."""
+    """Raise BadPayload unless both have the same keys, shapes and, where `types` is set, data types.
+
+    Half precision passes for float32, which is what it is made into.
+    """
     if found.keys() != expected.keys():
         raise BadPayload(f"{name} has the parts {sorted(found)}, not {sorted(expected)}")
     for key, tensor in found.items():
         wanted = expected[key]
-        if tensor.shape != wanted.shape or (types and tensor.dtype != wanted.dtype):
+        if tensor.shape != wanted.shape or (types and wide_type(tensor.dtype) != wanted.dtype):
             here = f"{tuple(tensor.shape)} of {tensor.dtype}"
             raise BadPayload(f"{name}: {key!r} has shape {here}, not {tuple(wanted.shape)} of {wanted.dtype}")
 

@@ -2,7 +2,7 @@
 
 One step: pull the gradient that backward left on each adapted parameter back to what the method trains,
 step that, write the new effective weight into the parameter.  Everything else (head, norm layers, weights
-trained in place) takes torch's own steps.
+trained in place) takes torch's own steps.  Real masks and moments are float32 also where the network is not.
 """
 
 import math
@@ -12,9 +12,8 @@ from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
+from piggyback.numerics.plain_update import step_in_place
 from piggyback.overlay import Overlay, is_elsewhere
 from piggyback.shell.errors import Diverged, NotTrainable
 from piggyback.task_state import TaskState
@@ -148,8 +147,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 state = self.state.get(parameter, {})
                 if group["role"] == "mask":
                     self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
-                elif "step" in state:  # torch leaves it on the device of the checkpoint; fused kernels want it here
-                    state["step"] = state["step"].to(parameter.device)
+                    continue
+                for key, value in state.items():
+                    if isinstance(value, Tensor):  # torch's copies have the parameter's type, and steps no device
+                        saved_value = state_dict["state"][number][key]
+                        state[key] = saved_value.detach().clone().to(parameter.device)
         if self.overlay.current == self.task_name:
             self.overlay.restore()
 
@@ -250,55 +252,3 @@ def adam_coefficients(group: dict[str, Any], step: int) -> Coefficients:
         beta2=beta2,
         eps=group["eps"],
     )
-
-
-def step_in_place(group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> None:
-    """Step parameters that are trained in place, with torch's own fused kernels."""
-    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-    if not parameters:
-        return
-    gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    states_here = [states[parameter] for parameter in parameters]
-    fused = all(parameter.is_floating_point() for parameter in parameters)
-    if group["rule"] == "AdamRule":
-        for parameter, state in zip(parameters, states_here, strict=True):
-            if not state:
-                state["step"] = torch.zeros((), device=parameter.device)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-        adam(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states_here],
-            [state["exp_avg_sq"] for state in states_here],
-            [],
-            [state["step"] for state in states_here],
-            fused=fused,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
-        return
-    if group["momentum"]:
-        for parameter, state in zip(parameters, states_here, strict=True):
-            if state.get("momentum_buffer") is None:  # the fused kernel wants all or none, and 0 m + g is g
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-    buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in states_here]
-    sgd(
-        parameters,
-        gradients,
-        buffers,
-        fused=fused,
-        weight_decay=group["weight_decay"],
-        momentum=group["momentum"],
-        lr=group["lr"],
-        dampening=0.0,
-        nesterov=group["nesterov"],
-        maximize=False,
-    )
-    for state, buffer in zip(states_here, buffers, strict=True):
-        state["momentum_buffer"] = buffer

@@ -22,6 +22,7 @@ from piggyback.anatomy import (
     persistent_tensors,
     refuse_shared_memory,
 )
+from piggyback.numerics.precision import WideNorms, let_in, own_tensors, wide
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
 from piggyback.view import View, count_writes, holds, refuse_if_shown
@@ -52,6 +53,8 @@ class Overlay:
         refuse_if_shown(network)
         self._freeze()
         self.base_head = network.get_submodule(head) if head is not None else None
+        self.base_trunk_type: torch.dtype | None = None  # as `TaskState.trunk_type`, for the backbone's own head
+        self.wide_norms = WideNorms()
         self.tasks: dict[str, TaskState] = {}
         self.current: str | None = None
         self.rounded = False  # compiled updates have written what the network shows
@@ -149,13 +152,14 @@ class Overlay:
         """Write a task, or the backbone, into the network."""
         self.follow()
         hide_modules(self.network)
+        self._widen_norms(state)
         tensors = persistent_tensors(self.network)
         own = state.own if state is not None else {}
         adapted = {*state.trained, *state.kept} if state is not None else set[str]()
         for name in self.anatomy.backbone:
             source = own.get(name, self.frozen[name])
             if state is not None and name in adapted:
-                source = state.method.apply(self.frozen[name], state.kept_of(name))
+                source = state.method.apply(wide(self.frozen[name]), state.kept_of(name))
             tensors[name].copy_(source)
         modules = state.modules if state is not None else {}
         show_modules(self.network, modules, like=tensors[self.anatomy.weights[0]])
@@ -166,14 +170,38 @@ class Overlay:
             parameter.grad = None
         if self.head_slot is not None:
             head = cast(nn.Module, self._head())
-            reference = tensors[self.anatomy.weights[0]]
-            self.network.set_submodule(self.head_slot, head.to(reference.device, reference.dtype))
+            self._place_head(self.head_slot, head, state, like=tensors[self.anatomy.weights[0]])
             for parameter in head.parameters():
                 parameter.requires_grad_(state is not None)
         self.rounded = False
         self.view.remember(self.current)
         self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
         self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
+
+    def _place_head(self, slot: str, head: nn.Module, state: TaskState | None, *, like: Tensor) -> None:
+        """Put a head into its slot: on the device of the one before it, in its own type, whatever the trunk's is.
+
+        Where ``network.to()`` has changed the trunk's type since the head was last shown, it is changed likewise.
+        """
+        before = self.network.get_submodule(slot)
+        if head is not before:
+            known = state.trunk_type if state is not None else self.base_trunk_type
+            here = next((tensor.device for tensor in own_tensors(before)), like.device)
+            head.to(here, like.dtype if known not in (None, like.dtype) else None)
+            self.network.set_submodule(slot, head)
+        if state is not None:
+            state.trunk_type = like.dtype
+        else:
+            self.base_trunk_type = like.dtype
+        let_in(head, features=like.dtype)
+
+    def _widen_norms(self, state: TaskState | None) -> None:
+        """Have norm layers in float32 where the task has running statistics of its own, and nowhere else."""
+        own = {name.rpartition(".")[0] for name in state.own} if state is not None else set[str]()
+        layers = (name for name in self.anatomy.norm_modules if name in own)
+        wanted = [name for name in layers if keeps_statistics(self.network.get_submodule(name))]
+        trunk = self.network.get_parameter(self.anatomy.weights[0]).dtype
+        self.wide_norms.set(self.network, wanted, trunk=trunk)
 
     # -- modes ------------------------------------------------------------------------------------------
 
@@ -258,6 +286,8 @@ class Overlay:
             NetworkChanged: something else has written into the network.
         """
         self.check_modes()
+        if self.wide_norms.are_narrow(self.network):
+            self._widen_norms(self.tasks[cast(str, self.current)])
         if number & (number - 1) == 0:
             self.look()
         elif touched := self.view.touched(self._watched()):
@@ -328,7 +358,7 @@ class Overlay:
         if writes_to(state, name) != self.written.get(name, 0) and not place.is_written:
             return True  # it is the real mask that has been written to by hand, and the network is yet to show it
         kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
-        return holds(tensor, state.method.apply(frozen, kept), rounded=self.rounded)
+        return holds(tensor, state.method.apply(wide(frozen), kept), rounded=self.rounded)
 
     def note_step(self, *, compiled: bool) -> None:
         """Take what the optimizer's step wrote, perhaps by compiled code, for the adapter's own."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from piggyback.anatomy import Anatomy
 from piggyback.methods.contract import AddsModules, Follows, Method
+from piggyback.numerics.precision import wide
 from piggyback.shell.errors import BadInput
 
 Norm = Literal["fixed", "statistics", "trained"]
@@ -27,6 +28,7 @@ class TaskState:
         own: parameters and buffers that the task has for itself, by name; while the task is current, the
             network's own tensors are newer.
         modules: per layer name, the module behind the layer.
+        trunk_type: the data type of the network when it showed the task last; its head follows later changes.
     """
 
     method: Method
@@ -36,6 +38,7 @@ class TaskState:
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     own: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    trunk_type: torch.dtype | None = None
 
     def kept_of(self, name: str) -> dict[str, Tensor]:
         """What the task stores of one weight."""
@@ -68,7 +71,7 @@ class TaskState:
 def start_weights(
     method: Method, weights: Mapping[str, Tensor], *, earlier: TaskState | None
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a fresh task, for each weight that has any.
+    """The tensors of a fresh task, for each weight that has any; float32 for one in half precision.
 
     Args:
         method: of the task.
@@ -79,14 +82,14 @@ def start_weights(
         BadInput: tasks of the method do not build on one another, or `earlier` is by another method.
     """
     if earlier is None:
-        started = {name: method.start(weight) for name, weight in weights.items()}
+        started = {name: method.start(wide(weight)) for name, weight in weights.items()}
     elif not isinstance(method, Follows):
         raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
     elif earlier.method != method:
         raise BadInput(f"`after` is by {earlier.method.name!r}, so no task by {method.name!r} can build on it")
     else:
-        started = {name: method.follow(weight, earlier.kept_of(name)) for name, weight in weights.items()}
-    return {name: parts for name, parts in started.items() if parts}
+        started = {name: method.follow(wide(weight), earlier.kept_of(name)) for name, weight in weights.items()}
+    return {name: {key: wide(part) for key, part in parts.items()} for name, parts in started.items() if parts}
 
 
 def begin_own(
