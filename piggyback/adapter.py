@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from piggyback.added_modules import fold_modules, layers_with_modules
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
-from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
+from piggyback.numerics.rules import Rates, Rule, RuleName, find_rule
+from piggyback.optimizer import AdapterOptimizer
 from piggyback.overlay import Overlay
 from piggyback.payload import save_task
-from piggyback.shell.errors import BadInput, NotTrainable
+from piggyback.shell.errors import BadInput, NotTrainable, shown
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
 
 
@@ -138,8 +139,8 @@ class Adapter(Overlay):
         head_lr: float = 1e-4,
         norm_lr: float | None = None,
         weight_lr: float | None = None,
-        rule: Rule | None = None,
-        head_rule: Rule | None = None,
+        rule: Rule | RuleName | None = None,
+        head_rule: Rule | RuleName | None = None,
         update: Literal["auto", "compiled", "eager"] = "auto",
     ) -> AdapterOptimizer:
         """A torch optimizer for the current task; wrap the network in DistributedDataParallel before or after.
@@ -149,12 +150,15 @@ class Adapter(Overlay):
             head_lr: for the head.
             norm_lr: for norm layers, when they are trained; `mask_lr` when None.
             weight_lr: for weights that are trained in place (``finetune``); `mask_lr` when None.
-            rule: Adam by default, as in the paper; its weight decay is never applied to masks.
+            rule: ``adam`` (the default, as in the paper), ``sgd``, or a rule with settings of its own; its weight decay
+                is never applied to masks.
             head_rule: for the head alone, when it differs.
             update: ``auto`` compiles the mask update, and says so in one line when that fails.
 
         Raises:
             NotTrainable: no task is current, or it was loaded from a payload and has no real masks.
+            BadInput: a rate is negative or not finite, or `rule`, `head_rule` or `update` is none of those above.
+            UnknownName: no rule has that name.
         """
         self._task_to_train(wish="asking for an optimizer")
         self.look()
@@ -164,8 +168,11 @@ class Adapter(Overlay):
             norm=mask_lr if norm_lr is None else norm_lr,
             weight=mask_lr if weight_lr is None else weight_lr,
         )
-        rule = rule or AdamRule()
-        return AdapterOptimizer(self, rates=rates, rule=rule, head_rule=head_rule or rule, update=update)
+        rule = find_rule("adam" if rule is None else rule)
+        head_rule = rule if head_rule is None else find_rule(head_rule)
+        if update not in ("auto", "compiled", "eager"):
+            raise BadInput(f"update is 'auto', 'compiled' or 'eager', not {shown(update)}")
+        return AdapterOptimizer(self, rates=rates, rule=rule, head_rule=head_rule, update=update)
 
     def prune(self, share: float) -> None:
         """Give back a share of what the current task owns of each weight, and show what is left.

@@ -34,8 +34,7 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module
         except RuntimeError as fault:  # torch's word for a state dict that does not fit
             raise BadPayload(f"{path} does not fit the head given: {' '.join(str(fault).split())}") from None
     state = TaskState(method=payload.method, norm=payload.norm, head=head)
-    if set(state.own_names(overlay.anatomy, overlay.network)) != payload.own.keys():
-        raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
+    refuse_other_own(payload, state, overlay, path=path)
     refuse_other_parts(payload.own, {part: overlay.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(overlay.frozen[part].device) for part, tensor in payload.own.items()}
     state.kept = {
@@ -69,6 +68,18 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
     for name, shape in payload.shapes.items():
         if name not in overlay.anatomy.weights or shape != tuple(frozen[name].shape):
             raise BadPayload(f"{path}: the network has no weight {name!r} of shape {shape}")
+
+
+def refuse_other_own(payload: Payload, state: TaskState, overlay: Overlay, *, path: Path) -> None:
+    """Raise BadPayload unless the payload has all parts that such a task has for itself, and beside them no others than
+    parameters that could be added to its optimizer.
+    """
+    needed = set(state.own_names(overlay.anatomy, overlay.network))
+    fixed = set(overlay.anatomy.norm) if state.norm_is_fixed else set[str]()
+    parameters = {name for name, _ in overlay.network.named_parameters()}
+    possible = needed | ((parameters & overlay.frozen.keys()) - fixed - payload.kept.keys())
+    if not needed <= payload.own.keys() <= possible:
+        raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
 
 
 def placed(tensor: Tensor, target: Tensor) -> Tensor:

@@ -7,51 +7,23 @@ trained in place) takes torch's own steps.  Real masks and moments are float32 a
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor
 
+from piggyback.anatomy import in_slot
 from piggyback.numerics.plain_update import step_in_place
-from piggyback.overlay import Overlay, is_elsewhere
-from piggyback.shell.errors import Diverged, NotTrainable
+from piggyback.numerics.rules import RULES, Rates, Rule, check_number
+from piggyback.overlay import Overlay, is_elsewhere, refuse_if_wrapped
+from piggyback.shell.errors import BadInput, Diverged, NotTrainable
 from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
 
 FIRST: Final = ".exp_avg"
 SECOND: Final = ".exp_avg_sq"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamRule:
-    """Adam (Kingma and Ba, 2015) with torch's defaults.  Weight decay is L2, and never applied to masks."""
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SGDRule:
-    """Stochastic gradient descent with momentum.  Weight decay is L2, and never applied to masks."""
-
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    nesterov: bool = False
-
-
-Rule = AdamRule | SGDRule
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Base learning rates of the four kinds of parameters."""
-
-    mask: float
-    head: float
-    norm: float
-    weight: float
+OTHER_FORMS: Final = ("amsgrad", "dampening", "decoupled_weight_decay", "differentiable", "maximize")  # torch's words
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
@@ -60,7 +32,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
     To schedulers, GradScaler and checkpoints it is an ordinary optimizer: its groups hold the network's own
     parameters, and its state dict has, for each adapted weight, the real mask beside the moments.
     ``clip_grad_norm_`` on those parameters acts on the gradients of the *effective weights*, before they are
-    pulled back to the masks.
+    pulled back to the masks.  Each group's ``role`` says what its parameters are: ``mask``, ``module``, ``weight``,
+    ``norm`` or ``head``.  ``defaults`` has the rule's settings where all groups step by one rule; with two, schedulers
+    that cycle the momentum refuse (``cycle_momentum=False``).
     """
 
     def __init__(
@@ -72,6 +46,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         head_rule: Rule,
         update: Literal["auto", "compiled", "eager"],
     ) -> None:
+        self.made = False
         self.overlay = overlay
         self.task_name = cast(str, overlay.current)
         self.parameters = dict(overlay.network.named_parameters())
@@ -83,7 +58,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
         ]
         if not groups:
             raise NotTrainable(f"task {self.task_name!r} has nothing to train: neither a head nor weights of its own")
-        super().__init__(groups, {"lr": rates.head})
+        one_rule = len({frozenset(group.keys() - {"params", "lr", "role"}) for group in groups}) == 1
+        self.rule = rule
+        super().__init__(groups, {"lr": rates.weight} | (asdict(rule) if one_rule else {}))
+        self.made = True
         self.names = {parameter: name for name, parameter in self.parameters.items()}
         self.mask_update = MaskUpdate(state.method, mode=update)
         self.steps = 0  # since it was made
@@ -126,6 +104,68 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if group["rule"] == "AdamRule":
                 state[key + SECOND] = torch.zeros_like(tensor)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more of the network in place, such as its biases: the task has them for itself from now on.
+
+        They are saved with the task.  Their rate is that of weights trained in place unless the group says otherwise,
+        their rule that of all groups but the head's.
+
+        Args:
+            param_group: as for torch's optimizers; ``role`` is set here.
+
+        Raises:
+            BadInput: a parameter is masked, trained already, of a fixed norm layer or of another network; or the group
+                asks for a form of the rule that is not there.
+            NotTrainable: the network shows another task.
+        """
+        if not self.made:
+            super().add_param_group(param_group)
+            return
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
+        group = {"lr": self.defaults["lr"], "rule": type(self.rule).__name__, **asdict(self.rule), **param_group}
+        group |= {"role": "weight", "params": params}
+        self._check_shown()
+        refuse_if_wrapped(self.overlay.network)
+        self._check_settings(group)
+        tensors = [param[1] if isinstance(param, tuple) else param for param in params]
+        self.parameters = dict(self.overlay.network.named_parameters())
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        for tensor in tensors:
+            self._check_addable(tensor, names.get(tensor))
+        super().add_param_group(group)
+        self.names = names
+        own = self.overlay.tasks[self.task_name].own
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+            if not in_slot(names[tensor], self.overlay.head_slot):
+                own[names[tensor]] = tensor.detach().clone()
+
+    @staticmethod
+    def _check_settings(group: dict[str, Any]) -> None:
+        if found := next((key for key in OTHER_FORMS if group.get(key)), None):
+            raise BadInput(f"the rules here have no {found}: leave it out of the group")
+        rules = {kind.__name__: kind for kind in RULES.values()}
+        if group["rule"] not in rules:
+            raise BadInput(f"the rule of a group is one of {', '.join(rules)}, not {group['rule']!r}")
+        check_number("lr", group["lr"])
+        kind = rules[group["rule"]]
+        kind(**{key: group[key] for key in kind.__dataclass_fields__ if key in group})
+
+    def _check_addable(self, tensor: Any, name: str | None) -> None:
+        """Refuse a parameter that cannot be trained in place."""
+        state, anatomy = self.overlay.tasks[self.task_name], self.overlay.anatomy
+        if name is None:
+            found = f"one of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise BadInput(f"the optimizer takes parameters of the adapter's network, and {found} is none of them")
+        if name in state.trained:
+            raise BadInput(f"{name!r} is masked by method {state.method.name!r}: it cannot be trained in place as well")
+        for group in self.param_groups:
+            if any(tensor is parameter for parameter in group["params"]):
+                raise BadInput(f"{name!r} is trained already, with the role {group['role']!r}")
+        if name in anatomy.norm and state.norm_is_fixed:
+            raise BadInput(f"{name!r} belongs to a fixed norm layer: add the task with norm='trained'")
+
     def update_form(self) -> Literal["compiled", "eager", "none"]:
         """The form of the mask update, ``none`` without masks; the bits of a run depend on it.
 
@@ -139,8 +179,47 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return "none"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore moments and real masks exactly, and write the effective weights they stand for."""
-        super().load_state_dict(state_dict)
+        """Restore moments and real masks exactly, and write the effective weights they stand for.
+
+        Raises:
+            BadInput: it is the state of another kind of optimizer, or of another task's.
+        """
+        given: list[dict[str, Any]] = []
+
+        def look(_: object, final: dict[str, Any]) -> None:
+            self._check_state(final)
+            given.append(final)
+
+        hooks = (  # around those of others: after all that may change the dict, before all that look at the outcome
+            self.register_load_state_dict_pre_hook(look),
+            self.register_load_state_dict_post_hook(lambda _: self._take_over(given[0]), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a state that is not of such an optimizer; numbers of groups and parameters are torch's to check."""
+        trained = self.overlay.tasks[self.task_name].trained
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            if saved.get("role") != group["role"]:
+                raise BadInput(
+                    f"the optimizer state has a group of role {saved.get('role')!r} where the task has one of role "
+                    f"{group['role']!r}: load the state of an optimizer of the same task and method"
+                )
+            if group["role"] != "mask":
+                continue
+            for parameter, number in zip(group["params"], saved["params"], strict=False):
+                name = self.names[parameter]
+                parts = state_dict["state"].get(number, {})
+                for key, tensor in ({"step": None} | trained[name]).items():
+                    if key not in parts or (tensor is not None and parts[key].shape != tensor.shape):
+                        raise BadInput(f"the optimizer state has no {key!r} for {name!r}: it is of another task")
+
+    def _take_over(self, state_dict: dict[str, Any]) -> None:
+        """What torch's copies have lost: they are of the parameters' data type, and counts of steps on no device."""
         trained = self.overlay.tasks[self.task_name].trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
@@ -149,11 +228,16 @@ class AdapterOptimizer(torch.optim.Optimizer):
                     self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
                     continue
                 for key, value in state.items():
-                    if isinstance(value, Tensor):  # torch's copies have the parameter's type, and steps no device
+                    if isinstance(value, Tensor):
                         saved_value = state_dict["state"][number][key]
                         state[key] = saved_value.detach().clone().to(parameter.device)
         if self.overlay.current == self.task_name:
             self.overlay.restore()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which take the adapter along; torch's own keeps only groups and moments."""
+        ours = {key: value for key, value in self.__dict__.items() if key[0] != "_" and key != "step"}
+        return {**super().__getstate__(), **ours}  # a scheduler puts its own `step` there
 
     @staticmethod
     @torch.no_grad()
@@ -178,13 +262,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise BadInput(
+                    f"step() takes a function that computes the loss, or nothing, not {type(closure).__name__}"
+                )
             with torch.enable_grad():
                 loss = closure()
-        if self.overlay.current != self.task_name:
-            raise NotTrainable(
-                f"this optimizer trains task {self.task_name!r}, but the network shows "
-                f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
-            )
+        self._check_shown()
         self.steps += 1
         self.overlay.check_before_step(self._named(), number=self.steps)
         self._refuse_non_finite()
@@ -195,6 +279,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 step_in_place(group, self.state)
         self.overlay.note_step(compiled=self.mask_update.kernel is not None)
         return loss
+
+    def _check_shown(self) -> None:
+        if self.overlay.current != self.task_name:
+            raise NotTrainable(
+                f"this optimizer trains task {self.task_name!r}, but the network shows "
+                f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
+            )
 
     def _refuse_non_finite(self) -> None:
         """Raise Diverged unless all gradients are finite: one NaN would switch its weights off for ever."""
@@ -238,7 +329,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 for key, gradient in pulled.items():
                     first[key].mul_(group["momentum"]).add_(gradient)
                     direction = gradient.add(first[key], alpha=group["momentum"]) if group["nesterov"] else first[key]
-                    trained[key].sub_(direction, alpha=group["lr"])
+                    trained[key].sub_(direction, alpha=float(group["lr"]))
                 self.mask_update.write(parameter, weight, trained)
 
 

@@ -261,6 +261,11 @@ class Overlay:
     def load_training_state(self, name: str, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put back what `training_state` gave; load the optimizer's state afterwards."""
         state = self.task(name)
+        if other := saved["own"].keys() ^ state.own.keys():
+            raise BadInput(
+                f"the training state and task {name!r} do not both have {min(other)!r} for themselves: add the task as "
+                "before, and the same groups to its optimizer"
+            )
         for part, tensor in saved["own"].items():
             state.own[part].copy_(tensor)
         if state.head is not None:

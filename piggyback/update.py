@@ -62,6 +62,10 @@ class MaskUpdate:
         self.kernel: Kernel | None = None
         self.packed: tuple[Coefficients, Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and pickles; what is compiled is found again by the method."""
+        return self.__dict__ | {"kernel": None, "packed": None}
+
     def settle(self, weight: Tensor) -> Literal["compiled", "eager"]:
         """The form in which updates run; where it is not settled yet, compiling settles it.
 
