@@ -9,6 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.added_modules import fold_modules, layers_with_modules
+from piggyback.arguments import (
+    check_folder,
+    check_head,
+    check_network,
+    check_norm,
+    check_task_name,
+    find_method,
+    unchanged_if_failing,
+)
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.numerics.rules import Rates, Rule, RuleName, find_rule
@@ -18,20 +27,29 @@ from piggyback.payload import save_task
 from piggyback.shell.errors import BadInput, NotTrainable, shown
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights
 
+MethodGiven = Method | type[Method] | str
 
-def attach(network: nn.Module, *, method: Method, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
+
+@torch.inference_mode(False)
+def attach(network: nn.Module, *, method: MethodGiven, head: str | None = None, norm: Norm = "fixed") -> "Adapter":
     """Freeze `network` as a backbone and get the adapter that puts tasks onto it.
 
     Args:
         network: any module with convolution or linear layers; the adapter changes what its parameters hold.
-        method: what tasks do to the weights unless `add_task` says otherwise.
+        method: what tasks do to the weights unless `add_task` says otherwise; its class or its name means the one with
+            default settings.
         head: the name of the slot that each task fills with a head of its own, such as ``fc``.
         norm: whether norm layers stay fixed (the paper's choice), have running statistics of each task's own, or are
             trained for each task.
 
     Raises:
-        BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already.
+        BadInput: no such slot, nothing to adapt, or the network is wrapped for several processes already; its weights
+            are on the meta device, inference tensors, quantized or complex; `method` or `norm` is none.
+        UnknownName: no method has that name.
     """
+    check_network(network)
+    method = find_method(method)
+    check_norm(norm)
     if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise BadInput("attach the adapter and add its tasks first, then wrap the network in DistributedDataParallel")
     if layers_with_modules(network):
@@ -63,7 +81,7 @@ class Adapter(Overlay):
         name: str,
         *,
         head: nn.Module | None = None,
-        method: Method | None = None,
+        method: MethodGiven | None = None,
         norm: Norm | None = None,
         after: str | None = None,
         begin: Mapping[str, Tensor] | None = None,
@@ -71,8 +89,8 @@ class Adapter(Overlay):
         """Add a fresh task and switch to it; its logits are the backbone's under the new head.
 
         Args:
-            name: unused so far.
-            head: fills the head's slot; moved to the network's device and data type.
+            name: unused so far; 1 to 200 characters that print.
+            head: fills the head's slot; it keeps its data type, and goes to the device of the head before it.
             method: instead of the adapter's own.
             norm: instead of the adapter's own.
             after: the task that this one builds on, for methods whose tasks build on one another.
@@ -80,9 +98,16 @@ class Adapter(Overlay):
 
         Raises:
             BadInput: the name or the head is taken, the head does not fit the adapter, `after` or `begin` does
-                not fit the method, or the network is wrapped in DistributedDataParallel.
+                not fit the method, or the network is wrapped in DistributedDataParallel.  Whatever is raised, adapter
+                and network are as they were.
+            UnknownName: no method or task has that name.
         """
-        method = method or self.method
+        check_task_name(name)
+        method = self.method if method is None else find_method(method)
+        if norm is not None:
+            check_norm(norm)
+        if head is not None:
+            check_head(head)
         self.look()
         if name in self.tasks:
             raise BadInput(f"there is a task {name!r} already")
@@ -91,8 +116,6 @@ class Adapter(Overlay):
             raise BadInput(
                 f"the adapter has {has}, so task {name!r} must come {'with' if self.head_slot else 'without'} a head"
             )
-        if head is not None and any(tensor.is_inference() for tensor in head.parameters()):
-            raise BadInput(f"the head given for task {name!r} was made in torch.inference_mode(): make it outside")
         taken = (self.base_head, *(task.head for task in self.tasks.values()))
         if head is not None and any(head is other for other in taken):
             raise BadInput(f"the head given for task {name!r} belongs to another task already: each needs its own")
@@ -108,6 +131,7 @@ class Adapter(Overlay):
         state.modules = fresh_modules(method, self.network, self.anatomy)
         self.put(name, state)
 
+    @torch.inference_mode(False)
     def merged(self, name: str) -> nn.Module:
         """A plain copy of the network showing the task; it knows nothing of the adapter.
 
@@ -132,6 +156,7 @@ class Adapter(Overlay):
 
     # -- training ---------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     def optimizer(
         self,
         *,
@@ -209,7 +234,10 @@ class Adapter(Overlay):
         Raises:
             NetworkChanged: something else has written into the network, so that the file would not be what was trained.
             Diverged: something the task keeps is not finite.
+            BadInput: the folder of the file is not there, or the recipe cannot be written as JSON.
+            UnknownName: there is no such task.
         """
+        check_folder(Path(path))
         self.look()
         save_task(Path(path), self, task=task, recipe=recipe or {})
 
@@ -228,5 +256,10 @@ class Adapter(Overlay):
         Raises:
             BackboneMismatch: the payload was trained on other frozen weights.
             BadPayload: the file is damaged or does not fit.
+            BadInput: it cannot be read, or the name or the head is taken or none.  Whatever is raised, adapter, network
+                and head are as they were.
         """
-        return load_task(Path(path), self, task=task, head=head)
+        if head is not None:
+            check_head(head)
+        with unchanged_if_failing(head):
+            return load_task(Path(path), self, task=task, head=head)

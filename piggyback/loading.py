@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from piggyback.anatomy import like
+from piggyback.arguments import check_task_name
 from piggyback.numerics.precision import wide, wide_type
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
@@ -16,6 +17,10 @@ from piggyback.task_state import TaskState, fresh_modules
 def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module | None) -> str:
     """Add a payload's task to an overlay and switch to it; see `Adapter.load`."""
     payload = read_payload(path)
+    name = payload.task if task is None else task
+    check_task_name(name, advice=": give load() another by task=...")
+    if name in overlay.tasks:
+        raise BadInput(f"there is a task {name!r} already: give load() another name")
     overlay.look()
     if payload.fingerprint != overlay.fingerprint:
         raise BackboneMismatch(
@@ -42,9 +47,6 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: nn.Module
         for weight, parts in payload.kept.items()
     }
     state.modules = loaded_modules(payload, overlay, path=path)
-    name = task or payload.task
-    if name in overlay.tasks:
-        raise BadInput(f"there is a task {name!r} already: give load() another name")
     overlay.put(name, state)
     return name
 

@@ -6,7 +6,8 @@ autograd.  ``docs/decisions.md`` says why.
 """
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -22,10 +23,10 @@ from piggyback.anatomy import (
     persistent_tensors,
     refuse_shared_memory,
 )
-from piggyback.numerics.precision import WideNorms, let_in, own_tensors, wide
+from piggyback.numerics.precision import WideNorms, put_head, wide
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
-from piggyback.view import View, count_writes, holds, refuse_if_shown
+from piggyback.view import View, count_writes, holds, kept_if_failing, refuse_if_shown
 
 
 class Overlay:
@@ -77,7 +78,10 @@ class Overlay:
 
         Raises:
             UnknownName: there is no such task.
+            BadInput: the name is no text.
         """
+        if not isinstance(name, str):
+            raise BadInput(f"a task is asked for by its name, a text, not by a {type(name).__name__}")
         if name not in self.tasks:
             raise UnknownName(name, known=self.tasks, kind="task")
         if name == self.current:
@@ -85,11 +89,27 @@ class Overlay:
         return self.tasks[name]
 
     def put(self, name: str, state: TaskState) -> None:
-        """Take in a complete task under an unused name and switch to it."""
+        """Take in a complete task under an unused name and switch to it; if that fails, all is as it was."""
         refuse_if_wrapped(self.network)
-        self.tasks[name] = state
-        self.switch(name)
+        with self._all_or_nothing():
+            self.tasks[name] = state
+            self.switch(name)
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Put tasks and network back as they were if the block raises anything, an interrupt included."""
+        current, tasks = self.current, dict(self.tasks)
+        with kept_if_failing(self.network):
+            try:
+                yield
+            except BaseException:
+                self.tasks.clear()
+                self.tasks.update(tasks)
+                self.current = current
+                self._show(None if current is None else tasks[current])
+                raise
+
+    @torch.inference_mode(False)
     def switch(self, name: str) -> None:
         """Let the network show a task: weights, norm layers and head, all at once.
 
@@ -106,9 +126,11 @@ class Overlay:
         if name != self.current:
             refuse_if_wrapped(self.network)
             self._stash()
-        self.current = name
-        self._show(state)
+        with self._all_or_nothing():
+            self.current = name
+            self._show(state)
 
+    @torch.inference_mode(False)
     def base(self) -> None:
         """Let the network show the backbone itself, with its own head.
 
@@ -119,8 +141,9 @@ class Overlay:
         if self.current is not None:
             refuse_if_wrapped(self.network)
             self._stash()
-        self.current = None
-        self._show(None)
+        with self._all_or_nothing():
+            self.current = None
+            self._show(None)
 
     def restore(self) -> None:
         """Let the network show once more what it showed, over whatever others have written into it.
@@ -170,30 +193,19 @@ class Overlay:
             parameter.grad = None
         if self.head_slot is not None:
             head = cast(nn.Module, self._head())
-            self._place_head(self.head_slot, head, state, like=tensors[self.anatomy.weights[0]])
+            reference = tensors[self.anatomy.weights[0]]
+            known = self.base_trunk_type if state is None else state.trunk_type
+            put_head(self.network, self.head_slot, head, like=reference, known=known)
+            if state is None:
+                self.base_trunk_type = reference.dtype
+            else:
+                state.trunk_type = reference.dtype
             for parameter in head.parameters():
                 parameter.requires_grad_(state is not None)
         self.rounded = False
         self.view.remember(self.current)
         self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
         self.train(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
-
-    def _place_head(self, slot: str, head: nn.Module, state: TaskState | None, *, like: Tensor) -> None:
-        """Put a head into its slot: on the device of the one before it, in its own type, whatever the trunk's is.
-
-        Where ``network.to()`` has changed the trunk's type since the head was last shown, it is changed likewise.
-        """
-        before = self.network.get_submodule(slot)
-        if head is not before:
-            known = state.trunk_type if state is not None else self.base_trunk_type
-            here = next((tensor.device for tensor in own_tensors(before)), like.device)
-            head.to(here, like.dtype if known not in (None, like.dtype) else None)
-            self.network.set_submodule(slot, head)
-        if state is not None:
-            state.trunk_type = like.dtype
-        else:
-            self.base_trunk_type = like.dtype
-        let_in(head, features=like.dtype)
 
     def _widen_norms(self, state: TaskState | None) -> None:
         """Have norm layers in float32 where the task has running statistics of its own, and nowhere else."""

@@ -5,7 +5,8 @@ checks"), so that a look costs a comparison of integers.  Not counted are, in to
 fused optimizers and by batch norm to its statistics; they are found by the values, which `Overlay.look` compares.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -152,6 +153,21 @@ def refuse_if_shown(network: nn.Module) -> None:
                 f"the network shows task {SHOWN[place.tensor]!r} of another adapter, whose weights are no backbone's: "
                 "call that adapter's base() first, or attach to a copy made by its merged(task)"
             )
+
+
+@contextmanager
+def kept_if_failing(network: nn.Module) -> Iterator[None]:
+    """Put modes and gradients of a network back as they were if the block raises."""
+    modes = {module: module.training for module in network.modules()}
+    gradients = {parameter: parameter.grad for parameter in network.parameters()}
+    try:
+        yield
+    except BaseException:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        raise
 
 
 def holds(tensor: Tensor, expected: Tensor, *, rounded: bool) -> bool:

@@ -67,6 +67,25 @@ def let_in(head: nn.Module, *, features: torch.dtype) -> None:
         head.register_forward_pre_hook(cast_inputs, with_kwargs=True)
 
 
+def put_head(network: nn.Module, slot: str, head: nn.Module, *, like: Tensor, known: torch.dtype | None) -> None:
+    """Put a head into its slot: on the device of the one before it, in its own type, whatever the trunk's is.
+
+    Args:
+        network: has the slot.
+        slot: its name.
+        head: for it.
+        like: a tensor of the trunk.
+        known: the trunk's type when the head was last shown; where ``network.to()`` has changed that since, the head
+            is changed likewise.
+    """
+    before = network.get_submodule(slot)
+    if head is not before:
+        here = next((tensor.device for tensor in own_tensors(before)), like.device)
+        head.to(here, like.dtype if known not in (None, like.dtype) else None)
+        network.set_submodule(slot, head)
+    let_in(head, features=like.dtype)
+
+
 # -- norm layers --------------------------------------------------------------------------------------------
 
 
