@@ -98,6 +98,7 @@ def test_small_steps_are_not_lost(half_adapter: Callable, dtype: torch.dtype) ->
     adapter = half_adapter(dtype=dtype)
     optimizer = adapter.optimizer(mask_lr=1e-5, update="eager")
     before = adapter.task("task").trained["hidden.weight"]["mask_real"].clone()
+    assert torch.equal(before, torch.full_like(before, 1e-2))  # which bfloat16 cannot hold
     inputs, labels = pattern_batches(1, seed=0)[0]
     for _ in range(20):
         step(adapter.network, optimizer, inputs.to(dtype), labels)
