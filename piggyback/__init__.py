@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from piggyback.methods.finetune import Finetune as Finetune
     from piggyback.methods.registry import METHODS as METHODS
     from piggyback.methods.ternary import Ternary as Ternary
-    from piggyback.optimizer import AdamRule as AdamRule
-    from piggyback.optimizer import SGDRule as SGDRule
+    from piggyback.numerics.rules import AdamRule as AdamRule
+    from piggyback.numerics.rules import SGDRule as SGDRule
     from piggyback.payload import Payload as Payload
     from piggyback.payload import read_payload as read_payload
 
 # The console command lives in this package, and no --help may load torch: names are looked up when used.
 _HOME: Final = {
-    "AdamRule": "optimizer",
+    "AdamRule": "numerics.rules",
     "Adapter": "adapter",
     "Binary": "methods.binary",
     "Feature": "methods.feature",
@@ -37,7 +37,7 @@ _HOME: Final = {
     "METHODS": "methods.registry",
     "Method": "methods.contract",
     "Payload": "payload",
-    "SGDRule": "optimizer",
+    "SGDRule": "numerics.rules",
     "Ternary": "methods.ternary",
     "attach": "adapter",
     "measure_sparsity": "budget",

@@ -10,23 +10,36 @@ from torch import Tensor, nn
 
 from piggyback.added_modules import fold_modules, hook_layers, layers_with_modules, refuse_taken, unhook_layers
 from piggyback.anatomy import Exclude, unwrap
+from piggyback.arguments import (
+    check_folder,
+    check_head,
+    check_network,
+    check_norm,
+    check_task_name,
+    find_method,
+    unchanged_if_failing,
+)
 from piggyback.coverage import Coverage, reach, reached_by, refuse_nothing, refuse_nothing_free, survey, tell_left_out
 from piggyback.heads import HeadGiven, held_parts
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.motion import tell_motion
-from piggyback.optimizer import AdamRule, AdapterOptimizer, Rates, Rule
+from piggyback.numerics.rules import Rates, Rule, RuleName, find_rule
+from piggyback.optimizer import AdapterOptimizer
 from piggyback.overlay import Overlay, refuse_final
 from piggyback.payload import refuse_diverged, save_task
-from piggyback.shell.errors import BadInput, NotTrainable
+from piggyback.shell.errors import BadInput, NotTrainable, shown
 from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
 from piggyback.wrapping import refuse_wrapped
 
+MethodGiven = Method | type[Method] | str
 
+
+@torch.inference_mode(False)
 def attach(
     network: nn.Module,
     *,
-    method: Method,
+    method: MethodGiven,
     head: str | Sequence[str] | None = None,
     norm: Norm | None = None,
     exclude: Exclude | Sequence[Exclude] = (),
@@ -41,7 +54,8 @@ def attach(
     Args:
         network: any module with such layers; the adapter changes what its parameters hold.  What ``torch.compile`` has
             made of one is as good, and goes on showing the current task; names are the plain network's.
-        method: what tasks do to the weights unless `add_task` says otherwise.
+        method: what tasks do to the weights unless `add_task` says otherwise; its class or its name means the one with
+            default settings.
         head: the name of the slot that each task fills with a head of its own, such as ``fc``, or the names of
             several, such as ``("fc", "AuxLogits.fc")``.
         norm: whether norm layers stay ``fixed`` (the paper's choice), have running ``statistics`` of each task's own,
@@ -51,10 +65,16 @@ def attach(
 
     Raises:
         BadInput: no such slot, nothing that the method could adapt, a layer that computes its weight from other
-            parameters (weight norm, spectral norm, pruning), parameters that share memory, or the network is wrapped,
-            sharded or quantized already.
+            parameters (weight norm, spectral norm, pruning), parameters that share memory; the network is wrapped,
+            sharded or quantized already; its weights are on the meta device, inference tensors or complex; `method` or
+            `norm` is none.
+        UnknownName: no method has that name.
     """
+    check_network(network)
     refuse_wrapped(network)
+    method = find_method(method)
+    if norm is not None:
+        check_norm(norm)
     if layers_with_modules(network):
         raise BadInput("the network shows a task with modules behind layers: attach to a copy by adapter.merged(task)")
     return Adapter(network, method=method, head=head, norm=norm, exclude=exclude)
@@ -125,7 +145,7 @@ class Adapter(Overlay):
         name: str,
         *,
         head: HeadGiven | None = None,
-        method: Method | None = None,
+        method: MethodGiven | None = None,
         norm: Norm | None = None,
         after: str | None = None,
         begin: Mapping[str, Tensor] | None = None,
@@ -133,10 +153,10 @@ class Adapter(Overlay):
         """Add a fresh task and switch to it; its logits are the backbone's under the new head.
 
         Args:
-            name: unused so far.
-            head: fills the head's slot; where there are several, a mapping of each to its module.  It is moved to the
-                network's device and data type; parameters of it that ask for no gradients stay as they are, unless
-                none asks for any.
+            name: unused so far; 1 to 200 characters that print.
+            head: fills the head's slot; where there are several, a mapping of each to its module.  It keeps its data
+                type, and goes to the device of the head before it; parameters of it that ask for no gradients stay as
+                they are, unless none asks for any.
             method: instead of the adapter's own.
             norm: instead of the adapter's own.
             after: the task that this one builds on, for methods whose tasks build on one another.
@@ -145,9 +165,15 @@ class Adapter(Overlay):
         Raises:
             BadInput: the name or the head is taken, the head does not fit the adapter or shares parameters with the
                 network, `after` or `begin` does not fit the method, the method finds nothing to adapt, or the network
-                is wrapped in DistributedDataParallel.
+                is wrapped in DistributedDataParallel.  Whatever is raised, adapter and network are as they were.
+            UnknownName: no method or task has that name.
         """
-        method = method or self.method
+        check_task_name(name)
+        method = self.method if method is None else find_method(method)
+        if norm is not None:
+            check_norm(norm)
+        if head is not None:
+            check_head(head)
         self.look()
         if name in self.tasks:
             raise BadInput(f"there is a task {name!r} already")
@@ -181,6 +207,7 @@ class Adapter(Overlay):
         """
         self.remove(name)
 
+    @torch.inference_mode(False)
     def finish_task(self, name: str) -> None:
         """Keep of a task only what its payload holds: masks as bits, one per weight, in place of real masks.
 
@@ -202,6 +229,7 @@ class Adapter(Overlay):
         if name == self.current:
             self._show(state)  # real masks may have been written to by hand; norm layers are fixed now
 
+    @torch.inference_mode(False)
     def merged(self, name: str) -> nn.Module:
         """A plain copy of the network showing the task; it knows nothing of the adapter.
 
@@ -227,6 +255,7 @@ class Adapter(Overlay):
 
     # -- training ---------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     def optimizer(
         self,
         *,
@@ -234,8 +263,8 @@ class Adapter(Overlay):
         head_lr: float = 1e-4,
         norm_lr: float | None = None,
         weight_lr: float | None = None,
-        rule: Rule | None = None,
-        head_rule: Rule | None = None,
+        rule: Rule | RuleName | None = None,
+        head_rule: Rule | RuleName | None = None,
         update: Literal["auto", "compiled", "eager"] = "auto",
     ) -> AdapterOptimizer:
         """A torch optimizer for the current task; wrap the network in DistributedDataParallel before or after.
@@ -245,12 +274,15 @@ class Adapter(Overlay):
             head_lr: for the head.
             norm_lr: for norm layers, when they are trained; `mask_lr` when None.
             weight_lr: for weights that are trained in place (``finetune``); `mask_lr` when None.
-            rule: Adam by default, as in the paper; its weight decay is never applied to masks.
+            rule: ``adam`` (the default, as in the paper), ``sgd``, or a rule with settings of its own; its weight decay
+                is never applied to masks.
             head_rule: for the head alone, when it differs.
             update: ``auto`` compiles the mask update, and says so in one line when that fails.
 
         Raises:
             NotTrainable: no task is current, or it is finished or was loaded, and has no real masks.
+            BadInput: a rate is negative or not finite, or `rule`, `head_rule` or `update` is none of those above.
+            UnknownName: no rule has that name.
         """
         self._task_to_train(wish="asking for an optimizer")
         self.look()
@@ -260,8 +292,11 @@ class Adapter(Overlay):
             norm=mask_lr if norm_lr is None else norm_lr,
             weight=mask_lr if weight_lr is None else weight_lr,
         )
-        rule = rule or AdamRule()
-        return AdapterOptimizer(self, rates=rates, rule=rule, head_rule=head_rule or rule, update=update)
+        rule = find_rule("adam" if rule is None else rule)
+        head_rule = rule if head_rule is None else find_rule(head_rule)
+        if update not in ("auto", "compiled", "eager"):
+            raise BadInput(f"update is 'auto', 'compiled' or 'eager', not {shown(update)}")
+        return AdapterOptimizer(self, rates=rates, rule=rule, head_rule=head_rule, update=update)
 
     def prune(self, share: float) -> None:
         """Give back a share of what the current task owns of each weight, and show what is left.
@@ -303,7 +338,10 @@ class Adapter(Overlay):
         Raises:
             NetworkChanged: something else has written into the network, so that the file would not be what was trained.
             Diverged: something the task keeps is not finite.
+            BadInput: the folder of the file is not there, or the recipe cannot be written as JSON.
+            UnknownName: there is no such task.
         """
+        check_folder(Path(path))
         self.look()
         save_task(Path(path), self, task=task, recipe=recipe or {})
         if final:
@@ -325,5 +363,10 @@ class Adapter(Overlay):
         Raises:
             BackboneMismatch: the payload was trained on other frozen weights.
             BadPayload: the file is damaged or does not fit.
+            BadInput: it cannot be read, or the name or the head is taken or none.  Whatever is raised, adapter, network
+                and head are as they were.
         """
-        return load_task(Path(path), self, task=task, head=head)
+        if head is not None:
+            check_head(head)
+        with unchanged_if_failing(head):
+            return load_task(Path(path), self, task=task, head=head)

@@ -16,15 +16,24 @@ from torch import Tensor, nn
 
 from piggyback.anatomy import unwrap
 from piggyback.methods.contract import AddsModules
+from piggyback.numerics.precision import casts_itself, own_tensors, retype, wide_type
 from piggyback.shell.errors import BadInput
 
 CHILD: Final = "added"
 
 
 def run_added(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-    """The forward hook: the layer's output, as the module behind it changes it, if there is one."""
+    """The forward hook: the layer's output, as the module behind it changes it, if there is one.
+
+    The module has a type of its own.
+    """
     added = layer._modules.get(CHILD)
-    return output if added is None else cast(Tensor, added(output))
+    if added is None:
+        return output
+    own = own_tensors(added)
+    if not own or own[0].dtype == output.dtype or casts_itself(output):
+        return cast(Tensor, added(output))
+    return cast(Tensor, retype(added(retype(output, own[0].dtype)), output.dtype))
 
 
 def hook_layers(layers: Iterable[nn.Module]) -> None:
@@ -45,11 +54,14 @@ def refuse_taken(network: nn.Module, names: Iterable[str]) -> None:
 
 
 def show_modules(network: nn.Module, modules: Mapping[str, nn.Module], *, like: Tensor) -> None:
-    """Put modules behind layers, by name, on the device and in the data type of a tensor of the network."""
+    """Put modules behind layers, by name, on the device and in the data type of a tensor of the network.
+
+    In a half-precision network they are float32.
+    """
     layers = {name: unwrap(network.get_submodule(name)) for name in modules}
     hook_layers(layers.values())
     for name, module in modules.items():
-        layers[name].add_module(CHILD, module.to(like.device, like.dtype))
+        layers[name].add_module(CHILD, module.to(like.device, wide_type(like.dtype)))
 
 
 def layers_with_modules(network: nn.Module) -> dict[str, nn.Module]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from piggyback.anatomy import like
+from piggyback.anatomy import like, persistent_tensors
+from piggyback.arguments import check_task_name
 from piggyback.heads import HeadGiven, by_slot, held_parts
+from piggyback.numerics.precision import wide, wide_type
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
 from piggyback.shelf import Shelf
@@ -17,6 +19,10 @@ from piggyback.task_state import TaskState, fresh_modules, pack_kept
 def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven | None) -> str:
     """Add a payload's task to an overlay and switch to it; see `Adapter.load`."""
     payload = read_payload(path)
+    name = payload.task if task is None else task
+    check_task_name(name, advice=": give load() another by task=...")
+    if name in overlay.tasks:
+        raise BadInput(f"there is a task {name!r} already: give load() another name")
     overlay.look()
     if payload.fingerprint != overlay.fingerprint:
         raise BackboneMismatch(
@@ -25,12 +31,9 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven
             "and attach it with the same head slot"
         )
     refuse_other_weights(payload, overlay, path=path)
-    name = task or payload.task
     filled = loaded_heads(payload, overlay, head=head, path=path, task=name)
     state = TaskState(method=payload.method, norm=payload.norm, head=filled, held=held_parts(filled))
-    expected = set(state.own_names(overlay.anatomy, overlay.network))
-    if not payload.own.keys() <= expected or not payload.may_lack(expected - payload.own.keys()):
-        raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
+    refuse_other_own(payload, state, overlay, path=path)
     refuse_other_parts(payload.own, {part: overlay.frozen[part] for part in payload.own}, name=str(path), types=False)
     state.own = {part: tensor.to(overlay.frozen[part].device) for part, tensor in payload.own.items()}
     kept = {
@@ -40,8 +43,6 @@ def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven
     state.kept = pack_kept(kept)
     state.own = Shelf(state.own) if state.kept else state.own
     state.modules = loaded_modules(payload, overlay, path=path)
-    if name in overlay.tasks:
-        raise BadInput(f"there is a task {name!r} already: give load() another name")
     overlay.put(name, state)
     return name
 
@@ -79,7 +80,8 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
     """Raise BadPayload unless the payload holds, for each weight of the network, what its method keeps of it."""
     method, frozen = payload.method, overlay.frozen
     try:
-        started = {name: method.start(frozen[name]) for name in overlay.anatomy.weights if method.adapts == "weights"}
+        adapted = overlay.anatomy.weights if method.adapts == "weights" else ()
+        started = {name: method.start(wide(frozen[name])) for name in adapted}
         expected = {name: method.keep(parts) for name, parts in started.items() if parts}
     except (OverflowError, RuntimeError) as fault:  # a setting too large for the weights' type
         raise BadPayload(f"{path} has impossible settings of method {method.name!r}: {fault}") from None
@@ -97,8 +99,25 @@ def refuse_other_weights(payload: Payload, overlay: Overlay, *, path: Path) -> N
             raise BadPayload(f"{path}: the network has no weight {name!r} of shape {shape}")
 
 
+def refuse_other_own(payload: Payload, state: TaskState, overlay: Overlay, *, path: Path) -> None:
+    """Raise BadPayload unless the payload has all parts that such a task has for itself, and beside them no others than
+    parameters that could be added to its optimizer.
+    """
+    needed = set(state.own_names(overlay.anatomy, overlay.network))
+    fixed = set(overlay.anatomy.norm) if state.norm_is_fixed else set[str]()
+    tensors = persistent_tensors(overlay.network)
+    parameters = {name for name in overlay.frozen if isinstance(tensors[name], nn.Parameter)}
+    possible = needed | (parameters - fixed - payload.kept.keys() - overlay.anatomy.left.keys())
+    if not payload.own.keys() <= possible or not payload.may_lack(needed - payload.own.keys()):
+        raise BadPayload(f"{path} has other norm layers or weights of its own than a task on this network would have")
+
+
 def placed(tensor: Tensor, target: Tensor) -> Tensor:
-    """A stored part on the device of its weight, and in the weight's memory layout where it has the same shape."""
+    """A stored part on the device of its weight, and in the weight's memory layout where it has the same shape.
+
+    Numbers in half precision, as earlier versions kept of such networks, become float32.
+    """
+    tensor = wide(tensor)
     return like(tensor, target) if tensor.shape == target.shape else tensor.to(target.device)
 
 
@@ -115,19 +134,22 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
     modules = {name: module for name, module in modules.items() if name in payload.modules}
     for name, module in modules.items():
         refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}", types=False)
-        module.to(overlay.frozen[overlay.reference_name].dtype).load_state_dict(payload.modules[name])
+        module.to(wide_type(overlay.frozen[overlay.reference_name].dtype)).load_state_dict(payload.modules[name])
     return modules
 
 
 def refuse_other_parts(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, name: str, types: bool = True
 ) -> None:
-    """Raise BadPayload unless both have the same keys, shapes and, where `types` is set, data types."""
+    """Raise BadPayload unless both have the same keys, shapes and, where `types` is set, data types.
+
+    Half precision passes for float32, which is what it is made into.
+    """
     if found.keys() != expected.keys():
         raise BadPayload(f"{name} has the parts {sorted(found)}, not {sorted(expected)}")
     for key, tensor in found.items():
         wanted = expected[key]
-        if tensor.shape != wanted.shape or (types and tensor.dtype != wanted.dtype):
+        if tensor.shape != wanted.shape or (types and wide_type(tensor.dtype) != wanted.dtype):
             here = f"{tuple(tensor.shape)} of {tensor.dtype}"
             raise BadPayload(f"{name}: {key!r} has shape {here}, not {tuple(wanted.shape)} of {wanted.dtype}")
 

@@ -2,58 +2,29 @@
 
 One step: pull the gradient that backward left on each adapted parameter back to what the method trains,
 step that, write the new effective weight into the parameter.  Everything else (head, norm layers, weights
-trained in place) takes torch's own steps.
+trained in place) takes torch's own steps.  Real masks and moments are float32 also where the network is not.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
-from piggyback.anatomy import persistent_tensors
+from piggyback.anatomy import is_in, persistent_tensors
+from piggyback.numerics.plain_update import step_in_place
+from piggyback.numerics.rules import RULES, Rates, Rule, check_number
 from piggyback.overlay import Overlay, is_elsewhere, refuse_final
-from piggyback.shell.errors import Diverged, NotTrainable
+from piggyback.shell.errors import BadInput, Diverged, NotTrainable
 from piggyback.task_state import TaskState
 from piggyback.update import Coefficients, MaskUpdate
+from piggyback.wrapping import refuse_held
 
 FIRST: Final = ".exp_avg"
 SECOND: Final = ".exp_avg_sq"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamRule:
-    """Adam (Kingma and Ba, 2015) with torch's defaults.  Weight decay is L2, and never applied to masks."""
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SGDRule:
-    """Stochastic gradient descent with momentum.  Weight decay is L2, and never applied to masks."""
-
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    nesterov: bool = False
-
-
-Rule = AdamRule | SGDRule
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Base learning rates of the four kinds of parameters."""
-
-    mask: float
-    head: float
-    norm: float
-    weight: float
+OTHER_FORMS: Final = ("amsgrad", "dampening", "decoupled_weight_decay", "differentiable", "maximize")  # torch's words
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
@@ -62,7 +33,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
     To schedulers, GradScaler and checkpoints it is an ordinary optimizer: its groups hold the network's own
     parameters, and its state dict has, for each adapted weight, the real mask beside the moments.
     ``clip_grad_norm_`` on those parameters acts on the gradients of the *effective weights*, before they are
-    pulled back to the masks.
+    pulled back to the masks.  Each group's ``role`` says what its parameters are: ``mask``, ``module``, ``weight``,
+    ``norm`` or ``head``.  ``defaults`` has the rule's settings where all groups step by one rule; with two, schedulers
+    that cycle the momentum refuse (``cycle_momentum=False``).
     """
 
     def __init__(
@@ -74,13 +47,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
         head_rule: Rule,
         update: Literal["auto", "compiled", "eager"],
     ) -> None:
+        self.made = False
         self.overlay = overlay
         self.task_name = cast(str, overlay.current)
-        tensors = persistent_tensors(overlay.network)
-        self.parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
         self.task = overlay.tasks[self.task_name]
+        self.parameters, self.names = self._find_parameters()
         state = self.task
-        own = [name for name in state.own if name in self.parameters]
         groups = [
             group | {"rule": type(group_rule).__name__} | asdict(group_rule)
             for group, group_rule in self._groups(overlay, state, rates, rule, head_rule)
@@ -88,12 +60,20 @@ class AdapterOptimizer(torch.optim.Optimizer):
         ]
         if not groups:
             raise NotTrainable(f"task {self.task_name!r} has nothing to train: neither a head nor weights of its own")
-        super().__init__(groups, {"lr": rates.head})
-        names = [*self.parameters, *own, *state.trained]  # of a shared one the last stays, which stands for all
-        self.names = {self.parameters[name]: name for name in names}
+        one_rule = len({frozenset(group.keys() - {"params", "lr", "role"}) for group in groups}) == 1
+        self.rule = rule
+        super().__init__(groups, {"lr": rates.weight} | (asdict(rule) if one_rule else {}))
+        self.made = True
         self.mask_update = MaskUpdate(state.method, mode=update)
         self.steps = 0  # since it was made
         self.reset()
+
+    def _find_parameters(self) -> tuple[dict[str, nn.Parameter], dict[Tensor, str]]:
+        """The network's parameters by name, and for each the name that stands for all its names."""
+        tensors = persistent_tensors(self.overlay.network)
+        parameters = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
+        first = [name for name in (*self.task.own, *self.task.trained) if name in parameters]
+        return parameters, {parameters[name]: name for name in (*parameters, *first)}
 
     def _groups(
         self, overlay: Overlay, state: TaskState, rates: Rates, rule: Rule, head_rule: Rule
@@ -139,6 +119,67 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if group["rule"] == "AdamRule":
                 state[key + SECOND] = torch.zeros_like(tensor)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more of the network in place, such as its biases: the task has them for itself from now on.
+
+        They are saved with the task.  Their rate is that of weights trained in place unless the group says otherwise,
+        their rule that of all groups but the head's.
+
+        Args:
+            param_group: as for torch's optimizers; ``role`` is set here.
+
+        Raises:
+            BadInput: a parameter is masked, trained already, of a fixed norm layer or of another network; or the group
+                asks for a form of the rule that is not there.
+            NotTrainable: the network shows another task.
+        """
+        if not self.made:
+            super().add_param_group(param_group)
+            return
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
+        group = {"lr": self.defaults["lr"], "rule": type(self.rule).__name__, **asdict(self.rule), **param_group}
+        group |= {"role": "weight", "params": params}
+        self._check_shown()
+        refuse_held(self.overlay.network)
+        self._check_settings(group)
+        tensors = [param[1] if isinstance(param, tuple) else param for param in params]
+        self.parameters, names = self._find_parameters()
+        for tensor in tensors:
+            self._check_addable(tensor, names.get(tensor))
+        super().add_param_group(group)
+        self.names = names
+        own = cast(dict[str, Tensor], self.task.own)  # no Shelf, as the task is in training
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+            if not is_in(names[tensor], self.overlay.head_names):
+                own[names[tensor]] = tensor.detach().clone()
+
+    @staticmethod
+    def _check_settings(group: dict[str, Any]) -> None:
+        if found := next((key for key in OTHER_FORMS if group.get(key)), None):
+            raise BadInput(f"the rules here have no {found}: leave it out of the group")
+        rules = {kind.__name__: kind for kind in RULES.values()}
+        if group["rule"] not in rules:
+            raise BadInput(f"the rule of a group is one of {', '.join(rules)}, not {group['rule']!r}")
+        check_number("lr", group["lr"])
+        kind = rules[group["rule"]]
+        kind(**{key: group[key] for key in kind.__dataclass_fields__ if key in group})
+
+    def _check_addable(self, tensor: Any, name: str | None) -> None:
+        """Refuse a parameter that cannot be trained in place."""
+        state, anatomy = self.overlay.tasks[self.task_name], self.overlay.anatomy
+        if name is None:
+            found = f"one of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise BadInput(f"the optimizer takes parameters of the adapter's network, and {found} is none of them")
+        if name in state.trained:
+            raise BadInput(f"{name!r} is masked by method {state.method.name!r}: it cannot be trained in place as well")
+        for group in self.param_groups:
+            if any(tensor is parameter for parameter in group["params"]):
+                raise BadInput(f"{name!r} is trained already, with the role {group['role']!r}")
+        if name in anatomy.norm and state.norm_is_fixed:
+            raise BadInput(f"{name!r} belongs to a fixed norm layer: add the task with norm='trained'")
+
     def update_form(self) -> Literal["compiled", "eager", "none"]:
         """The form of the mask update, ``none`` without masks; the bits of a run depend on it.
 
@@ -152,17 +193,59 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return "none"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore moments and real masks exactly, and write the effective weights they stand for."""
+        """Restore moments and real masks exactly, and write the effective weights they stand for.
+
+        Raises:
+            BadInput: it is the state of another kind of optimizer, or of another task's.
+        """
         self._check_task()
-        super().load_state_dict(state_dict)
+        given: list[dict[str, Any]] = []
+
+        def look(_: object, final: dict[str, Any]) -> None:
+            self._check_state(final)
+            given.append(final)
+
+        hooks = (  # around those of others: after all that may change the dict, before all that look at the outcome
+            self.register_load_state_dict_pre_hook(look),
+            self.register_load_state_dict_post_hook(lambda _: self._take_over(given[0]), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a state that is not of such an optimizer; numbers of groups and parameters are torch's to check."""
+        trained = self.overlay.tasks[self.task_name].trained
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            if saved.get("role") != group["role"]:
+                raise BadInput(
+                    f"the optimizer state has a group of role {saved.get('role')!r} where the task has one of role "
+                    f"{group['role']!r}: load the state of an optimizer of the same task and method"
+                )
+            if group["role"] != "mask":
+                continue
+            for parameter, number in zip(group["params"], saved["params"], strict=False):
+                name = self.names[parameter]
+                parts = state_dict["state"].get(number, {})
+                for key, tensor in ({"step": None} | trained[name]).items():
+                    if key not in parts or (tensor is not None and parts[key].shape != tensor.shape):
+                        raise BadInput(f"the optimizer state has no {key!r} for {name!r}: it is of another task")
+
+    def _take_over(self, state_dict: dict[str, Any]) -> None:
+        """What torch's copies have lost: they are of the parameters' data type, and counts of steps on no device."""
         trained = self.overlay.tasks[self.task_name].trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 state = self.state.get(parameter, {})
                 if group["role"] == "mask":
                     self._restore(trained[self.names[parameter]], state, state_dict["state"][number])
-                elif "step" in state:  # torch leaves it on the device of the checkpoint; fused kernels want it here
-                    state["step"] = state["step"].to(parameter.device)
+                    continue
+                for key, value in state.items():
+                    if isinstance(value, Tensor):
+                        saved_value = state_dict["state"][number][key]
+                        state[key] = saved_value.detach().clone().to(parameter.device)
         counted = (int(state["step"]) for state in self.state.values() if "step" in state)
         self.overlay.tasks[self.task_name].steps = max(counted, default=0)
         if self.overlay.current == self.task_name:
@@ -192,14 +275,14 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise BadInput(
+                    f"step() takes a function that computes the loss, or nothing, not {type(closure).__name__}"
+                )
             with torch.enable_grad():
                 loss = closure()
         self._check_task()
-        if self.overlay.current != self.task_name:
-            raise NotTrainable(
-                f"this optimizer trains task {self.task_name!r}, but the network shows "
-                f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
-            )
+        self._check_shown()
         self.steps += 1
         self.overlay.check_before_step(self._named(), number=self.steps)
         self._refuse_non_finite()
@@ -211,6 +294,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.overlay.tasks[self.task_name].steps += 1
         self.overlay.note_step(compiled=self.mask_update.kernel is not None)
         return loss
+
+    def _check_shown(self) -> None:
+        if self.overlay.current != self.task_name:
+            raise NotTrainable(
+                f"this optimizer trains task {self.task_name!r}, but the network shows "
+                f"{self.overlay.current or 'the backbone'!r}: call adapter.switch({self.task_name!r}) first"
+            )
 
     def _refuse_non_finite(self) -> None:
         """Raise Diverged unless all gradients are finite: one NaN would switch its weights off for ever."""
@@ -263,7 +353,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 for key, gradient in pulled.items():
                     first[key].mul_(group["momentum"]).add_(gradient)
                     direction = gradient.add(first[key], alpha=group["momentum"]) if group["nesterov"] else first[key]
-                    trained[key].sub_(direction, alpha=group["lr"])
+                    trained[key].sub_(direction, alpha=float(group["lr"]))
                 self.mask_update.write(parameter, weight, trained)
 
 
@@ -277,55 +367,3 @@ def adam_coefficients(group: dict[str, Any], step: int) -> Coefficients:
         beta2=beta2,
         eps=group["eps"],
     )
-
-
-def step_in_place(group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> None:
-    """Step parameters that are trained in place, with torch's own fused kernels."""
-    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-    if not parameters:
-        return
-    gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    states_here = [states[parameter] for parameter in parameters]
-    fused = all(parameter.is_floating_point() for parameter in parameters)
-    if group["rule"] == "AdamRule":
-        for parameter, state in zip(parameters, states_here, strict=True):
-            if not state:
-                state["step"] = torch.zeros((), device=parameter.device)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-        adam(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states_here],
-            [state["exp_avg_sq"] for state in states_here],
-            [],
-            [state["step"] for state in states_here],
-            fused=fused,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
-        return
-    if group["momentum"]:
-        for parameter, state in zip(parameters, states_here, strict=True):
-            if state.get("momentum_buffer") is None:  # the fused kernel wants all or none, and 0 m + g is g
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-    buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in states_here]
-    sgd(
-        parameters,
-        gradients,
-        buffers,
-        fused=fused,
-        weight_decay=group["weight_decay"],
-        momentum=group["momentum"],
-        lr=group["lr"],
-        dampening=0.0,
-        nesterov=group["nesterov"],
-        maximize=False,
-    )
-    for state, buffer in zip(states_here, buffers, strict=True):
-        state["momentum_buffer"] = buffer

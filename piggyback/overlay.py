@@ -5,7 +5,8 @@ the parameters *hold* is the effective weight of the current task, W_eff = f(W, 
 autograd.  ``docs/decisions.md`` says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
@@ -26,11 +27,22 @@ from piggyback.anatomy import (
     unwrap,
 )
 from piggyback.heads import HeadGiven, by_slot, join_heads, take_heads
+from piggyback.numerics.precision import WideNorms, put_head, wide
 from piggyback.packed_masks import PackedMask, move_mask, return_memory, shows_masked
 from piggyback.shelf import Shelf
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 from piggyback.task_state import TaskState
-from piggyback.view import FLAGS, Flags, View, asking_for_none, count_writes, frozen_by_user, holds, refuse_if_shown
+from piggyback.view import (
+    FLAGS,
+    Flags,
+    View,
+    asking_for_none,
+    count_writes,
+    frozen_by_user,
+    holds,
+    kept_if_failing,
+    refuse_if_shown,
+)
 from piggyback.wrapping import find_rebuilt, refuse_held, refuse_rebuilt, refuse_sharded, refuse_wrapped
 
 
@@ -68,6 +80,8 @@ class Overlay:
         refuse_if_shown(network)
         self.head_slots = tuple(self.anatomy.slots)
         self.base_head = join_heads({slot: unwrap(network.get_submodule(slot)) for slot in self.head_slots})
+        self.base_trunk_type: torch.dtype | None = None  # as `TaskState.trunk_type`, for the backbone's own head
+        self.wide_norms = WideNorms()
         self.tasks: dict[str, TaskState] = {}
         self.current: str | None = None
         self.rounded = False  # compiled updates have written what the network shows
@@ -112,7 +126,10 @@ class Overlay:
 
         Raises:
             UnknownName: there is no such task.
+            BadInput: the name is no text.
         """
+        if not isinstance(name, str):
+            raise BadInput(f"a task is asked for by its name, a text, not by a {type(name).__name__}")
         if name not in self.tasks:
             raise UnknownName(name, known=self.tasks, kind="task")
         if name == self.current:
@@ -120,11 +137,27 @@ class Overlay:
         return self.tasks[name]
 
     def put(self, name: str, state: TaskState) -> None:
-        """Take in a complete task under an unused name and switch to it."""
+        """Take in a complete task under an unused name and switch to it; if that fails, all is as it was."""
         refuse_held(self.network)
-        self.tasks[name] = state
-        self.switch(name)
+        with self._all_or_nothing():
+            self.tasks[name] = state
+            self.switch(name)
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Put tasks and network back as they were if the block raises anything, an interrupt included."""
+        current, tasks = self.current, dict(self.tasks)
+        with kept_if_failing(self.network):
+            try:
+                yield
+            except BaseException:
+                self.tasks.clear()
+                self.tasks.update(tasks)
+                self.current = current
+                self._show(None if current is None else tasks[current])
+                raise
+
+    @torch.inference_mode(False)
     def switch(self, name: str) -> None:
         """Let the network show a task: weights, norm layers and head, all at once.
 
@@ -141,8 +174,9 @@ class Overlay:
         if name != self.current:
             refuse_held(self.network)
             self._stash()
-        self.current = name
-        self._show(state)
+        with self._all_or_nothing():
+            self.current = name
+            self._show(state)
 
     def remove(self, name: str) -> None:
         """Forget a task; where the network shows it, what it shows is given up and the backbone is shown."""
@@ -155,6 +189,7 @@ class Overlay:
         del self.tasks[name]
         return_memory()
 
+    @torch.inference_mode(False)
     def base(self) -> None:
         """Let the network show the backbone itself, with its own head.
 
@@ -165,8 +200,9 @@ class Overlay:
         if self.current is not None:
             refuse_held(self.network)
             self._stash()
-        self.current = None
-        self._show(None)
+        with self._all_or_nothing():
+            self.current = None
+            self._show(None)
 
     def restore(self) -> None:
         """Let the network show once more what it showed, over whatever others have written into it.
@@ -208,6 +244,7 @@ class Overlay:
     def _show(self, state: TaskState | None) -> None:
         """Write a task, or the backbone, into the network."""
         hide_modules(self.network)
+        self._widen_norms(state)
         tensors = persistent_tensors(self.network)
         self._follow(tensors)
         own = state.own if state is not None else {}
@@ -220,10 +257,14 @@ class Overlay:
         modules = state.modules if state is not None else {}
         reference = tensors[self.reference_name]
         show_modules(self.network, modules, like=reference)
+        known = self.base_trunk_type if state is None else state.trunk_type
         for slot, module in by_slot(self._head(), self.head_slots).items():
-            module.to(reference.device, reference.dtype)
             for name in self.anatomy.slots[slot]:
-                self.network.set_submodule(name, module)
+                put_head(self.network, name, module, like=reference, known=known)
+        if state is None:
+            self.base_trunk_type = reference.dtype
+        else:
+            state.trunk_type = reference.dtype
         trained = {id(parameter) for module in modules.values() for parameter in module.parameters()}
         trained |= {id(tensors[name]) for name in (*own, *adapted)}
         if state is not None and state.head is not None:
@@ -236,6 +277,14 @@ class Overlay:
         self.view.remember(self.current)
         self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
         self._set_modes(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
+
+    def _widen_norms(self, state: TaskState | None) -> None:
+        """Have norm layers in float32 where the task has running statistics of its own, and nowhere else."""
+        own = {name.rpartition(".")[0] for name in state.own} if state is not None else set[str]()
+        layers = (name for name in self.anatomy.norm_modules if name in own)
+        wanted = [name for name in layers if keeps_statistics(self.network.get_submodule(name))]
+        trunk = persistent_tensors(self.network)[self.reference_name].dtype
+        self.wide_norms.set(self.network, wanted, trunk=trunk)
 
     # -- modes ------------------------------------------------------------------------------------------
 
@@ -311,6 +360,11 @@ class Overlay:
         """
         state = self.task(name)
         refuse_final(name, state)
+        if other := saved["own"].keys() ^ state.own.keys():
+            raise BadInput(
+                f"the training state and task {name!r} do not both have {min(other)!r} for themselves: add the task as "
+                "before, and the same groups to its optimizer"
+            )
         for part, tensor in saved["own"].items():
             state.own[part].copy_(tensor)
         if state.head is not None:
@@ -336,6 +390,8 @@ class Overlay:
             NetworkChanged: something else has written into the network.
         """
         self.check_modes()
+        if self.wide_norms.are_narrow(self.network):
+            self._widen_norms(self.tasks[cast(str, self.current)])
         if number & (number - 1) == 0:
             self.look()
         elif touched := self.view.touched(self._watched()):
@@ -424,7 +480,7 @@ class Overlay:
         if packed is not None and packed.bits.device == tensor.device and shows_masked(tensor, frozen, packed):
             return True
         kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
-        return holds(tensor, state.method.apply(frozen, kept), rounded=self.rounded)
+        return holds(tensor, state.method.apply(wide(frozen), kept), rounded=self.rounded)
 
     def note_step(self, *, compiled: bool) -> None:
         """Take what the optimizer's step wrote, perhaps by compiled code, for the adapter's own."""

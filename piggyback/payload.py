@@ -203,13 +203,14 @@ def seal(data: bytes) -> bytes:
     return data[:place] + digest.encode() + data[place + len(digest) :]
 
 
-def read_payload(path: Path) -> Payload:
+def read_payload(path: str | Path) -> Payload:
     """Read a payload file and check it; any flipped byte and any truncation is found.
 
     Raises:
         BadInput: the file cannot be read.
         BadPayload: it is damaged, of another version or not a payload.
     """
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as fault:

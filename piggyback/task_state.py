@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from piggyback.anatomy import Anatomy, persistent_tensors, unwrap
 from piggyback.methods.binary import Binary
 from piggyback.methods.contract import AddsModules, Follows, Method
+from piggyback.numerics.precision import wide
 from piggyback.packed_masks import PackedMask, pack_mask, return_memory, write_masked
 from piggyback.shelf import Shelf
 from piggyback.shell.errors import BadInput
@@ -31,6 +32,7 @@ class TaskState:
         own: parameters and buffers that the task has for itself, by name; while a task in training is current, the
             network's own tensors are newer.
         modules: per layer name, the module behind the layer.
+        trunk_type: the data type of the network when it showed the task last; its head follows later changes.
         steps: of optimizers that have trained the task so far.
         told: whether it was said that its masks have hardly moved.
         finished: whether `finish` was called.
@@ -44,6 +46,7 @@ class TaskState:
     own: dict[str, Tensor] | Shelf = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
+    trunk_type: torch.dtype | None = None
     steps: int = 0
     told: bool = False
     finished: bool = False
@@ -77,7 +80,7 @@ class TaskState:
         if packed is not None:
             write_masked(parameter, weight, packed)
         else:
-            parameter.copy_(self.method.apply(weight, self.kept_of(name)))
+            parameter.copy_(self.method.apply(wide(weight), self.kept_of(name)))
 
     @property
     def trains_all(self) -> bool:
@@ -134,7 +137,7 @@ def pack_kept(kept: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, T
 def start_weights(
     method: Method, weights: Mapping[str, Tensor], *, earlier: TaskState | None
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a fresh task, for each weight that has any.
+    """The tensors of a fresh task, for each weight that has any; float32 for one in half precision.
 
     Args:
         method: of the task.
@@ -145,15 +148,15 @@ def start_weights(
         BadInput: tasks of the method do not build on one another, or `earlier` is by another method.
     """
     if earlier is None:
-        started = {name: method.start(weight) for name, weight in weights.items()}
+        started = {name: method.start(wide(weight)) for name, weight in weights.items()}
     elif not isinstance(method, Follows):
         raise BadInput(f"tasks of method {method.name!r} do not build on one another: leave `after` out")
     elif earlier.method != method:
         raise BadInput(f"`after` is by {earlier.method.name!r}, so no task by {method.name!r} can build on it")
     else:
         kept = {name: earlier.kept_of(name) for name in weights}  # a file may leave weights out
-        started = {name: method.follow(weights[name], parts) for name, parts in kept.items() if parts}
-    return {name: parts for name, parts in started.items() if parts}
+        started = {name: method.follow(wide(weights[name]), parts) for name, parts in kept.items() if parts}
+    return {name: {key: wide(part) for key, part in parts.items()} for name, parts in started.items() if parts}
 
 
 def begin_own(

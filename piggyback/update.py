@@ -14,6 +14,7 @@ from torch import Tensor
 
 from piggyback.anatomy import flat, is_dense
 from piggyback.methods.contract import Method
+from piggyback.numerics.precision import wide, wide_type
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput
 
@@ -40,10 +41,10 @@ class Coefficients(NamedTuple):
         """A tensor of ``step_size, correction, 1 - beta1, beta2, 1 - beta2, eps`` for the compiled kernel.
 
         A tensor, because a Python number of another value would compile the kernel again.  The differences are
-        taken here, where numbers have double precision.
+        taken here, where numbers have double precision.  Its type is that of real masks and moments.
         """
         values = (self.step_size, self.correction, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps)
-        return torch.tensor(values, dtype=like.dtype, device=like.device)
+        return torch.tensor(values, dtype=wide_type(like.dtype), device=like.device)
 
 
 class MaskUpdate:
@@ -61,6 +62,10 @@ class MaskUpdate:
         self.elementwise = is_elementwise(method)
         self.kernel: Kernel | None = None
         self.packed: tuple[Coefficients, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and pickles; what is compiled is found again by the method."""
+        return self.__dict__ | {"kernel": None, "packed": None}
 
     def settle(self, weight: Tensor) -> Literal["compiled", "eager"]:
         """The form in which updates run; where it is not settled yet, compiling settles it.
@@ -83,11 +88,12 @@ class MaskUpdate:
         """The gradients for the trained tensors."""
         gradient = parameter.grad
         assert gradient is not None  # the optimizer asks only for parameters that have one
+        weight = wide(weight)
         return self.method.pull_back(gradient.to(weight.dtype), weight, trained)
 
     def write(self, parameter: Tensor, weight: Tensor, trained: Tensors) -> None:
         """Put the effective weight into the parameter."""
-        parameter.copy_(self.method.apply(weight, self.method.keep(trained)))
+        parameter.copy_(self.method.apply(wide(weight), self.method.keep(trained)))
 
     def adam(
         self,
@@ -115,7 +121,7 @@ class MaskUpdate:
         """The packed coefficients, made once a step: a copy to the GPU for each weight would make it wait."""
         if self.packed is not None:
             known, packed = self.packed
-            if known == coefficients and packed.dtype == weight.dtype and packed.device == weight.device:
+            if known == coefficients and packed.dtype == wide_type(weight.dtype) and packed.device == weight.device:
                 return packed
         packed = coefficients.pack(weight)
         self.packed = (coefficients, packed)
@@ -131,7 +137,7 @@ class MaskUpdate:
     ) -> None:
         """The same, one operation at a time, in the order of torch's single-tensor Adam."""
         trained, first, second = states
-        c = coefficients
+        c, weight = coefficients, wide(weight)
         for key, pulled in self.method.pull_back(gradient.to(weight.dtype), weight, trained).items():
             first[key].lerp_(pulled, 1 - c.beta1)
             second[key].mul_(c.beta2).addcmul_(pulled, pulled, value=1 - c.beta2)
@@ -149,7 +155,7 @@ class MaskUpdate:
         if reason is None:
             kernel = compiled_kernel(self.method)
             one, two, three = (torch.zeros(4096, dtype=weight.dtype, device=weight.device) for _ in range(3))
-            states = self.method.start(three), self.method.start(three), self.method.start(three)
+            states = tuple(self.method.start(wide(three)) for _ in range(3))
             packed = Coefficients(0.0, 1.0, 0.9, 0.999, 1e-8).pack(weight)
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of a CUDA without a GPU
             try:
@@ -186,6 +192,7 @@ def compiled_kernel(method: Method) -> Kernel:
         coefficients: Tensor,
     ) -> None:
         step_size, correction, rate1, beta2, rate2, eps = coefficients.unbind()
+        weight = wide(weight)
         new = dict(trained)  # a tensor without a gradient stays as it is
         for key, pulled in method.pull_back(gradient.to(weight.dtype), weight, trained).items():
             exp_avg = first[key] + rate1 * (pulled - first[key])

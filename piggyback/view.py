@@ -5,7 +5,8 @@ checks"), so that a look costs a comparison of integers.  Not counted are, in to
 fused optimizers and by batch norm to its statistics; they are found by the values, which `Overlay.look` compares.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
@@ -154,6 +155,21 @@ def refuse_if_shown(network: nn.Module) -> None:
             )
 
 
+@contextmanager
+def kept_if_failing(network: nn.Module) -> Iterator[None]:
+    """Put modes and gradients of a network back as they were if the block raises."""
+    modes = {module: module.training for module in network.modules()}
+    gradients = {parameter: parameter.grad for parameter in network.parameters()}
+    try:
+        yield
+    except BaseException:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        raise
+
+
 def holds(tensor: Tensor, expected: Tensor, *, rounded: bool) -> bool:
     """Whether a tensor of the network has the values that it should.
 
@@ -172,7 +188,8 @@ def holds(tensor: Tensor, expected: Tensor, *, rounded: bool) -> bool:
         if equal_bits(tensor, expected.to(kind).to(tensor.dtype)):
             return True
     size = float(expected.abs().max()) if expected.numel() else 0.0
-    return rounded and torch.allclose(tensor, expected.to(tensor.dtype), rtol=1e-5, atol=1e-6 * size)
+    near = max(1e-5, torch.finfo(tensor.dtype).eps)  # half precision may round to the next number
+    return rounded and torch.allclose(tensor, expected.to(tensor.dtype), rtol=near, atol=1e-6 * size)
 
 
 def equal_bits(tensor: Tensor, other: Tensor) -> bool:

@@ -16,7 +16,7 @@ FLOORS = (
     ("decathlon", "segmentation"),
     ("piggyback.classify", "piggyback.suite"),
     ("piggyback.data", "piggyback", "piggyback.methods"),
-    ("slurm", "leaderboard"),
+    ("slurm", "leaderboard", "piggyback.numerics"),
     ("piggyback.shell",),
 )
 """Rooms by floor; imports go down, or to the right on one floor.  A test looks that no import goes up."""
@@ -28,6 +28,7 @@ SAYS = {
     "piggyback.data": "archives, packing, pictures",
     "piggyback": "the library: adapter, overlay, payload",
     "piggyback.methods": "one file a method",
+    "piggyback.numerics": "types, rules, updates in place",
     "leaderboard": "results, store, boards, page",
     "slurm": "plan, send, watch",
     "piggyback.shell": "console, errors, files; no torch",

@@ -19,7 +19,8 @@ from leaderboard.result import Counts
 from piggyback.adapter import Adapter, attach
 from piggyback.methods.contract import Follows, Method
 from piggyback.methods.registry import named_method, set_masks
-from piggyback.optimizer import AdamRule, AdapterOptimizer, Rule, SGDRule
+from piggyback.numerics.rules import AdamRule, Rule, SGDRule
+from piggyback.optimizer import AdapterOptimizer
 from piggyback.shell.cli import load
 from piggyback.shell.errors import BadInput, one_line
 from piggyback.shell.files import sha256_of

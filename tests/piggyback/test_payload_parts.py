@@ -37,7 +37,8 @@ def build(name: str, *, double: bool = False) -> Adapter:
 def add_drawn(adapter: Adapter) -> None:
     """A task with numbers drawn at random for everything that it trains."""
     begin = {"begin": adapter.base_state_dict()} if adapter.method.adapts == "anew" else {}
-    adapter.add_task("task", head=nn.Linear(4, 3), **begin)
+    dtype = adapter.frozen[LINEAR].dtype  # a head keeps its type
+    adapter.add_task("task", head=nn.Linear(4, 3, dtype=dtype), **begin)
     state = adapter.task("task")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -28,7 +28,7 @@ def begin(make_network: Callable, make_head: Callable) -> Callable[..., tuple[Ad
     def build(*, double: bool = False, update: str = "eager", **options: object) -> tuple[Adapter, AdapterOptimizer]:
         network = make_network().double() if double else make_network()
         adapter = piggyback.attach(network, method=piggyback.Binary(), head="head", norm="fixed")
-        adapter.add_task("task", head=make_head(0))
+        adapter.add_task("task", head=make_head(0).double() if double else make_head(0))  # a head keeps its type
         adapter.train()
         return adapter, adapter.optimizer(mask_lr=LR, head_lr=LR, update=update, **options)
 

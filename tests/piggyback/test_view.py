@@ -257,7 +257,7 @@ def test_tasks_come_and_go_in_inference_mode(adapter: piggyback.Adapter, make_he
     head = make_head(1)
     with torch.inference_mode():
         adapter.load(tmp_path / "a.safetensors", task="b")
-        with pytest.raises(BadInput, match=r"head given for task 'c' was made in torch\.inference_mode"):
+        with pytest.raises(BadInput, match=r"the head's 'weight' was made under torch\.inference_mode"):
             adapter.add_task("c", head=nn.Linear(24, 4))
         adapter.add_task("c", head=head)
         adapter.switch("b")

@@ -242,6 +242,7 @@ def write_outcome(
         adapter.add_task(member.bench.job.task, head=member.bench.make_head(copied))
         adapter.network.load_state_dict(member.adapter.network.state_dict())
         task = member.bench.job.task
+        (root / PAYLOADS).mkdir(parents=True, exist_ok=True)
         adapter.save(root / PAYLOADS / f"{task}.safetensors", task=task)
     record = {
         "lr_used": rate,

@@ -1,0 +1,1 @@
+"""The arithmetic of training: types of numbers, rules of optimizers, updates of what is trained in place."""
