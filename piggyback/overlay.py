@@ -390,7 +390,7 @@ class Overlay:
             NetworkChanged: something else has written into the network.
         """
         self.check_modes()
-        if self.wide_norms.are_narrow(self.network):
+        if self.wide_norms.are_narrow():
             self._widen_norms(self.tasks[cast(str, self.current)])
         if number & (number - 1) == 0:
             self.look()

@@ -192,7 +192,7 @@ def compiled_kernel(method: Method) -> Kernel:
         coefficients: Tensor,
     ) -> None:
         step_size, correction, rate1, beta2, rate2, eps = coefficients.unbind()
-        weight = wide(weight)
+        weight = weight.to(coefficients.dtype)  # as `wide`, which would cost guards in every call
         new = dict(trained)  # a tensor without a gradient stays as it is
         for key, pulled in method.pull_back(gradient.to(weight.dtype), weight, trained).items():
             exp_avg = first[key] + rate1 * (pulled - first[key])

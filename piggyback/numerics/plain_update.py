@@ -24,13 +24,17 @@ def step_in_place(group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -
     if not parameters:
         return
     states_here = [states[parameter] for parameter in parameters]
-    values = [find_master(parameter, state) for parameter, state in zip(parameters, states_here, strict=True)]
-    gradients = [wide(cast(Tensor, parameter.grad)) for parameter in parameters]
+    values, gradients = parameters, [cast(Tensor, parameter.grad) for parameter in parameters]
+    half = any(parameter.dtype in HALF for parameter in parameters)
+    if half:
+        values = [find_master(parameter, state) for parameter, state in zip(parameters, states_here, strict=True)]
+        gradients = [wide(gradient) for gradient in gradients]
     step = step_adam if group["rule"] == "AdamRule" else step_sgd
     step(group, values, gradients, states_here)
-    for parameter, value in zip(parameters, values, strict=True):
-        if value is not parameter:
-            parameter.copy_(value)
+    if half:
+        for parameter, value in zip(parameters, values, strict=True):
+            if value is not parameter:
+                parameter.copy_(value)
 
 
 def find_master(parameter: Tensor, state: dict[str, Any]) -> Tensor:
@@ -51,32 +55,33 @@ def find_master(parameter: Tensor, state: dict[str, Any]) -> Tensor:
     return cast(Tensor, state[MASTER])
 
 
-def find_moments(states: States, values: Sequence[Tensor], *, key: str) -> list[Tensor]:
-    """The running averages of that name, zero where there are none yet, each with its value's device and type."""
-    found = []
+def prepare(states: States, values: Sequence[Tensor], *, moments: Sequence[str]) -> None:
+    """Running averages of these names, zero where there are none yet, with their values' types and devices."""
+    moved = bool(values) and any(  # by network.to(), and then all of them
+        tensor.device != values[0].device for tensor in states[0].values() if isinstance(tensor, Tensor)
+    )
     for state, value in zip(states, values, strict=True):
-        if state.get(key) is None:
-            state[key] = torch.zeros_like(value, requires_grad=False)
-        elif state[key].dtype != value.dtype or state[key].device != value.device:  # network.to() has moved it
-            state[key] = state[key].to(value.device, value.dtype)
-        found.append(state[key])
-    return found
+        known = state.get(moments[0])
+        if known is None:
+            state.update({key: torch.zeros_like(value, requires_grad=False) for key in moments})
+        elif known.dtype is not value.dtype or moved:
+            state.update({key: state[key].to(value.device, value.dtype) for key in moments})
 
 
 def step_adam(group: dict[str, Any], values: list[Tensor], gradients: list[Tensor], states: States) -> None:
     """One step of Adam; weight decay is L2."""
-    first = find_moments(states, values, key="exp_avg")
-    second = find_moments(states, values, key="exp_avg_sq")
+    prepare(states, values, moments=("exp_avg", "exp_avg_sq"))
     for state, value in zip(states, values, strict=True):
         if "step" not in state:
             state["step"] = torch.zeros((), device=value.device)
-        elif state["step"].device != value.device:  # fused kernels want it here
+    if states[0]["step"].device != values[0].device:  # fused kernels want it there
+        for state, value in zip(states, values, strict=True):
             state["step"] = state["step"].to(value.device)
     adam(
         values,
         gradients,
-        first,
-        second,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
         [],
         [state["step"] for state in states],
         fused=all(value.is_floating_point() for value in values),
@@ -94,7 +99,8 @@ def step_sgd(group: dict[str, Any], values: list[Tensor], gradients: list[Tensor
     """One step of stochastic gradient descent; weight decay is L2."""
     buffers: list[Tensor | None] = [None] * len(values)
     if group["momentum"]:  # the fused kernel wants all or none, and 0 m + g is g
-        buffers = list(find_moments(states, values, key="momentum_buffer"))
+        prepare(states, values, moments=("momentum_buffer",))
+        buffers = [state["momentum_buffer"] for state in states]
     sgd(
         values,
         gradients,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 HALF: Final = (torch.float16, torch.bfloat16)
+STATISTICS: Final = ("running_mean", "running_var")
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
@@ -101,23 +102,23 @@ class WideNorms:
     together.  While it is shown the layer is therefore in float32 as a whole; frozen numbers lose nothing by that.
 
     Attributes:
-        wanted: names of the layers that must be so now.
+        layers: those that must be so now.
         before: those that were in half precision: the type of each before, and the trunk's at that time.
     """
 
     def __init__(self) -> None:
-        self.wanted: tuple[str, ...] = ()
+        self.layers: tuple[nn.Module, ...] = ()
         self.before: dict[str, tuple[torch.dtype, torch.dtype]] = {}
 
     def set(self, network: nn.Module, names: Iterable[str], *, trunk: torch.dtype) -> None:
         """Let the named layers be in float32, and those that are no longer named in the type that they had."""
-        self.wanted = tuple(names)
+        names = tuple(names)
+        self.layers = tuple(network.get_submodule(name) for name in names)
         for name in tuple(self.before):
-            if name not in self.wanted:
+            if name not in names:
                 type_then, trunk_then = self.before.pop(name)
                 put_type(network.get_submodule(name), type_then if trunk == trunk_then else trunk)
-        for name in self.wanted:
-            layer = network.get_submodule(name)
+        for name, layer in zip(names, self.layers, strict=True):
             found = next((t.dtype for t in own_tensors(layer) if t.dtype in HALF), None)
             if found is None:
                 continue
@@ -126,10 +127,14 @@ class WideNorms:
             if not isinstance(layer, _NormBase) and keep_type not in layer._forward_hooks.values():
                 layer.register_forward_hook(keep_type)
 
-    def are_narrow(self, network: nn.Module) -> bool:
+    def are_narrow(self) -> bool:
         """Whether ``network.half()`` or the like has undone it."""
-        layers = (network.get_submodule(name) for name in self.wanted)
-        return any(t.dtype in HALF for layer in layers for t in layer._buffers.values() if t is not None)
+        for layer in self.layers:
+            for key in STATISTICS:
+                tensor = layer._buffers.get(key)
+                if tensor is not None and tensor.dtype in HALF:
+                    return True
+        return False
 
 
 def put_type(layer: nn.Module, dtype: torch.dtype) -> None:
