@@ -18,7 +18,6 @@ from piggyback.task_state import Norm
 
 LONGEST_NAME: Final = 200  # characters of a task's name, which stands in payloads, messages and tables
 TYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of weights that a task can adapt
-QUANTIZED: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.quantizable")
 
 
 def find_method(method: object) -> Method:
@@ -79,8 +78,6 @@ def check_network(network: object) -> None:
         raise BadInput(f"the network must be a torch.nn.Module, not {describe(network)}")
     refuse_valueless(network, whose="the network's")
     for name, module in network.named_modules():
-        if type(module).__module__.startswith(QUANTIZED):
-            raise BadInput(f"layer {name!r} is quantized ({type(module).__name__}): {BEFORE_QUANTIZING}")
         if isinstance(module, _ConvNd | nn.Linear | nn.MultiheadAttention):
             for key, weight in module.named_parameters(prefix=name, recurse=False):
                 if not is_adaptable(weight):

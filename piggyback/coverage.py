@@ -266,8 +266,8 @@ def refuse_nothing_free(state: TaskState, frozen: Mapping[str, Tensor]) -> None:
 
 
 def tell_left_out(method: Method, shares: Shares) -> None:
-    """One line where much of the trunk is left out of a method that works on weights or layers."""
-    if method.adapts not in ("weights", "modules") or shares.left_out_share <= MUCH:
+    """One line where much of the trunk is left out of a method that works on weights."""
+    if method.adapts != "weights" or shares.left_out_share <= MUCH:
         return
     reason, count = next(iter(shares.left_out.items()))
     notice(

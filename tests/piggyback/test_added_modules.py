@@ -141,7 +141,7 @@ def test_they_are_in_a_checkpoint(
     run_steps(trained.network, trained.optimizer(mask_lr=1e-2, update="eager"), make_batches(2))
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    other = piggyback.attach(make_network(), method=SERIES, head="head")
+    other = piggyback.attach(make_network(), method=SERIES, head="head", norm="fixed")
     other.add_task("task", head=make_head(3))
     other.add_task("shown", head=make_head(4))  # also for a task that the network does not show
     other.load_training_state("task", saved)

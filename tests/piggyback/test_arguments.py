@@ -214,6 +214,9 @@ def sparse_linear() -> nn.Module:
 class Quantized(nn.Module):
     __module__ = "torch.ao.nn.quantized.modules.linear"  # torch's own need a backend that a build may lack
 
+    def weight(self) -> torch.Tensor:
+        return torch.zeros(2, 2)
+
 
 NETWORKS = {
     "meta": (lambda n: n.to("meta"), r"'conv1\.weight' is on the meta device.*to_empty"),
@@ -226,7 +229,7 @@ NETWORKS = {
         r"'hidden\.weight' is complex64.*cannot be masked",
     ),
     "sparse": (with_layer(sparse_linear()), r"'hidden\.weight' is sparse_coo"),
-    "quantized": (with_layer(Quantized()), r"layer 'hidden' is quantized.*merged\(task\)"),
+    "quantized": (with_layer(Quantized()), r"Quantized \(hidden\) is quantized.*merged\(task\)"),
     "a class": (lambda _: nn.Linear, "must be a torch.nn.Module, not the class Linear itself"),
     "weights": (lambda n: n.state_dict(), "must be a torch.nn.Module, not a OrderedDict"),
 }
@@ -350,14 +353,14 @@ def test_showing_fails_in_its_middle(
         "base": adapter.base,
     }
     faults: Iterator[type[BaseException] | None] = iter([interrupt])
-    train = Adapter.train
+    set_modes = Adapter._set_modes
 
-    def fail_once(self: Adapter, mode: bool = True) -> None:
+    def fail_once(self: Adapter, mode: bool) -> None:
         if (fault := next(faults, None)) is not None:
             raise fault
-        train(self, mode)
+        set_modes(self, mode)
 
-    monkeypatch.setattr(Adapter, "train", fail_once)
+    monkeypatch.setattr(Adapter, "_set_modes", fail_once)
     with unchanged(adapter, interrupt):
         acts[how]()
     monkeypatch.undo()

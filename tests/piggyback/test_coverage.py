@@ -77,7 +77,7 @@ def test_all_projections_of_attention_are_adapted(name: str, tmp_path: Path) -> 
                 if key in PROJECTIONS:
                     tensor[tensor.abs() < tensor.abs().median()] = 0.0
     original = copy.deepcopy(network)
-    adapter = piggyback.attach(network, method=method, head="head")
+    adapter = piggyback.attach(network, method=method, head="head", norm="fixed")
     assert set(adapter.anatomy.weights) == PROJECTIONS
     adapter.add_task("task", head=nn.Linear(8, 4))
     train(network, adapter.optimizer(mask_lr=5e-3, update="eager"), (5, 8))

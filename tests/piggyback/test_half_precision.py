@@ -45,6 +45,7 @@ def half_adapter(make_ground: Callable, make_head: Callable, begin_of: Callable)
 
     def build(name: str = "piggyback", *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> Adapter:
         method = METHODS[name]
+        options = {"norm": "fixed", **options}
         adapter = piggyback.attach(make_ground(method).to(dtype), method=method, head="head", **options)
         adapter.add_task("task", head=make_head(0), **begin_of(method))
         adapter.train()
@@ -465,5 +466,6 @@ def test_payloads_with_numbers_in_half_precision_are_read(
     other.load(path)
     other.eval()
     torch.testing.assert_close(other.network(inputs.bfloat16()), expected, rtol=0.1, atol=0.1)
-    kept = [part for parts in other.task("task").kept.values() for part in parts.values()]
+    state = other.task("task")
+    kept = [part for name in state.kept for part in state.kept_of(name).values()]
     assert all(part.dtype == torch.float32 for part in kept if part.is_floating_point())

@@ -22,7 +22,7 @@ INPUTS, TARGETS = torch.ones(2, 3, 8, 8), torch.tensor([0, 1])
 
 @pytest.fixture
 def adapter(make_network: Callable, make_head: Callable) -> Adapter:
-    adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
     adapter.add_task("task", head=make_head(0))
     adapter.train()
     return adapter
@@ -203,7 +203,7 @@ def test_biases_are_trained_in_place_and_belong_to_the_task(
     adapter.switch("task")
     assert torch.equal(network(INPUTS), logits)
     assert torch.equal(merged(INPUTS), logits)
-    other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
     other.load(tmp_path / "task")
     assert torch.equal(other.network(INPUTS), logits)
     again = adapter.optimizer(update="eager")  # a later optimizer trains them too
@@ -216,7 +216,7 @@ def test_added_groups_resume_exactly(adapter: Adapter, make_network: Callable, m
     step(adapter, optimizer)
     saved = copy.deepcopy((adapter.training_state("task"), optimizer.state_dict()))
     step(adapter, optimizer, seed=1)
-    other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
     other.add_task("task", head=make_head(1))
     other.train()
     later = other.optimizer(update="eager")
@@ -265,7 +265,7 @@ def test_a_payload_with_parts_that_no_optimizer_could_add(
 ) -> None:
     adapter.task("task").own["bn1.bias"] = adapter.network.bn1.bias.detach().clone()
     adapter.save(tmp_path / "task", task="task")
-    other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+    other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
     with pytest.raises(BadPayload, match="other norm layers or weights of its own"):
         other.load(tmp_path / "task")
 
@@ -342,7 +342,7 @@ def test_rates_as_tensors(adapter: Adapter, make_network: Callable, make_head: C
     found = []
     for kind in (float, torch.tensor):
         for rule in ("adam", "sgd"):
-            other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head")
+            other = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="fixed")
             other.add_task("task", head=make_head(0))
             optimizer = other.optimizer(rule=rule, update="eager")
             for group in optimizer.param_groups:
