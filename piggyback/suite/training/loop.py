@@ -230,12 +230,19 @@ class Training:
             decay = plan.decay(progress.epoch * plan.steps + progress.step)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
-            optimizer.step()
-            optimizer.zero_grad()
             progress.step += 1
+            self._step(progress)
+            optimizer.zero_grad()
             self.on_step(progress.epoch * plan.steps + progress.step)
             self._look(progress, begun=begun)
         self._refuse_non_finite(progress)
+
+    def _step(self, progress: Progress) -> None:
+        try:
+            self.learner.optimizer.step()
+        except Diverged as fault:  # a gradient is not finite; where the loss is not either, that says more
+            self._refuse_non_finite(progress)
+            raise Diverged(f"at epoch {progress.epoch + 1}, step {progress.step}: {fault}") from None
 
     def _look(self, progress: Progress, *, begun: float) -> None:
         """Check after a step whether the loss is finite, a checkpoint is due, or a stop was requested."""

@@ -252,14 +252,24 @@ def test_a_loss_that_is_not_finite_ends_the_training(step: int) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets) * (float("nan") if next(count) == step else 1.0)
 
-    with pytest.raises(Diverged, match=f"epoch {-(-step // 4)}, step 4: lower the learning rate"):
+    with pytest.raises(Diverged, match=f"loss is .* epoch {-(-step // 4)}, step 2: lower the learning rate"):
         make(criterion=loss).run()
 
 
 def test_a_long_epoch_is_not_trained_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LOOK_EVERY", 2)
-    with pytest.raises(Diverged, match="epoch 1, step 2"):
-        make(criterion=lambda outputs, targets: outputs.sum() * float("inf")).run()
+    with pytest.raises(Diverged, match="epoch 1, step 2"):  # its gradients are zero, and say nothing
+        make(criterion=lambda outputs, targets: outputs.sum() * 0 + float("inf")).run()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training() -> None:
+    """The loss is finite: the square root of nothing has no slope."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets) + (outputs * 0).sum().sqrt()
+
+    with pytest.raises(Diverged, match=r"^at epoch 1, step 1: the gradient of '[\w.]+' is not finite: nothing was"):
+        make(criterion=loss).run()
 
 
 def test_another_environment_is_refused_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
