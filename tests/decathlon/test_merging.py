@@ -17,8 +17,14 @@ from piggyback.shell.errors import BackboneMismatch, BadInput
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.25)
 
 
-def write_backbone(path: Path, *, seed: int) -> Path:
+def write_backbone(path: Path, *, seed: int, pruned: bool = False) -> Path:
+    """A backbone file; half of each convolution is zero where it is pruned."""
     network = wide_resnet(10, 1, classes=6, seed=seed)
+    if pruned:
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.weight[module.weight.abs() <= module.weight.abs().median()] = 0.0
     torch.manual_seed(seed)
     for name, buffer in network.named_buffers():
         if name.endswith("running_var"):
@@ -64,7 +70,8 @@ def load_plain(path: Path, *, added: list[str]) -> nn.Module:
 def test_the_merged_network_has_the_tasks_logits(
     tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    backbone = write_backbone(tmp_path / "b.safetensors", seed=0)
+    pruned = METHODS[method].stands_on == "pruned"
+    backbone = write_backbone(tmp_path / "b.safetensors", seed=0, pruned=pruned)
     before = backbone.read_bytes()
     payload, out = tmp_path / "p.safetensors", tmp_path / "merged.safetensors"
     logits = write_payload(payload, backbone=backbone, method=method)
