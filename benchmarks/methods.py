@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.bench import HEAD, Bench
 from decathlon.recipes import Recipe
-from piggyback.anatomy import dissect
 from piggyback.device import describe_device, pick_device
 from piggyback.methods.contract import Method
 from piggyback.methods.packnet import FirstPruning
 from piggyback.methods.registry import METHODS, named_method
+from piggyback.network.anatomy import dissect
 from piggyback.suite.networks import joint
 
 CLASSES: Final = 100

@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from piggyback import Adapter, Binary, attach, packed_masks
-from piggyback.packed_masks import exchange_masked, shows_masked, write_masked
+from piggyback.masks.packed_masks import exchange_masked, shows_masked, write_masked
 
 CLASSES: Final = 37
 COPY: Final = "copy of the weights"

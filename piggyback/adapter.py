@@ -8,8 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from piggyback.added_modules import fold_modules, hook_layers, layers_with_modules, refuse_taken, unhook_layers
-from piggyback.anatomy import Exclude, unwrap
 from piggyback.arguments import (
     check_folder,
     check_head,
@@ -19,18 +17,28 @@ from piggyback.arguments import (
     find_method,
     unchanged_if_failing,
 )
-from piggyback.coverage import Coverage, reach, reached_by, refuse_nothing, refuse_nothing_free, survey, tell_left_out
-from piggyback.heads import HeadGiven, held_parts
 from piggyback.loading import load_task
 from piggyback.methods.contract import AddsModules, Method, Prunes
 from piggyback.motion import tell_motion
+from piggyback.network.added_modules import fold_modules, hook_layers, layers_with_modules, refuse_taken, unhook_layers
+from piggyback.network.anatomy import Exclude, unwrap
+from piggyback.network.coverage import (
+    Coverage,
+    reach,
+    reached_by,
+    refuse_nothing,
+    refuse_nothing_free,
+    survey,
+    tell_left_out,
+)
+from piggyback.network.heads import HeadGiven, held_parts
+from piggyback.network.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
+from piggyback.network.wrapping import refuse_wrapped
 from piggyback.numerics.rules import Rates, Rule, RuleName, find_rule
 from piggyback.optimizer import AdapterOptimizer
 from piggyback.overlay import Overlay, refuse_final
 from piggyback.payload import refuse_diverged, save_task
 from piggyback.shell.errors import BadInput, NotTrainable, shown
-from piggyback.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
-from piggyback.wrapping import refuse_wrapped
 
 MethodGiven = Method | type[Method] | str
 

@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 from piggyback.methods.contract import Method, keeps_contract
 from piggyback.methods.registry import named_method
 from piggyback.methods.table import known_methods
+from piggyback.network.task_state import Norm
 from piggyback.shell.errors import BadInput, one_line, shown
-from piggyback.task_state import Norm
 
 LONGEST_NAME: Final = 200  # characters of a task's name, which stands in payloads, messages and tables
 TYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # of weights that a task can adapt

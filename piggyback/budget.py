@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from piggyback.coverage import reached_by
 from piggyback.methods.contract import Method
+from piggyback.network.coverage import reached_by
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload
 from piggyback.shell.files import write_json

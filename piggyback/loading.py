@@ -5,15 +5,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from piggyback.anatomy import like, persistent_tensors
 from piggyback.arguments import check_task_name
-from piggyback.heads import HeadGiven, by_slot, held_parts
+from piggyback.masks.shelf import Shelf
+from piggyback.network.anatomy import like, persistent_tensors
+from piggyback.network.heads import HeadGiven, by_slot, held_parts
+from piggyback.network.task_state import TaskState, fresh_modules, pack_kept
 from piggyback.numerics.precision import wide, wide_type
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload, read_payload
-from piggyback.shelf import Shelf
 from piggyback.shell.errors import BackboneMismatch, BadInput, BadPayload
-from piggyback.task_state import TaskState, fresh_modules, pack_kept
 
 
 def load_task(path: Path, overlay: Overlay, *, task: str | None, head: HeadGiven | None) -> str:

@@ -13,14 +13,14 @@ from typing import Any, Final, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.anatomy import is_in, persistent_tensors
+from piggyback.network.anatomy import is_in, persistent_tensors
+from piggyback.network.task_state import TaskState
+from piggyback.network.wrapping import refuse_held
 from piggyback.numerics.plain_update import step_in_place
 from piggyback.numerics.rules import RULES, Rates, Rule, check_number
+from piggyback.numerics.update import Coefficients, MaskUpdate
 from piggyback.overlay import Overlay, is_elsewhere, refuse_final
 from piggyback.shell.errors import BadInput, Diverged, NotTrainable
-from piggyback.task_state import TaskState
-from piggyback.update import Coefficients, MaskUpdate
-from piggyback.wrapping import refuse_held
 
 FIRST: Final = ".exp_avg"
 SECOND: Final = ".exp_avg_sq"

@@ -13,8 +13,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.added_modules import hide_modules, show_modules
-from piggyback.anatomy import (
+from piggyback.masks.packed_masks import PackedMask, move_mask, return_memory, shows_masked
+from piggyback.masks.shelf import Shelf
+from piggyback.network.added_modules import hide_modules, show_modules
+from piggyback.network.anatomy import (
     Anatomy,
     Exclude,
     dissect,
@@ -26,13 +28,9 @@ from piggyback.anatomy import (
     refuse_shared_memory,
     unwrap,
 )
-from piggyback.heads import HeadGiven, by_slot, join_heads, take_heads
-from piggyback.numerics.precision import WideNorms, put_head, wide
-from piggyback.packed_masks import PackedMask, move_mask, return_memory, shows_masked
-from piggyback.shelf import Shelf
-from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
-from piggyback.task_state import TaskState
-from piggyback.view import (
+from piggyback.network.heads import HeadGiven, by_slot, join_heads, take_heads
+from piggyback.network.task_state import TaskState
+from piggyback.network.view import (
     FLAGS,
     Flags,
     View,
@@ -43,7 +41,9 @@ from piggyback.view import (
     kept_if_failing,
     refuse_if_shown,
 )
-from piggyback.wrapping import find_rebuilt, refuse_held, refuse_rebuilt, refuse_sharded, refuse_wrapped
+from piggyback.network.wrapping import find_rebuilt, refuse_held, refuse_rebuilt, refuse_sharded, refuse_wrapped
+from piggyback.numerics.precision import WideNorms, put_head, wide
+from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 
 
 class Overlay:
@@ -61,7 +61,7 @@ class Overlay:
         head_slots: where a task's head goes, or its heads; empty when there is no such place.
         frozen: parameters and buffers outside the heads, by name.
         fingerprint: their digest, as payload files carry it.
-        base_head: the backbone's own head (of several slots a `piggyback.heads.Heads`).
+        base_head: the backbone's own head (of several slots a `piggyback.network.heads.Heads`).
         tasks: the states, by name; that of the current task may be behind the network (see `task`).
         current: the name of the task that the network shows; None for the backbone itself.
     """

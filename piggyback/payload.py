@@ -18,17 +18,17 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from piggyback.anatomy import PROJECTIONS
-from piggyback.bits import Stream, decode, encode
-from piggyback.coverage import Shares, describe_coverage, stored_shares
-from piggyback.heads import by_slot
+from piggyback.masks.bits import Stream, decode, encode
 from piggyback.methods.contract import Method, StoresSome
 from piggyback.methods.registry import named_method
+from piggyback.network.anatomy import PROJECTIONS
+from piggyback.network.coverage import Shares, describe_coverage, stored_shares
+from piggyback.network.heads import by_slot
+from piggyback.network.task_state import Norm, TaskState
 from piggyback.overlay import Overlay
 from piggyback.shell.errors import BadInput, BadPayload, Diverged
 from piggyback.shell.files import write_bytes
 from piggyback.shell.strict_json import parse_json
-from piggyback.task_state import Norm, TaskState
 
 FORMAT: Final = 1
 KEY: Final = "piggyback"  # the one metadata entry

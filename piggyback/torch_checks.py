@@ -17,7 +17,7 @@ except (ImportError, OSError, RuntimeError) as fault:  # the last: operators of 
 else:
     from piggyback.device import describe_device
     from piggyback.methods.binary import Binary
-    from piggyback.update import Coefficients, MaskUpdate
+    from piggyback.numerics.update import Coefficients, MaskUpdate
 
 OLDEST_TORCH: Final = (2, 10)
 

@@ -16,9 +16,9 @@ from page_laws import count_laws
 import piggyback
 from decathlon.backbone.wrn import wide_resnet
 from decathlon.recipes import RECIPES
-from piggyback.anatomy import dissect
 from piggyback.methods.contract import AddsModules, Method, StoresSome
 from piggyback.methods.registry import METHODS, named_method
+from piggyback.network.anatomy import dissect
 from piggyback.shell.errors import UnknownName
 
 ROOT = Path(__file__).resolve().parents[1]

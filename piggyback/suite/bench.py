@@ -19,6 +19,7 @@ from leaderboard.result import Counts
 from piggyback.adapter import Adapter, attach
 from piggyback.methods.contract import Follows, Method
 from piggyback.methods.registry import named_method, set_masks
+from piggyback.network.task_state import has_norm_choice
 from piggyback.numerics.rules import AdamRule, Rule, SGDRule
 from piggyback.optimizer import AdapterOptimizer
 from piggyback.shell.cli import load
@@ -30,7 +31,6 @@ from piggyback.suite.recipe import Recipe, run_id, settings_of
 from piggyback.suite.training.checkpoints import Environment, StopFlag
 from piggyback.suite.training.loop import Pair, Plan
 from piggyback.suite.training.run_folder import RunFolder
-from piggyback.task_state import has_norm_choice
 from piggyback.weight_files import write_backbone
 
 R = TypeVar("R", bound=Recipe, covariant=True, default=Recipe)

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from piggyback.anatomy import dissect
+from piggyback.network.anatomy import dissect
 from piggyback.shell import console
 from segmentation.bench import HEAD
 from segmentation.network.backbone_file import load_backbone

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from piggyback.bits import CODINGS, Stream, decode, deflate, encode, encode_gaps, pack, unpack
+from piggyback.masks.bits import CODINGS, Stream, decode, deflate, encode, encode_gaps, pack, unpack
 from piggyback.shell.errors import BadPayload
 
 

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import piggyback
 from piggyback.budget import ratio_of_payload, ratio_of_task
-from piggyback.coverage import Coverage
 from piggyback.methods.series import Series
+from piggyback.network.coverage import Coverage
 from piggyback.payload import BLANK, KEY, check, seal
 from piggyback.shell.errors import BadInput, BadPayload, UnknownName
 

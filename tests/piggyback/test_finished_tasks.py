@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import piggyback
 from piggyback import METHODS, Adapter, Method
-from piggyback.packed_masks import PackedMask
+from piggyback.masks.packed_masks import PackedMask
 from piggyback.shell.errors import Diverged, NetworkChanged, NotTrainable, UnknownName
 
 STEPS = 6

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import piggyback
-from piggyback.heads import Heads
+from piggyback.network.heads import Heads
 from piggyback.shell.errors import BadInput, BadPayload
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import piggyback
 from piggyback import METHODS, Adapter, Method
-from piggyback.anatomy import fingerprint
 from piggyback.methods.contract import AddsModules, Follows, StoresSome
 from piggyback.methods.ksm import KSM
 from piggyback.methods.registry import set_masks
+from piggyback.network.anatomy import fingerprint
 from piggyback.optimizer import AdapterOptimizer
 from piggyback.shell.errors import NotTrainable
 

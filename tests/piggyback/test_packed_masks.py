@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from piggyback import packed_masks
-from piggyback.packed_masks import (
+from piggyback.masks.packed_masks import (
     PackedMask,
     block_length,
     exchange_masked,

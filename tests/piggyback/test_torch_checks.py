@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from piggyback import torch_checks
-from piggyback.update import MaskUpdate
+from piggyback.numerics.update import MaskUpdate
 
 
 def test_torch_is_there() -> None:

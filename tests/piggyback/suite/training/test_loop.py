@@ -301,7 +301,7 @@ def test_the_environment_has_the_real_form_of_the_update(method: str, update: An
 
 
 def test_an_update_that_cannot_be_compiled_is_recorded_as_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    import piggyback.update as update
+    import piggyback.numerics.update as update
 
     def broken(*arguments: object) -> None:
         raise RuntimeError("no compiler here")

@@ -118,21 +118,6 @@ def like(tensor: Tensor, target: Tensor) -> Tensor:
     return torch.empty_like(target, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the tensor fills its memory without gaps or overlaps, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return tensor.numel() > 1
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """The memory of a dense tensor as one dimension; in two of equal strides the same places belong together."""
-    return tensor.as_strided((tensor.numel(),), (1,))
-
-
 def dissect(
     network: nn.Module,
     *,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from piggyback.anatomy import flat, is_dense
+from piggyback.numerics.flat import flat, is_dense
 
 
 class Place(NamedTuple):

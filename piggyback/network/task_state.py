@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from piggyback.anatomy import Anatomy, persistent_tensors, unwrap
+from piggyback.masks.packed_masks import PackedMask, pack_mask, return_memory, write_masked
+from piggyback.masks.shelf import Shelf
 from piggyback.methods.binary import Binary
 from piggyback.methods.contract import AddsModules, Follows, Method
+from piggyback.network.anatomy import Anatomy, persistent_tensors, unwrap
 from piggyback.numerics.precision import wide
-from piggyback.packed_masks import PackedMask, pack_mask, return_memory, write_masked
-from piggyback.shelf import Shelf
 from piggyback.shell.errors import BadInput
 
 Norm = Literal["fixed", "statistics", "trained"]
@@ -25,7 +25,7 @@ class TaskState:
     Attributes:
         method: how the task changes the network.
         norm: whether norm layers stay the backbone's, have running statistics of the task's own, or are trained.
-        head: the module that fills the head's slot; of several slots a `piggyback.heads.Heads`.
+        head: the module that fills the head's slot; of several slots a `piggyback.network.heads.Heads`.
         held: parameters of the head that stay frozen, by name.
         trained: per weight name, the tensors in training (real masks); empty for a loaded or finished task.
         kept: per weight name, what such a task stores (masks, as bits); empty for a task in training.

@@ -1,7 +1,7 @@
 """Masks of finished tasks in memory, one bit per weight, and the weights that they let through.
 
 Bits lie in planes: a block of B bytes holds 8 B values, and bit k of its byte j is value k B + j, so that a loop over
-memory takes B values at a time through one bit of B bytes.  `piggyback.bits` has the coding of payload files.
+memory takes B values at a time through one bit of B bytes.  `piggyback.masks.bits` has the coding of payload files.
 
 What a mask lets through has the bits of ``torch.where(mask, weight, 0)``, which are also those of a bitwise *and* of
 the weight with ones or zeros.  Compiled, that is one pass over memory (``docs/performance.md``).
@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from piggyback.anatomy import flat, is_dense
+from piggyback.numerics.flat import flat, is_dense
 from piggyback.shell.console import notice
 
 LONGEST: Final = 1024  # bytes of a block: its weights, 32 KB in float32, stay in the processor's first cache

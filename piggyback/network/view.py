@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from piggyback.anatomy import join, persistent_tensors, walk
+from piggyback.network.anatomy import join, persistent_tensors, walk
 from piggyback.shell.errors import BadInput, NetworkChanged
 
 SHOWN = WeakTensorKeyDictionary()

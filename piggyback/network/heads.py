@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from piggyback.anatomy import Anatomy, persistent_tensors, plain_name, unwrap
+from piggyback.network.anatomy import Anatomy, persistent_tensors, plain_name, unwrap
 from piggyback.shell.errors import BadInput
 
 HeadGiven = nn.Module | Mapping[str, nn.Module]

@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from piggyback.anatomy import Anatomy, is_in, maskable_of, persistent_tensors, walk
 from piggyback.methods.contract import Method, Prunes
+from piggyback.network.anatomy import Anatomy, is_in, maskable_of, persistent_tensors, walk
+from piggyback.network.task_state import TaskState, fresh_modules
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, BadPayload
-from piggyback.task_state import TaskState, fresh_modules
 
 Kind = Literal["masked", "module", "trained", "norm", "head", "frozen"]
 REACHED: Final = ("masked", "module", "trained")

@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from piggyback.added_modules import CHILD, layers_with_modules
-from piggyback.anatomy import is_in, persistent_tensors
+from piggyback.network.added_modules import CHILD, layers_with_modules
+from piggyback.network.anatomy import is_in, persistent_tensors
 from piggyback.shell.errors import BadInput, NetworkChanged
 
 AFTERWARDS: Final = "attach the adapter and add its tasks first, then wrap the network in DistributedDataParallel"

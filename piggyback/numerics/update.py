@@ -12,8 +12,8 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from piggyback.anatomy import flat, is_dense
 from piggyback.methods.contract import Method
+from piggyback.numerics.flat import flat, is_dense
 from piggyback.numerics.precision import wide, wide_type
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput

@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.anatomy import unwrap
 from piggyback.methods.contract import AddsModules
+from piggyback.network.anatomy import unwrap
 from piggyback.numerics.precision import casts_itself, own_tensors, retype, wide_type
 from piggyback.shell.errors import BadInput
 

@@ -1,0 +1,1 @@
+"""Masks as bits: in payload files, and in memory."""
