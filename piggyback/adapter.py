@@ -32,12 +32,21 @@ from piggyback.network.coverage import (
     tell_left_out,
 )
 from piggyback.network.heads import HeadGiven, held_parts
-from piggyback.network.task_state import Norm, TaskState, begin_own, fresh_modules, start_weights, usual_norm
+from piggyback.network.task_state import (
+    Norm,
+    TaskState,
+    begin_own,
+    fresh_modules,
+    refuse_diverged,
+    refuse_final,
+    start_weights,
+    usual_norm,
+)
 from piggyback.network.wrapping import refuse_wrapped
 from piggyback.numerics.rules import Rates, Rule, RuleName, find_rule
 from piggyback.optimizer import AdapterOptimizer
-from piggyback.overlay import Overlay, refuse_final
-from piggyback.payload import refuse_diverged, save_task
+from piggyback.overlay import Overlay
+from piggyback.payload import save_task
 from piggyback.shell.errors import BadInput, NotTrainable, shown
 
 MethodGiven = Method | type[Method] | str

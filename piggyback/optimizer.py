@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.network.anatomy import is_in, persistent_tensors
-from piggyback.network.task_state import TaskState
+from piggyback.network.following import is_elsewhere
+from piggyback.network.task_state import TaskState, refuse_final
 from piggyback.network.wrapping import refuse_held
 from piggyback.numerics.plain_update import step_in_place
 from piggyback.numerics.rules import RULES, Rates, Rule, check_number
 from piggyback.numerics.update import Coefficients, MaskUpdate
-from piggyback.overlay import Overlay, is_elsewhere, refuse_final
+from piggyback.overlay import Overlay
 from piggyback.shell.errors import BadInput, Diverged, NotTrainable
 
 FIRST: Final = ".exp_avg"

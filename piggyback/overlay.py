@@ -13,8 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.masks.packed_masks import PackedMask, move_mask, return_memory, shows_masked
+from piggyback.masks.packed_masks import return_memory
 from piggyback.masks.shelf import Shelf
+from piggyback.network import task_state
 from piggyback.network.added_modules import hide_modules, show_modules
 from piggyback.network.anatomy import (
     Anatomy,
@@ -22,27 +23,26 @@ from piggyback.network.anatomy import (
     dissect,
     fingerprint,
     keeps_statistics,
-    like,
     persistent_tensors,
     plain_name,
     refuse_shared_memory,
     unwrap,
 )
-from piggyback.network.heads import HeadGiven, by_slot, join_heads, take_heads
+from piggyback.network.following import follow, is_elsewhere
+from piggyback.network.heads import HeadGiven, by_slot, join_heads, refuse_other_heads, take_heads
+from piggyback.network.showing import Shown, shows_weight
 from piggyback.network.task_state import TaskState
 from piggyback.network.view import (
     FLAGS,
     Flags,
     View,
     asking_for_none,
-    count_writes,
     frozen_by_user,
-    holds,
     kept_if_failing,
     refuse_if_shown,
 )
 from piggyback.network.wrapping import find_rebuilt, refuse_held, refuse_rebuilt, refuse_sharded, refuse_wrapped
-from piggyback.numerics.precision import WideNorms, put_head, wide
+from piggyback.numerics.precision import WideNorms, put_head
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 
 
@@ -84,8 +84,7 @@ class Overlay:
         self.wide_norms = WideNorms()
         self.tasks: dict[str, TaskState] = {}
         self.current: str | None = None
-        self.rounded = False  # compiled updates have written what the network shows
-        self.written: dict[str, int] = {}  # by weight, how often its real mask had been written to by then
+        self.shown = Shown()
         self.view = View(network)
 
     @property
@@ -246,7 +245,7 @@ class Overlay:
         hide_modules(self.network)
         self._widen_norms(state)
         tensors = persistent_tensors(self.network)
-        self._follow(tensors)
+        follow(tensors, frozen=self.frozen, tasks=self.tasks.values())
         own = state.own if state is not None else {}
         adapted = {*state.trained, *state.kept} if state is not None else set[str]()
         for name in self.anatomy.backbone:
@@ -273,9 +272,8 @@ class Overlay:
             parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
             parameter.grad = None
         FLAGS[self.network] = Flags(found=self.user_frozen, left=asking_for_none(self.network))
-        self.rounded = False
         self.view.remember(self.current)
-        self.written = {name: writes_to(state, name) for name in state.trained} if state is not None else {}
+        self.shown = Shown.of(state)
         self._set_modes(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
 
     def _widen_norms(self, state: TaskState | None) -> None:
@@ -343,35 +341,17 @@ class Overlay:
 
     def training_state(self, name: str) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs of a task beside the optimizer's state (which has the real masks)."""
-        state = self.task(name)
-        head = state.head.state_dict() if state.head is not None else {}
-        modules = {
-            f"{layer}/{part}": tensor
-            for layer, module in state.modules.items()
-            for part, tensor in module.state_dict().items()
-        }
-        return {"own": dict(state.own), "head": dict(head), "modules": modules}
+        return task_state.training_state(self.task(name))
 
     def load_training_state(self, name: str, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Put back what `training_state` gave; load the optimizer's state afterwards.
 
         Raises:
             NotTrainable: the task is finished, or was loaded without its real masks.
+            BadInput: the task has other parts for itself.
         """
         state = self.task(name)
-        refuse_final(name, state)
-        if other := saved["own"].keys() ^ state.own.keys():
-            raise BadInput(
-                f"the training state and task {name!r} do not both have {min(other)!r} for themselves: add the task as "
-                "before, and the same groups to its optimizer"
-            )
-        for part, tensor in saved["own"].items():
-            state.own[part].copy_(tensor)
-        if state.head is not None:
-            state.head.load_state_dict(dict(saved["head"]))
-        for layer, module in state.modules.items():
-            parts = {key: saved["modules"][f"{layer}/{key}"] for key in module.state_dict()}
-            module.load_state_dict(parts)
+        task_state.load_training_state(state, saved, name=name)
         if name == self.current:
             self._show(state)
 
@@ -399,13 +379,7 @@ class Overlay:
             refuse_rebuilt(self.network, self._find_rebuilt())
             self._judge(touched)
         self.view.refuse_moved_caches()
-        for name, parameter in stepped.items():
-            place = self.view.places.get(name)
-            if place is None or place.now is not parameter:
-                raise NetworkChanged(
-                    f"{name!r} is another tensor than when the optimizer was made, which would train one that the "
-                    "network does not use: fill the head's slot by add_task(head=...) alone, or make a new optimizer"
-                )
+        self.view.refuse_replaced(stepped)
         trained = self.tasks[cast(str, self.current)].trained
         if any(is_elsewhere(stepped[name], self.frozen[name]) for name in trained if name in stepped):
             self.follow()
@@ -427,13 +401,7 @@ class Overlay:
             return
         refuse_rebuilt(self.network, rebuilt)
         self._judge(sorted(self._watched()))
-        for slot, head in by_slot(self._head(), self.head_slots).items():
-            for name in self.anatomy.slots[slot]:
-                if unwrap(self.network.get_submodule(name)) is not head:
-                    raise NetworkChanged(
-                        f"the slot {name!r} has another head than the adapter put there, which no payload would hold: "
-                        "give each task its head by add_task(head=...). adapter.restore() puts back the one of before"
-                    )
+        refuse_other_heads(self.network, by_slot(self._head(), self.head_slots), slots=self.anatomy.slots)
 
     def _find_rebuilt(self) -> list[str]:
         return find_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
@@ -451,43 +419,24 @@ class Overlay:
     def _judge(self, names: Sequence[str]) -> None:
         """Compare tensors of the network with what they should hold, and accept those that do."""
         state = None if self.current is None else self.tasks[self.current]
-        changed = [name for name in names if not self._holds(name, state)]
+        changed = [
+            name
+            for name in names
+            if not shows_weight(self.view.places[name], self.frozen[name], state=state, shown=self.shown)
+        ]
         if changed and not self.tasks:
             self._freeze()
             self._show(None)
         elif changed:
-            raise NetworkChanged(
-                f"{self.view.explain(changed[0])}{f' ({len(changed)} tensors in all)' if len(changed) > 1 else ''}. "
-                "The network only shows what the adapter keeps, so the change would be lost: train with "
-                "adapter.optimizer(), load weights before the first task, and keep buffers from moving. "
-                "adapter.restore() puts back what the network showed"
-            )
+            raise NetworkChanged(self.view.explain(changed))
         else:
             self.view.accept(names)
-
-    def _holds(self, name: str, state: TaskState | None) -> bool:
-        """Whether a tensor of the network has the value that the current state gives it."""
-        place = self.view.places[name]
-        tensor = place.now
-        if tensor is None or (isinstance(tensor, nn.Parameter) and tensor is not place.tensor):
-            return False  # an optimizer would go on with the one that was there
-        frozen = self.frozen[name].to(tensor.device)
-        if state is None or not (name in state.trained or name in state.kept):
-            return holds(tensor, frozen, rounded=False)
-        if writes_to(state, name) != self.written.get(name, 0) and not place.is_written:
-            return True  # it is the real mask that has been written to by hand, and the network is yet to show it
-        packed = state.packed_of(name)
-        if packed is not None and packed.bits.device == tensor.device and shows_masked(tensor, frozen, packed):
-            return True
-        kept = {key: part.to(tensor.device) for key, part in state.kept_of(name).items()}
-        return holds(tensor, state.method.apply(wide(frozen), kept), rounded=self.rounded)
 
     def note_step(self, *, compiled: bool) -> None:
         """Take what the optimizer's step wrote, perhaps by compiled code, for the adapter's own."""
         state = self.tasks[cast(str, self.current)]
-        self.rounded |= compiled
         self.view.accept(state.trained)
-        self.written = {name: writes_to(state, name) for name in state.trained}
+        self.shown = Shown.of(state, rounded=self.shown.rounded or compiled)
 
     def check_modes(self) -> None:
         """Refuse to train with fixed norm layers in training mode: their statistics would move."""
@@ -505,48 +454,4 @@ class Overlay:
         Device and memory layout are followed.  The data type is not: frozen weights and real masks keep
         theirs, so that a network in half precision still comes from the exact backbone.
         """
-        self._follow(persistent_tensors(self.network))
-
-    def _follow(self, tensors: Mapping[str, Tensor]) -> None:
-        moved = {name: tensors[name] for name, frozen in self.frozen.items() if is_elsewhere(tensors[name], frozen)}
-        if not moved:  # there may be a thousand tasks to look through
-            return
-        for name, target in moved.items():
-            self.frozen[name] = like(self.frozen[name], target)
-            for state in self.tasks.values():
-                kept = state.kept.get(name, {})
-                for key, part in [*state.trained.get(name, {}).items(), *kept.items()]:
-                    if isinstance(part, PackedMask):
-                        kept[key] = move_mask(part, target)
-                    # .data: optimizers and checkpoints hold the tensor itself, which must stay the same object
-                    elif part.shape == target.shape:
-                        part.data = like(part, target)
-                    else:
-                        part.data = part.data.to(target.device)
-        for state in self.tasks.values():
-            own = {name: tensor.to(tensors[name].device) for name, tensor in state.own.items()}
-            state.own = Shelf(own) if isinstance(state.own, Shelf) else own
-
-
-def refuse_final(name: str, state: TaskState) -> None:
-    """Raise NotTrainable for a task that has nothing left to be trained from."""
-    if state.finished:
-        raise NotTrainable(
-            f"task {name!r} is finished: it keeps what a payload holds, and not the real masks; add a fresh task to "
-            "train"
-        )
-    if state.is_final:
-        raise NotTrainable(
-            f"task {name!r} was loaded from a payload, which holds masks but not the real masks they came from; add a "
-            "fresh task to train"
-        )
-
-
-def writes_to(state: TaskState, name: str) -> int:
-    """How often the tensors in training of a weight have been written to, as torch counts it."""
-    return sum(count_writes(tensor) or 0 for tensor in state.trained.get(name, {}).values())
-
-
-def is_elsewhere(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors differ in device or memory layout."""
-    return tensor.device != other.device or tensor.stride() != other.stride()
+        follow(persistent_tensors(self.network), frozen=self.frozen, tasks=self.tasks.values())

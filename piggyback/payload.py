@@ -24,9 +24,10 @@ from piggyback.methods.registry import named_method
 from piggyback.network.anatomy import PROJECTIONS
 from piggyback.network.coverage import Shares, describe_coverage, stored_shares
 from piggyback.network.heads import by_slot
-from piggyback.network.task_state import Norm, TaskState
+from piggyback.network.task_state import Norm, TaskState, refuse_diverged
+from piggyback.numerics.precision import refuse_non_finite
 from piggyback.overlay import Overlay
-from piggyback.shell.errors import BadInput, BadPayload, Diverged
+from piggyback.shell.errors import BadInput, BadPayload
 from piggyback.shell.files import write_bytes
 from piggyback.shell.strict_json import parse_json
 
@@ -174,19 +175,6 @@ def tells_shapes(state: TaskState, shapes: Mapping[str, list[int]]) -> bool:
 def plain(tensor: Tensor) -> Tensor:
     """The tensor as safetensors wants it: on the processor, contiguous, sharing no memory."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def refuse_diverged(state: TaskState, *, done: str) -> None:
-    """Raise Diverged for a real mask with a NaN or infinity, which a mask hides: NaN is above no threshold."""
-    for name, trained in state.trained.items():
-        refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()}, done=done)
-
-
-def refuse_non_finite(tensors: Mapping[str, Tensor], *, done: str = "saved") -> None:
-    """Raise Diverged for the first tensor with a NaN or infinity: such a task must not be saved, or so."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Diverged(f"{name} has values that are not finite: the training diverged, so nothing was {done}")
 
 
 def method_settings(method: Method) -> dict[str, object]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from piggyback.network.anatomy import Anatomy, persistent_tensors, plain_name, unwrap
-from piggyback.shell.errors import BadInput
+from piggyback.shell.errors import BadInput, NetworkChanged
 
 HeadGiven = nn.Module | Mapping[str, nn.Module]
 
@@ -91,6 +91,19 @@ def take_heads(
         if not others.isdisjoint(map(id, (*module.modules(), *module.parameters()))):
             raise BadInput(f"the head given for task {task!r} belongs to another task already: each needs its own")
     return join_heads({slot: modules[slot] for slot in slots})
+
+
+def refuse_other_heads(
+    network: nn.Module, heads: Mapping[str, nn.Module], *, slots: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise NetworkChanged unless the network has these heads in its slots, under all names of the slots."""
+    for slot, head in heads.items():
+        for name in slots[slot]:
+            if unwrap(network.get_submodule(name)) is not head:
+                raise NetworkChanged(
+                    f"the slot {name!r} has another head than the adapter put there, which no payload would hold: "
+                    "give each task its head by add_task(head=...). adapter.restore() puts back the one of before"
+                )
 
 
 def held_parts(head: nn.Module | None) -> frozenset[str]:

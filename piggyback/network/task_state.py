@@ -12,8 +12,8 @@ from piggyback.masks.shelf import Shelf
 from piggyback.methods.binary import Binary
 from piggyback.methods.contract import AddsModules, Follows, Method
 from piggyback.network.anatomy import Anatomy, persistent_tensors, unwrap
-from piggyback.numerics.precision import wide
-from piggyback.shell.errors import BadInput
+from piggyback.numerics.precision import refuse_non_finite, wide
+from piggyback.shell.errors import BadInput, NotTrainable
 
 Norm = Literal["fixed", "statistics", "trained"]
 
@@ -186,3 +186,58 @@ def fresh_modules(method: Method, network: nn.Module, anatomy: Anatomy) -> dict[
     layers = {layer: unwrap(network.get_submodule(layer)) for layer, _, part in parts if part == "weight"}
     found = {name: method.module(layer) for name, layer in layers.items()}
     return {name: module for name, module in found.items() if module is not None}
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------
+
+
+def training_state(state: TaskState) -> dict[str, dict[str, Tensor]]:
+    """Everything a checkpoint needs of a task beside the optimizer's state (which has the real masks)."""
+    head = state.head.state_dict() if state.head is not None else {}
+    modules = {
+        f"{layer}/{part}": tensor
+        for layer, module in state.modules.items()
+        for part, tensor in module.state_dict().items()
+    }
+    return {"own": dict(state.own), "head": dict(head), "modules": modules}
+
+
+def load_training_state(state: TaskState, saved: Mapping[str, Mapping[str, Tensor]], *, name: str) -> None:
+    """Put back what `training_state` gave.
+
+    Raises:
+        NotTrainable: the task is finished, or was loaded without its real masks.
+        BadInput: the task has other parts for itself.
+    """
+    refuse_final(name, state)
+    if other := saved["own"].keys() ^ state.own.keys():
+        raise BadInput(
+            f"the training state and task {name!r} do not both have {min(other)!r} for themselves: add the task as "
+            "before, and the same groups to its optimizer"
+        )
+    for part, tensor in saved["own"].items():
+        state.own[part].copy_(tensor)
+    if state.head is not None:
+        state.head.load_state_dict(dict(saved["head"]))
+    for layer, module in state.modules.items():
+        module.load_state_dict({key: saved["modules"][f"{layer}/{key}"] for key in module.state_dict()})
+
+
+def refuse_final(name: str, state: TaskState) -> None:
+    """Raise NotTrainable for a task that has nothing left to be trained from."""
+    if state.finished:
+        raise NotTrainable(
+            f"task {name!r} is finished: it keeps what a payload holds, and not the real masks; add a fresh task to "
+            "train"
+        )
+    if state.is_final:
+        raise NotTrainable(
+            f"task {name!r} was loaded from a payload, which holds masks but not the real masks they came from; add a "
+            "fresh task to train"
+        )
+
+
+def refuse_diverged(state: TaskState, *, done: str) -> None:
+    """Raise Diverged for a real mask with a NaN or infinity, which a mask hides: NaN is above no threshold."""
+    for name, trained in state.trained.items():
+        refuse_non_finite({f"{key} of {name}": tensor for key, tensor in trained.items()}, done=done)

@@ -5,7 +5,7 @@ checks"), so that a look costs a comparison of integers.  Not counted are, in to
 fused optimizers and by batch norm to its statistics; they are found by the values, which `Overlay.look` compares.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -27,6 +27,7 @@ class Place:
     """Where a module keeps a tensor.
 
     Attributes:
+        name: of the tensor, in the network.
         kind: the module's class, for messages.
         holder: the module's own dict of parameters or of buffers.
         key: in that dict.
@@ -35,6 +36,7 @@ class Place:
             inference mode, whose writes torch does not count.
     """
 
+    name: str
     kind: str
     holder: dict[str, Any]
     key: str
@@ -109,7 +111,26 @@ class View:
                     "could hold it: put that module into evaluation mode after adapter.train(), or leave it out"
                 )
 
-    def explain(self, name: str) -> str:
+    def refuse_replaced(self, stepped: Mapping[str, Tensor]) -> None:
+        """Raise NetworkChanged unless the network still has the parameters that an optimizer steps, by name."""
+        for name, parameter in stepped.items():
+            place = self.places.get(name)
+            if place is None or place.now is not parameter:
+                raise NetworkChanged(
+                    f"{name!r} is another tensor than when the optimizer was made, which would train one that the "
+                    "network does not use: fill the head's slot by add_task(head=...) alone, or make a new optimizer"
+                )
+
+    def explain(self, changed: Sequence[str]) -> str:
+        """The message for tensors that were changed by others."""
+        others = f" ({len(changed)} tensors in all)" if len(changed) > 1 else ""
+        return (
+            f"{self._guess(changed[0])}{others}. The network only shows what the adapter keeps, so the change would be "
+            "lost: train with adapter.optimizer(), load weights before the first task, and keep buffers from moving. "
+            "adapter.restore() puts back what the network showed"
+        )
+
+    def _guess(self, name: str) -> str:
         """What has likely become of a tensor, in words."""
         place = self.places[name]
         if isinstance(place.tensor, nn.Parameter):
@@ -138,9 +159,9 @@ def find_places(network: nn.Module) -> tuple[dict[str, Place], dict[str, Place]]
         for holder in (module._parameters, module._buffers):
             for key, tensor in holder.items():
                 if tensor is not None:
-                    place = Place(type(module).__name__, holder, key, tensor, count_writes(tensor))
+                    name = join(prefix, key)
                     kept = caches if key in module._non_persistent_buffers_set else found
-                    kept[join(prefix, key)] = place
+                    kept[name] = Place(name, type(module).__name__, holder, key, tensor, count_writes(tensor))
     return found, caches
 
 

@@ -5,12 +5,14 @@ step of Adam's at 1e-4 is lost in that.  So whatever is trained or averaged is k
 (https://github.com/huggingface/peft/pull/1706), while frozen weights and heads keep the types that they came with.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from piggyback.shell.errors import Diverged
 
 HALF: Final = (torch.float16, torch.bfloat16)
 STATISTICS: Final = ("running_mean", "running_var")
@@ -45,6 +47,13 @@ def own_tensors(module: nn.Module) -> tuple[Tensor, ...]:
 def casts_itself(tensor: Tensor) -> bool:
     """Whether autocast chooses the types of operations on the tensor's device."""
     return torch.is_autocast_enabled(tensor.device.type)
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], *, done: str = "saved") -> None:
+    """Raise Diverged for the first tensor with a NaN or infinity: such a task must not be saved, or so."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Diverged(f"{name} has values that are not finite: the training diverged, so nothing was {done}")
 
 
 # -- heads --------------------------------------------------------------------------------------------------

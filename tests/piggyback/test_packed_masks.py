@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from piggyback import packed_masks
+from piggyback.masks import packed_masks
 from piggyback.masks.packed_masks import (
     PackedMask,
     block_length,

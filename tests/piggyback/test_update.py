@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import piggyback
-from piggyback import METHODS, Method, update
+from piggyback import METHODS, Method
+from piggyback.numerics import update
 from piggyback.shell.errors import BadInput
 
 BINARY = piggyback.Binary()
