@@ -17,7 +17,9 @@ from piggyback.network.anatomy import is_in, persistent_tensors
 from piggyback.network.following import is_elsewhere
 from piggyback.network.task_state import TaskState, refuse_final
 from piggyback.network.wrapping import refuse_held
+from piggyback.numerics.memory import keep_freed_memory
 from piggyback.numerics.plain_update import step_in_place
+from piggyback.numerics.precision import wide
 from piggyback.numerics.rules import RULES, Rates, Rule, check_number
 from piggyback.numerics.update import Coefficients, MaskUpdate
 from piggyback.overlay import Overlay
@@ -68,6 +70,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.mask_update = MaskUpdate(state.method, mode=update)
         self.steps = 0  # since it was made
         self.reset()
+        keep_freed_memory()
 
     def _find_parameters(self) -> tuple[dict[str, nn.Parameter], dict[Tensor, str]]:
         """The network's parameters by name, and for each the name that stands for all its names."""
@@ -309,7 +312,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if not parameters:
             return
         # a sum is finite where all values are, and is the cheapest look at them
-        sums = torch.stack([cast(Tensor, p.grad).sum(dtype=torch.float64) for p in parameters])
+        sums = torch.stack([wide(cast(Tensor, p.grad)).sum().double() for p in parameters])
         if not (finite := torch.isfinite(sums)).all():
             first = parameters[int((~finite).nonzero()[0])]
             names = {id(parameter): name for name, parameter in self.overlay.network.named_parameters()}

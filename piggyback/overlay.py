@@ -13,7 +13,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from piggyback.masks.packed_masks import return_memory
 from piggyback.masks.shelf import Shelf
 from piggyback.network import task_state
 from piggyback.network.added_modules import hide_modules, show_modules
@@ -42,6 +41,7 @@ from piggyback.network.view import (
     refuse_if_shown,
 )
 from piggyback.network.wrapping import find_rebuilt, refuse_held, refuse_rebuilt, refuse_sharded, refuse_wrapped
+from piggyback.numerics.memory import return_memory
 from piggyback.numerics.precision import WideNorms, put_head
 from piggyback.shell.errors import BadInput, NetworkChanged, NotTrainable, UnknownName
 

@@ -7,7 +7,6 @@ What a mask lets through has the bits of ``torch.where(mask, weight, 0)``, which
 the weight with ones or zeros.  Compiled, that is one pass over memory (``docs/performance.md``).
 """
 
-import ctypes
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -96,18 +95,6 @@ def move_mask(mask: PackedMask, target: Tensor) -> PackedMask:
     if values.shape == target.shape:
         values = torch.empty_like(target, dtype=torch.bool, requires_grad=False).copy_(values)
     return pack_mask(values)
-
-
-def return_memory() -> None:
-    """Give memory that is free back to the system.
-
-    glibc keeps it between what is still in use, where a thousand finished tasks would lie far apart; other libraries
-    have no such function.
-    """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # no such function, or no such way to the C library
-        return
 
 
 @cache

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from piggyback.masks.packed_masks import PackedMask, pack_mask, return_memory, write_masked
+from piggyback.masks.packed_masks import PackedMask, pack_mask, write_masked
 from piggyback.masks.shelf import Shelf
 from piggyback.methods.binary import Binary
 from piggyback.methods.contract import AddsModules, Follows, Method
 from piggyback.network.anatomy import Anatomy, persistent_tensors, unwrap
+from piggyback.numerics.memory import return_memory
 from piggyback.numerics.precision import refuse_non_finite, wide
 from piggyback.shell.errors import BadInput, NotTrainable
 
