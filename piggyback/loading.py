@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from piggyback.arguments import check_task_name
@@ -134,7 +135,8 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
     modules = {name: module for name, module in modules.items() if name in payload.modules}
     for name, module in modules.items():
         refuse_other_parts(payload.modules[name], module.state_dict(), name=f"{path}: {name!r}", types=False)
-        module.to(wide_type(overlay.frozen[overlay.reference_name].dtype)).load_state_dict(payload.modules[name])
+        types = [part.dtype for part in payload.modules[name].values() if part.is_floating_point()]
+        module.to(wide_type(types[0] if types else torch.float32)).load_state_dict(payload.modules[name])
     return modules
 
 

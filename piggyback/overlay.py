@@ -23,7 +23,6 @@ from piggyback.network.anatomy import (
     fingerprint,
     keeps_statistics,
     persistent_tensors,
-    plain_name,
     refuse_shared_memory,
     unwrap,
 )
@@ -326,11 +325,10 @@ class Overlay:
 
         ``network.state_dict()`` holds the effective weights of the current task instead.
         """
-        names = {id(tensor): name for name, tensor in persistent_tensors(self.network).items() if name in self.frozen}
+        tensors = persistent_tensors(self.network)
+        names = {id(tensor): name for name, tensor in tensors.items() if name in self.frozen}
         found = {  # a weight that layers share stands there once for each of them
-            plain_name(key): self.frozen[names[id(tensor)]].clone()
-            for key, tensor in self.network.state_dict(keep_vars=True).items()
-            if id(tensor) in names
+            name: self.frozen[names[id(tensor)]].clone() for name, tensor in tensors.items() if id(tensor) in names
         }
         for slot, head in by_slot(self.base_head, self.head_slots).items():
             for key, tensor in head.state_dict(keep_vars=True).items():
@@ -411,18 +409,22 @@ class Overlay:
         return self.base_head if self.current is None else self.tasks[self.current].head
 
     def _watched(self) -> set[str]:
-        """Names of the tensors in the network that the adapter alone may write to."""
+        """Names of the tensors in the network that the adapter alone may write to.
+
+        What a task in training has for itself is not among them: there the network is the truth.
+        """
         own = self.tasks[self.current].own if self.current is not None else {}
-        return self.frozen.keys() - own.keys()
+        return set(self.frozen) if isinstance(own, Shelf) else self.frozen.keys() - own.keys()
 
     @torch.no_grad()
     def _judge(self, names: Sequence[str]) -> None:
         """Compare tensors of the network with what they should hold, and accept those that do."""
         state = None if self.current is None else self.tasks[self.current]
+        own = state.own if state is not None else {}
         changed = [
             name
             for name in names
-            if not shows_weight(self.view.places[name], self.frozen[name], state=state, shown=self.shown)
+            if not shows_weight(self.view.places[name], own.get(name, self.frozen[name]), state=state, shown=self.shown)
         ]
         if changed and not self.tasks:
             self._freeze()

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -81,9 +81,9 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module
 
 
-def plain_name(name: str) -> str:
-    """A qualified name without the steps that compiled wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+def plain_name(name: str, known: Container[str]) -> str:
+    """A qualified name without the steps that compiled wrappers put into it, unless it is known as it is."""
+    return name if name in known else ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def walk(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -188,7 +188,7 @@ def find_slots(network: nn.Module, head: str | Sequence[str] | None) -> dict[str
         raise BadInput(f"head= is the name of a slot, such as 'fc', or a tuple of names, not {head!r}")
     modules = dict(walk(network))
     slots: dict[str, tuple[str, ...]] = {}
-    for slot in map(plain_name, given):
+    for slot in (plain_name(name, modules) for name in given):
         if not slot or slot not in modules:
             known = ", ".join(unwrap(network)._modules)
             raise BadInput(f"the network has no module {slot!r} for a task's head; it has {known}")
@@ -234,7 +234,7 @@ def find_excluded(
             continue
         if not isinstance(entry, str):
             raise BadInput(f"exclude= takes types of layers, such as nn.Conv2d, and names, not {entry!r}")
-        name = plain_name(entry)
+        name = plain_name(entry, {**modules, **tensors})
         if name not in modules and name not in tensors:
             near = difflib.get_close_matches(name, [*modules, *tensors], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

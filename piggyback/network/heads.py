@@ -70,7 +70,7 @@ def take_heads(
             return None
         has = f"the head slot{'s' * (len(slots) > 1)} {', '.join(map(repr, slots))}" if slots else "no head slot"
         raise BadInput(f"the adapter has {has}, so task {task!r} must come {'with' if slots else 'without'} a head")
-    modules = {plain_name(slot): unwrap(module) for slot, module in given.items()}
+    modules = {plain_name(slot, slots): unwrap(module) for slot, module in given.items()}
     if modules.keys() != set(slots):
         raise BadInput(
             f"task {task!r} has a head for {', '.join(sorted(modules))}, but the slots are {', '.join(slots)}: give "

@@ -17,11 +17,12 @@ class Shown:
 
     Attributes:
         rounded: compiled updates wrote, which may round otherwise than eager code does.
-        writes: by weight, how often its tensors in training had been written to by then, as torch counts it.
+        writes: by weight, its tensors in training (their ids, as a copy of them knows nothing of this), and how often
+            each had been written to by then, as torch counts it.
     """
 
     rounded: bool = False
-    writes: Mapping[str, int] = field(default_factory=dict)
+    writes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: TaskState | None, *, rounded: bool = False) -> "Shown":
@@ -29,10 +30,15 @@ class Shown:
         names = state.trained if state is not None else {}
         return cls(rounded=rounded, writes={name: writes_to(state, name) for name in names} if state else {})
 
+    def is_behind(self, state: TaskState, name: str) -> bool:
+        """Whether a weight's tensors in training have been written to since."""
+        before, now = self.writes.get(name, {}), writes_to(state, name)
+        return before.keys() == now.keys() and before != now
 
-def writes_to(state: TaskState, name: str) -> int:
-    """How often the tensors in training of a weight have been written to, as torch counts it."""
-    return sum(count_writes(tensor) or 0 for tensor in state.trained.get(name, {}).values())
+
+def writes_to(state: TaskState, name: str) -> dict[int, int]:
+    """How often each of a weight's tensors in training has been written to, as torch counts it."""
+    return {id(tensor): count_writes(tensor) or 0 for tensor in state.trained.get(name, {}).values()}
 
 
 def shows_weight(place: Place, frozen: Tensor, *, state: TaskState | None, shown: Shown) -> bool:
@@ -40,7 +46,7 @@ def shows_weight(place: Place, frozen: Tensor, *, state: TaskState | None, shown
 
     Args:
         place: of the tensor.
-        frozen: what the backbone has there.
+        frozen: what the backbone has there, or a task that moves no more has for itself.
         state: of the task; None for the backbone.
         shown: the adapter's last writing.
     """
@@ -50,7 +56,7 @@ def shows_weight(place: Place, frozen: Tensor, *, state: TaskState | None, shown
     frozen = frozen.to(tensor.device)
     if state is None or not (name in state.trained or name in state.kept):
         return holds(tensor, frozen, rounded=False)
-    if writes_to(state, name) != shown.writes.get(name, 0) and not place.is_written:
+    if shown.is_behind(state, name) and not place.is_written:
         return True  # it is the real mask that has been written to by hand, and the network is yet to show it
     packed = state.packed_of(name)
     if packed is not None and packed.bits.device == tensor.device and shows_masked(tensor, frozen, packed):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from piggyback.shell.errors import Diverged
+from piggyback.shell.errors import Diverged, one_line
 
 HALF: Final = (torch.float16, torch.bfloat16)
 STATISTICS: Final = ("running_mean", "running_var")
@@ -53,7 +53,8 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], *, done: str = "saved") -> 
     """Raise Diverged for the first tensor with a NaN or infinity: such a task must not be saved, or so."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Diverged(f"{name} has values that are not finite: the training diverged, so nothing was {done}")
+            where = one_line(name)
+            raise Diverged(f"{where} has values that are not finite: the training diverged, so nothing was {done}")
 
 
 # -- heads --------------------------------------------------------------------------------------------------

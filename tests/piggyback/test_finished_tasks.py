@@ -98,9 +98,11 @@ def test_nothing_of_a_finished_task_moves(adapter: Adapter, train_task: Callable
     adapter.network.train()  # past the adapter
     logits_of(adapter.network)
     assert not torch.equal(adapter.network.bn1.running_mean, adapter.tasks["task"].own["bn1.running_mean"])
+    with pytest.raises(NetworkChanged, match=r"'bn1\.\w+' was changed"):
+        adapter.save(tmp_path / "after", task="task")
+    adapter.eval()  # puts them back
     adapter.save(tmp_path / "after", task="task")
     assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
-    adapter.eval()
     assert torch.equal(logits_of(adapter.network), before)
 
 

@@ -271,6 +271,37 @@ def test_tasks_come_and_go_in_inference_mode(adapter: piggyback.Adapter, make_he
     assert torch.equal(adapter.network(inputs), expected)
 
 
+def test_a_copy_whose_real_masks_were_stepped_is_watched(adapter: piggyback.Adapter, make_batches: Callable) -> None:
+    optimizer = adapter.optimizer(update="eager")
+    for batch in make_batches(3):
+        backward(adapter.network, batch)
+        optimizer.step()
+    twin = copy.deepcopy(adapter)
+    twin.network.conv1.weight.data = twin.network.conv1.weight.data + 1
+    with pytest.raises(NetworkChanged, match=r"'conv1\.weight' was changed"):
+        twin.base()
+
+
+def test_what_a_finished_task_has_for_itself_is_watched(make_network: Make, make_head: Callable) -> None:
+    adapter = piggyback.attach(make_network(), method=piggyback.Binary(), head="head", norm="statistics")
+    adapter.add_task("a", head=make_head(0))
+    adapter.network.bn1.running_mean.add_(1)  # in training, it is the task's own to move
+    adapter.finish_task("a")
+    adapter.switch("a")
+    adapter.network.bn1.running_mean.data.add_(1)
+    with pytest.raises(NetworkChanged, match=r"'bn1\.running_mean' was changed"):
+        adapter.switch("a")
+
+
+def test_a_module_that_is_only_called_as_a_compiled_one_is(make_head: Callable) -> None:
+    network = nn.Sequential()
+    network.add_module("_orig_mod", nn.Sequential(nn.Linear(4, 24), nn.ReLU()))
+    network.add_module("head", nn.Linear(24, 4))
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head", exclude="_orig_mod.0.bias")
+    assert adapter.anatomy.weights == ("_orig_mod.0.weight",)
+    assert adapter.base_state_dict().keys() == network.state_dict().keys()
+
+
 # -- modules with buffers of their own --------------------------------------------------------------------
 
 
