@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from piggyback import Adapter, Binary, attach, packed_masks
+from piggyback import Adapter, Binary, attach
+from piggyback.masks import packed_masks
 from piggyback.masks.packed_masks import exchange_masked, shows_masked, write_masked
 
 CLASSES: Final = 37

@@ -26,6 +26,7 @@ from piggyback.network.anatomy import (
     refuse_shared_memory,
     unwrap,
 )
+from piggyback.network.exchange import are_alike, exchange_weights
 from piggyback.network.following import follow, is_elsewhere
 from piggyback.network.heads import HeadGiven, by_slot, join_heads, refuse_other_heads, take_heads
 from piggyback.network.showing import Shown, shows_weight
@@ -168,13 +169,43 @@ class Overlay:
             NetworkChanged: something else has written into the network.
         """
         state = self.task(name)
-        self.look()
         if name != self.current:
             refuse_held(self.network)
+            if self._exchange(name, state):
+                return
+        self.look()
+        if name != self.current:
             self._stash()
         with self._all_or_nothing():
             self.current = name
             self._show(state)
+
+    @torch.no_grad()
+    def _exchange(self, name: str, state: TaskState) -> bool:
+        """Show a finished task in the place of another, looking at the network and writing at once.
+
+        Returns:
+            False where that cannot be, or where something else has written into the network; nothing has changed then.
+        """
+        before = None if self.current is None else self.tasks[self.current]
+        places, others = self.view.places, self._watched() - state.kept.keys()
+        if before is None or not are_alike(before, state) or self.view.touched(places):
+            return False
+        if any(is_elsewhere(places[weight].tensor, self.frozen[weight]) for weight in state.kept):
+            return False
+        if not all(self._is_shown(other, before) for other in others):
+            return False
+        with self._all_or_nothing():
+            if not exchange_weights(places, self.frozen, before=before, after=state):
+                return False
+            for part, tensor in state.own.items():
+                places[part].tensor.copy_(tensor)
+            self.current = name
+            self._put_heads(state, like=places[self.reference_name].tensor)
+            self._set_gradients(state)
+            self.view.remember(name)
+            self.shown = Shown.of(state)
+        return True
 
     def remove(self, name: str) -> None:
         """Forget a task; where the network shows it, what it shows is given up and the backbone is shown."""
@@ -255,25 +286,36 @@ class Overlay:
         modules = state.modules if state is not None else {}
         reference = tensors[self.reference_name]
         show_modules(self.network, modules, like=reference)
+        self._put_heads(state, like=reference)
+        self._set_gradients(state)
+        self.view.remember(self.current)
+        self.shown = Shown.of(state)
+        self._set_modes(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
+
+    def _put_heads(self, state: TaskState | None, *, like: Tensor) -> None:
+        """Put a task's heads, or the backbone's, into their slots."""
         known = self.base_trunk_type if state is None else state.trunk_type
         for slot, module in by_slot(self._head(), self.head_slots).items():
             for name in self.anatomy.slots[slot]:
-                put_head(self.network, name, module, like=reference, known=known)
+                put_head(self.network, name, module, like=like, known=known)
         if state is None:
-            self.base_trunk_type = reference.dtype
+            self.base_trunk_type = like.dtype
         else:
-            state.trunk_type = reference.dtype
-        trained = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-        trained |= {id(tensors[name]) for name in (*own, *adapted)}
+            state.trunk_type = like.dtype
+
+    def _set_gradients(self, state: TaskState | None) -> None:
+        """Let the parameters ask for gradients that a task trains, and no others."""
+        tensors = persistent_tensors(self.network)
+        modules = state.modules.values() if state is not None else ()
+        trained = {id(parameter) for module in modules for parameter in module.parameters()}
+        if state is not None:
+            trained |= {id(tensors[name]) for name in (*state.own, *state.trained, *state.kept)}
         if state is not None and state.head is not None:
             trained |= {id(p) for name, p in state.head.named_parameters() if name not in state.held}
         for parameter in self.network.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
             parameter.grad = None
         FLAGS[self.network] = Flags(found=self.user_frozen, left=asking_for_none(self.network))
-        self.view.remember(self.current)
-        self.shown = Shown.of(state)
-        self._set_modes(self.network.training)  # which norm layers stay in evaluation mode is the task's choice
 
     def _widen_norms(self, state: TaskState | None) -> None:
         """Have norm layers in float32 where the task has running statistics of its own, and nowhere else."""
@@ -420,12 +462,7 @@ class Overlay:
     def _judge(self, names: Sequence[str]) -> None:
         """Compare tensors of the network with what they should hold, and accept those that do."""
         state = None if self.current is None else self.tasks[self.current]
-        own = state.own if state is not None else {}
-        changed = [
-            name
-            for name in names
-            if not shows_weight(self.view.places[name], own.get(name, self.frozen[name]), state=state, shown=self.shown)
-        ]
+        changed = [name for name in names if not self._is_shown(name, state)]
         if changed and not self.tasks:
             self._freeze()
             self._show(None)
@@ -433,6 +470,11 @@ class Overlay:
             raise NetworkChanged(self.view.explain(changed))
         else:
             self.view.accept(names)
+
+    def _is_shown(self, name: str, state: TaskState | None) -> bool:
+        """Whether a tensor of the network has the value that a task, or the backbone, gives it."""
+        expected = self.frozen[name] if state is None else state.own.get(name, self.frozen[name])
+        return shows_weight(self.view.places[name], expected, state=state, shown=self.shown)
 
     def note_step(self, *, compiled: bool) -> None:
         """Take what the optimizer's step wrote, perhaps by compiled code, for the adapter's own."""

@@ -289,3 +289,37 @@ def test_a_name_without_a_task_is_refused(adapter: Adapter, train_task: Callable
         with pytest.raises(UnknownName, match=r"no task is called 'tsak'\. Did you mean 'task'"):
             call("tsak")
     assert list(adapter.tasks) == ["task"]
+
+
+def test_finished_tasks_take_each_others_place(adapter: Adapter, train_task: Callable, make_head: Callable) -> None:
+    """In one pass over memory, with the bits that a task has when it is written whole."""
+    train_task(adapter)
+    expected = {}
+    for name in ("task", "second", "third"):
+        if name != "task":
+            adapter.add_task(name, head=make_head(len(expected)))
+            for parts in adapter.task(name).trained.values():
+                parts["mask_real"].uniform_(0, 0.02)
+            adapter.restore()
+        adapter.finish_task(name)
+        adapter.eval()
+        expected[name] = logits_of(adapter.network)
+    for name in ("task", "third", "second", "third", "task"):
+        adapter.switch(name)
+        assert torch.equal(logits_of(adapter.network), expected[name])
+    adapter.network.conv1.weight.data[0, 0, 0, 0] += 1
+    before = {name: tensor.clone() for name, tensor in adapter.network.state_dict().items()}
+    with pytest.raises(NetworkChanged, match=r"'conv1\.weight' was changed"):
+        adapter.switch("second")
+    assert adapter.current == "task"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.network.state_dict().items())
+    adapter.restore()
+    adapter.network.bn1.running_var.data.add_(1)
+    with pytest.raises(NetworkChanged, match=r"'bn1\.running_var' was changed"):
+        adapter.switch("second")
+    adapter.restore()
+    for name in ("second", "task"):
+        adapter.switch(name)
+        assert torch.equal(logits_of(adapter.network), expected[name])
+    adapter.base()
+    assert adapter.network.state_dict().keys() == before.keys()
