@@ -44,8 +44,10 @@ cluster-test: $(READY)  ## tests on a real Slurm that they bring up
 browser-test: $(READY)  ## tests of the leaderboard's page in Chromium
 	$(BIN)/pytest -m browser tests/leaderboard/browser
 
-# The numbers of docs/reliability.md: every fault case five times on that Slurm; some half an hour.
+# The numbers of docs/reliability.md: every fault case five times on that Slurm; some half an hour.  Before it, five
+# thousand drawn sequences of the library's calls, in three minutes; they print their seed and what was drawn.
 reliability: $(READY)  ## the numbers of docs/reliability.md, in half an hour
+	OMP_NUM_THREADS=1 LAWS_SEQUENCES=5000 $(BIN)/pytest -q -s tests/piggyback/test_adversarial_laws.py
 	$(BIN)/python tests/slurm/cluster/reliability.py --out runs/reliability.md
 
 # The numbers of docs/performance.md; some ten minutes on a quiet machine.
