@@ -52,7 +52,8 @@ def add_finished(adapter: Adapter, name: str) -> None:
 
 def measure_memory(adapter: Adapter, tasks: int) -> dict[str, Any]:
     """Bytes of so many finished tasks: resident, and those of their tensors."""
-    add_finished(adapter, "first")  # what a task needs while it is in training is there from now on
+    for name in ("first", "second", "third"):  # what training and compiled loops need is there from now on
+        add_finished(adapter, name)
     gc.collect()
     before = resident()
     for number in range(tasks):

@@ -327,8 +327,12 @@ class Adapter(Overlay):
         if not isinstance(state.method, Prunes):
             raise BadInput(f"tasks of method {state.method.name!r} give no weights back: there is nothing to prune")
         self.look()
-        for weight, trained in state.trained.items():
-            state.method.prune(trained, share=share, name=weight)
+        pruned = {weight: {key: part.clone() for key, part in parts.items()} for weight, parts in state.trained.items()}
+        for weight, parts in pruned.items():  # all of them, or none
+            state.method.prune(parts, share=share, name=weight)
+        for weight, parts in pruned.items():
+            for key, part in parts.items():
+                state.trained[weight][key].copy_(part)
         self.restore()
 
     def _task_to_train(self, *, wish: str) -> str:

@@ -106,7 +106,8 @@ class Overlay:
     @property
     def reference_name(self) -> str:
         """The part of the backbone on whose device, and in whose data type, tasks get their modules and heads."""
-        names = self.anatomy.weights or self.anatomy.backbone
+        anatomy = self.anatomy
+        names = anatomy.weights or anatomy.maskable or anatomy.rest or anatomy.norm  # which may be float32 for a while
         return next((name for name in names if self.frozen[name].is_floating_point()), names[0])
 
     def _freeze(self) -> None:
@@ -233,6 +234,7 @@ class Overlay:
             self.current = None
             self._show(None)
 
+    @torch.inference_mode(False)
     def restore(self) -> None:
         """Let the network show once more what it showed, over whatever others have written into it.
 
@@ -424,6 +426,7 @@ class Overlay:
         if any(is_elsewhere(stepped[name], self.frozen[name]) for name in trained if name in stepped):
             self.follow()
 
+    @torch.inference_mode(False)  # a backbone taken in inference mode could never be trained on
     def look(self) -> None:
         """Find out whether something else has written into the network since the adapter last did.
 

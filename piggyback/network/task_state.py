@@ -211,11 +211,19 @@ def load_training_state(state: TaskState, saved: Mapping[str, Mapping[str, Tenso
         BadInput: the task has other parts for itself.
     """
     refuse_final(name, state)
-    if other := saved["own"].keys() ^ state.own.keys():
-        raise BadInput(
-            f"the training state and task {name!r} do not both have {min(other)!r} for themselves: add the task as "
-            "before, and the same groups to its optimizer"
-        )
+    for kind, parts in training_state(state).items():
+        given = saved.get(kind, {})
+        if other := given.keys() ^ parts.keys():
+            raise BadInput(
+                f"the training state and task {name!r} do not both have {min(other)!r} ({kind}): add the task as "
+                "before, and the same groups to its optimizer"
+            )
+        for part, tensor in parts.items():
+            if given[part].shape != tensor.shape:
+                raise BadInput(
+                    f"the training state has {part!r} ({kind}) of shape {tuple(given[part].shape)}, task {name!r} of "
+                    f"{tuple(tensor.shape)}: it is of another task"
+                )
     for part, tensor in saved["own"].items():
         state.own[part].copy_(tensor)
     if state.head is not None:
