@@ -248,6 +248,7 @@ class Overlay:
                     f"the network has no tensor {name!r} of shape {tuple(frozen.shape)} any more: build it again, "
                     "attach to the new one and load the payloads there"
                 )
+        self.view.put_back(self._watched())
         self._stash()
         self._show(None if self.current is None else self.tasks[self.current])
 

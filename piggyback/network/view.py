@@ -102,6 +102,13 @@ class View:
             if (place.is_written or place.now is not place.tensor) and name in watched
         ]
 
+    def put_back(self, watched: Container[str]) -> None:
+        """Put parameters back that were replaced by others: ties and optimizers have the ones that were there."""
+        ours = {id(place.tensor) for name, place in self.places.items() if name in watched}
+        for place in self.places.values():
+            if isinstance(place.tensor, nn.Parameter) and place.now is not place.tensor and id(place.tensor) in ours:
+                place.holder[place.key] = place.tensor
+
     def refuse_moved_caches(self) -> None:
         """Raise NetworkChanged if a buffer that no payload holds was written to; one replaced by another is a cache."""
         for name, place in self.caches.items():

@@ -156,6 +156,25 @@ def test_what_was_shown_can_be_put_back(write: str, adapter: piggyback.Adapter, 
     assert torch.equal(adapter.network(inputs), expected)
 
 
+@pytest.mark.parametrize("replaced", ["one", "other"])
+def test_a_tie_is_put_back(replaced: str) -> None:
+    network = nn.Sequential()
+    for name in ("one", "other"):
+        network.add_module(name, nn.Linear(4, 4))
+    network.other.weight = network.one.weight
+    network.add_module("head", nn.Linear(4, 4))
+    adapter = piggyback.attach(network, method=piggyback.Binary(), head="head")
+    keys = adapter.base_state_dict().keys()
+    adapter.add_task("a", head=nn.Linear(4, 4))
+    network.get_submodule(replaced).weight = nn.Parameter(torch.ones(4, 4))
+    with pytest.raises(NetworkChanged):
+        adapter.base()
+    adapter.restore()
+    assert network.one.weight is network.other.weight
+    assert torch.equal(network.one.weight, adapter.frozen[adapter.anatomy.weights[0]])
+    assert adapter.base_state_dict().keys() == keys
+
+
 def test_pruning_cannot_be_undone(adapter: piggyback.Adapter) -> None:
     prune_layer(adapter.network)
     with pytest.raises(NetworkChanged, match=r"no tensor 'conv1\.weight' of shape \(8, 3, 3, 3\) any more"):

@@ -10,7 +10,6 @@ import torch
 from drawn_networks import WIDE, Short, build, inputs
 from drawn_session import (
     HEAD,
-    NOT_YET,
     Broken,
     Session,
     fresh_head,
@@ -53,7 +52,7 @@ class Attach(Call):
         else:
             left = {"types": (nn.Linear, nn.Conv2d), "nobody": ("nobody",), "a name": (session.first_name(),)}
             tries = [{"exclude": (*left[self.exclude], *made_up)}]
-        for options in tries if "exclude" not in NOT_YET else [{}]:
+        for options in tries:
             said = {"method": METHODS[self.method], "norm": self.norm, "head": say_slots(session.slots), **options}
             found = session.ask(lambda said=said: piggyback.attach(session.network, **said), what="Attach")
             if isinstance(found, Adapter):
@@ -87,10 +86,6 @@ class AddTask(Call):
         method = METHODS[self.method] if self.method is not None else adapter.method
         kind = self.head if session.slots else "none"
         options: dict[str, Any] = {"head": fresh_heads(session.slots, kind, seed=len(adapter.tasks))}
-        if "heads in float32 on other networks" in NOT_YET:
-            heads = options["head"].values() if isinstance(options["head"], dict) else [options["head"]]
-            for head in heads if kind != "none" else ():
-                head.to(session.dtype())
         if self.method is not None:
             options["method"] = method
         if self.norm is not None:
@@ -198,7 +193,7 @@ class Save(Call):
                 "file": f"{len(session.files)}.safetensors",
                 "no folder": "nowhere/file.safetensors",
                 "a folder": ".",
-            }[self.to if self.to not in NOT_YET else "file"]
+            }[self.to]
         )
         recipe = {"plain": {"epochs": 3}, "no JSON": {"epochs": object()}, "NaN": {"epochs": float("nan")}}[self.recipe]
         found = session.ask(lambda: session.adapter.save(path, task=name, recipe=recipe), what="Save", compares=True)
@@ -245,8 +240,6 @@ class Merged(Call):
     def run(self, session: Session) -> None:
         adapter, name = session.adapter, session.task_at(self.task) or "nobody"
         current = adapter.current
-        if "merged of layers that torch cannot copy" in NOT_YET and not can_copy(session.network):
-            return
         found = session.ask(lambda: adapter.merged(name), what="Merged", compares=True)
         if isinstance(found, PiggybackError):
             return
@@ -260,15 +253,6 @@ class Merged(Call):
             raise Broken(f"the merged network of {name!r} has other logits, by {(wanted - merged).abs().max()}")
         if not exact and wanted.dtype in (torch.float32, torch.float64):
             torch.testing.assert_close(merged, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
-
-
-def can_copy(network: nn.Module) -> bool:
-    """Whether torch can copy a network; not after a pass with an old way to compute weights from others."""
-    try:
-        copy.deepcopy(network)
-    except RuntimeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, repr=False)
@@ -326,7 +310,7 @@ class Resume(Call):
         adapter, name = session.adapter, session.adapter.current
         if name is None:
             return
-        source = name if self.other is None or "others' checkpoints" in NOT_YET else session.task_at(self.other)
+        source = name if self.other is None else session.task_at(self.other)
         if source != name:
             session.forget(name)
         saved = copy.deepcopy(adapter.training_state(source))
@@ -419,10 +403,7 @@ class Foreign(Call):
     at: int
 
     def run(self, session: Session) -> None:
-        network, adapter = session.network, session.adapter
-        state = adapter.tasks.get(adapter.current)
-        if "own parts of final tasks" in NOT_YET and state is not None and state.is_final and state.own:
-            return
+        network = session.network
         tensors = network.state_dict(keep_vars=True)
         name = list(tensors)[self.at % len(tensors)]
         if self.how == "head":
@@ -443,8 +424,6 @@ class Foreign(Call):
                     parameter.requires_grad_(True)
         else:
             shared = sum(one is tensors[name] for one in tensors.values()) > 1
-            if self.how == "replace" and shared and "untying" in NOT_YET:
-                return
             session.untied |= self.how == "replace" and shared  # no fresh copy of the network is untied like this
             write_tensor(network, name, how=self.how)
         session.write(counted=self.how in ("optimizer", "load_state_dict", "replace", "copy_"))

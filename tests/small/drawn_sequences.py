@@ -25,7 +25,6 @@ from drawn_calls import (
     Switch,
     Train,
 )
-from drawn_session import NOT_YET
 from hypothesis import strategies as st
 
 from piggyback import METHODS
@@ -111,7 +110,7 @@ CALLS: Final[dict[str, st.SearchStrategy[Call]]] = {
 
 def attachments(method: str) -> st.SearchStrategy[Attach]:
     """Of one method; sometimes with parts left out."""
-    exclude = st.sampled_from(["nothing"] * 5 + ["types", "nobody", "a name"] * ("exclude" not in NOT_YET))
+    exclude = st.sampled_from(["nothing"] * 5 + ["types", "nobody", "a name"])
     return st.builds(Attach, method=st.just(method), norm=st.sampled_from(NORMS), exclude=exclude)
 
 
@@ -119,6 +118,5 @@ def sequences() -> st.SearchStrategy[list[Call]]:
     """Calls after `attach`, most of which have a task that is trained to speak of."""
     task, training, foreign = CALLS["AddTask"], CALLS["Train"], CALLS["Foreign"]
     start = st.one_of(*[st.tuples(task, training)] * 4, st.tuples(task), st.tuples(foreign, task, training))
-    there = [call for name, call in CALLS.items() if name not in NOT_YET]
-    later = st.one_of(task, training, training, foreign, foreign, *there)
+    later = st.one_of(task, training, training, foreign, foreign, *CALLS.values())
     return st.builds(lambda first, more: [*first, *more], start, st.lists(later, min_size=2, max_size=10))
