@@ -235,7 +235,7 @@ class Session:
             loss.backward()
 
     def alike(self, one: Tensor, other: Tensor) -> bool:
-        """Whether logits have the same bits; a weight of another layout may not keep it, and torch takes another kernel."""
+        """Whether logits have the same bits; a weight of another layout may lose it, and torch takes another kernel."""
         gaps = "strided" in repr(self.plan) or "turned" in repr(self.plan)
         return same(one, other) or (gaps and torch.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True))
 
