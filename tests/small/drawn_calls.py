@@ -403,7 +403,7 @@ class Foreign(Call):
     at: int
 
     def run(self, session: Session) -> None:
-        network = session.network
+        network, adapter = session.network, session.adapter
         tensors = network.state_dict(keep_vars=True)
         name = list(tensors)[self.at % len(tensors)]
         if self.how == "head":
@@ -424,6 +424,8 @@ class Foreign(Call):
                     parameter.requires_grad_(True)
         else:
             shared = sum(one is tensors[name] for one in tensors.values()) > 1
+            if self.how == "replace" and shared and not adapter.tasks:
+                return  # before the first task it would be another network, of which the account knows nothing
             session.untied |= self.how == "replace" and shared  # no fresh copy of the network is untied like this
             write_tensor(network, name, how=self.how)
         session.write(counted=self.how in ("optimizer", "load_state_dict", "replace", "copy_"))
