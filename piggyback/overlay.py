@@ -183,10 +183,13 @@ class Overlay:
 
     @torch.no_grad()
     def _exchange(self, name: str, state: TaskState) -> bool:
-        """Show a finished task in the place of another, looking at the network and writing at once.
+        """Show a finished task in the place of another, comparing its weights and writing them at once.
 
         Returns:
             False where that cannot be, or where something else has written into the network; nothing has changed then.
+
+        Raises:
+            NetworkChanged: the network has other parts than it had.
         """
         before = None if self.current is None else self.tasks[self.current]
         places, others = self.view.places, self._watched() - state.kept.keys()
@@ -196,6 +199,7 @@ class Overlay:
             return False
         if not all(self._is_shown(other, before) for other in others):
             return False
+        self._refuse_other_parts()
         with self._all_or_nothing():
             if not exchange_weights(places, self.frozen, before=before, after=state):
                 return False
@@ -206,6 +210,7 @@ class Overlay:
             self._set_gradients(state)
             self.view.remember(name)
             self.shown = Shown.of(state)
+            self._set_modes(self.network.training)  # those of its head
         return True
 
     def remove(self, name: str) -> None:
@@ -418,8 +423,7 @@ class Overlay:
         if number & (number - 1) == 0:
             self.look()
         elif touched := self.view.touched(self._watched()):
-            refuse_sharded(self.network)
-            refuse_rebuilt(self.network, self._find_rebuilt())
+            self._refuse_other_parts()
             self._judge(touched)
         self.view.refuse_moved_caches()
         self.view.refuse_replaced(stepped)
@@ -436,15 +440,19 @@ class Overlay:
         Raises:
             NetworkChanged: something else has, and tasks would be lost or wrong.
         """
-        refuse_sharded(self.network)
-        rebuilt = self._find_rebuilt()
-        if rebuilt and not self.tasks:
+        if not self.tasks and self._find_rebuilt():
+            refuse_sharded(self.network)
             refuse_wrapped(self.network)
             self._freeze()
             self._show(None)
             return
-        refuse_rebuilt(self.network, rebuilt)
+        self._refuse_other_parts()
         self._judge(sorted(self._watched()))
+
+    def _refuse_other_parts(self) -> None:
+        """Raise NetworkChanged if the network has other parameters, or another head, than the adapter left it."""
+        refuse_sharded(self.network)
+        refuse_rebuilt(self.network, self._find_rebuilt())
         refuse_other_heads(self.network, by_slot(self._head(), self.head_slots), slots=self.anatomy.slots)
 
     def _find_rebuilt(self) -> list[str]:

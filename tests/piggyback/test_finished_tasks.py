@@ -323,3 +323,22 @@ def test_finished_tasks_take_each_others_place(adapter: Adapter, train_task: Cal
         assert torch.equal(logits_of(adapter.network), expected[name])
     adapter.base()
     assert adapter.network.state_dict().keys() == before.keys()
+
+
+def test_heads_of_finished_tasks_are_in_the_networks_mode_and_watched() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
+    adapter = piggyback.attach(network, method="piggyback", head="2")
+    for name in ("first", "second"):
+        adapter.add_task(name, head=nn.Sequential(nn.Dropout(), nn.Linear(64, 3)))
+        adapter.finish_task(name)
+    adapter.eval()
+    adapter.switch("first")
+    assert not network[2][0].training
+    network[2] = nn.Linear(64, 3)
+    with pytest.raises(NetworkChanged, match="another head than the adapter put there"):
+        adapter.switch("second")
+    adapter.restore()
+    network.extra = nn.Linear(2, 2)
+    with pytest.raises(NetworkChanged, match=r"'extra\.weight' has come"):
+        adapter.switch("second")
