@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from piggyback.methods.contract import HasMasks
+from piggyback.numerics.precision import wide
 from piggyback.overlay import Overlay
 from piggyback.shell.console import notice
 
@@ -55,7 +56,7 @@ def measure_motion(overlay: Overlay, task: str) -> Motion | None:
     values = changed = 0
     furthest = 0.0
     for name, trained in state.trained.items():
-        fresh = method.start(overlay.frozen[name])
+        fresh = method.start(wide(overlay.frozen[name]))
         before, now = method.keep(fresh), method.keep(trained)
         other = [now[key] != bit for key, bit in before.items() if bit.dtype == torch.bool]
         if other and REAL in trained:
