@@ -105,7 +105,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def reset(self) -> None:
         """Forget moments and counts of steps, as a new optimizer would; what is trained stays as it is."""
         self.state.clear()
-        trained = self.overlay.tasks[self.task_name].trained
+        trained = self.task.trained
         for group in self.param_groups:
             if group["role"] == "mask":
                 for parameter in group["params"]:
@@ -172,7 +172,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def _check_addable(self, tensor: Any, name: str | None) -> None:
         """Refuse a parameter that cannot be trained in place."""
-        state, anatomy = self.overlay.tasks[self.task_name], self.overlay.anatomy
+        state, anatomy = self.task, self.overlay.anatomy
         if name is None:
             found = f"one of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise BadInput(f"the optimizer takes parameters of the adapter's network, and {found} is none of them")
@@ -221,7 +221,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def _check_state(self, state_dict: dict[str, Any]) -> None:
         """Refuse a state that is not of such an optimizer; numbers of groups and parameters are torch's to check."""
-        trained = self.overlay.tasks[self.task_name].trained
+        trained = self.task.trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
             if saved.get("role") != group["role"]:
                 raise BadInput(
@@ -239,7 +239,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def _take_over(self, state_dict: dict[str, Any]) -> None:
         """What torch's copies have lost: they are of the parameters' data type, and counts of steps on no device."""
-        trained = self.overlay.tasks[self.task_name].trained
+        trained = self.task.trained
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 state = self.state.get(parameter, {})
@@ -251,7 +251,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                         saved_value = state_dict["state"][number][key]
                         state[key] = saved_value.detach().clone().to(parameter.device)
         counted = (int(state["step"]) for state in self.state.values() if "step" in state)
-        self.overlay.tasks[self.task_name].steps = max(counted, default=0)
+        self.task.steps = max(counted, default=0)
         if self.overlay.current == self.task_name:
             self.overlay.restore()
 
@@ -295,7 +295,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 self._step_masks(group)
             else:
                 step_in_place(group, self.state)
-        self.overlay.tasks[self.task_name].steps += 1
+        self.task.steps += 1
         self.overlay.note_step(compiled=self.mask_update.kernel is not None)
         return loss
 
@@ -339,7 +339,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             if parameter.grad is None:
                 continue
             name = self.names[parameter]
-            trained = self.overlay.tasks[self.task_name].trained[name]
+            trained = self.task.trained[name]
             state = self.state[parameter]
             state["step"] += 1
             for key, tensor in trained.items():
