@@ -93,7 +93,8 @@ def make_probe(profile: Profile, *, answer: Path) -> str:
         'echo "time=$(date +%s)"',
         'echo "scontrol=$(command -v scontrol)"',
         'scontrol show job "$SLURM_JOB_ID" >/dev/null && echo "controller=answers"',
-        f'echo "cpus=$(srun --ntasks=1 --cpus-per-task={profile.cpus} nproc </dev/null)"',
+        # without the user's own limit of threads, which nproc would report in place of the processors
+        f'echo "cpus=$(env -u OMP_NUM_THREADS srun --ntasks=1 --cpus-per-task={profile.cpus} nproc </dev/null)"',
         "echo \"gpus=$(nvidia-smi -L | grep -c '^GPU')\"" if profile.gpus else "",
         f'echo "python=$({imports} 2>&1 | tail -n 1)"',
         f"}} >{part} && mv {part} {place}",
