@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piggyback.methods.contract import Method
+from piggyback.network.anatomy import join
 from piggyback.network.coverage import reached_by
 from piggyback.overlay import Overlay
 from piggyback.payload import Payload
@@ -109,7 +110,7 @@ def ratio_of_task(adapter: Overlay, task: str, *, count: int) -> float:
 
 def ratio_of_payload(payload: Payload, *, count: int) -> float:
     """The same of the task in a payload file."""
-    there = {*payload.kept, *(f"{layer}.weight".lstrip(".") for layer in payload.modules)}
+    there = {*payload.kept, *(join(layer, "weight") for layer in payload.modules)}
     shapes = payload.shapes or {"": (1,)}  # without such parts it depends on no shape
     return parameter_ratio(
         [payload.method] * count,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from piggyback.arguments import check_task_name
 from piggyback.masks.shelf import Shelf
-from piggyback.network.anatomy import like, persistent_tensors
+from piggyback.network.anatomy import join, like, persistent_tensors
 from piggyback.network.heads import HeadGiven, by_slot, held_parts
 from piggyback.network.task_state import TaskState, fresh_modules, pack_kept
 from piggyback.numerics.precision import wide, wide_type
@@ -129,7 +129,7 @@ def loaded_modules(payload: Payload, overlay: Overlay, *, path: Path) -> dict[st
         BadPayload: the method would put other modules behind the layers of this network.
     """
     modules = fresh_modules(payload.method, overlay.network, overlay.anatomy)
-    lacking = {f"{layer}.weight".lstrip(".") for layer in modules if layer not in payload.modules}
+    lacking = {join(layer, "weight") for layer in modules if layer not in payload.modules}
     if not payload.modules.keys() <= modules.keys() or not payload.may_lack(lacking):
         raise BadPayload(f"{path} has modules behind other layers than the network has")
     modules = {name: module for name, module in modules.items() if name in payload.modules}

@@ -156,7 +156,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         own = cast(dict[str, Tensor], self.task.own)  # no Shelf, as the task is in training
         for tensor in tensors:
             tensor.requires_grad_(True)
-            if not is_in(names[tensor], self.overlay.head_names):
+            if not is_in(names[tensor], self.overlay.anatomy.head_names):
                 own[names[tensor]] = tensor.detach().clone()
 
     @staticmethod

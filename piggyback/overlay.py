@@ -88,11 +88,6 @@ class Overlay:
         self.view = View(network)
 
     @property
-    def head_names(self) -> tuple[str, ...]:
-        """All names of the head's slots, aliases too."""
-        return tuple(name for names in self.anatomy.slots.values() for name in names)
-
-    @property
     def head_slot(self) -> str | None:
         """The one head slot; None when there is none.
 
@@ -456,7 +451,7 @@ class Overlay:
         refuse_other_heads(self.network, by_slot(self._head(), self.head_slots), slots=self.anatomy.slots)
 
     def _find_rebuilt(self) -> list[str]:
-        return find_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.head_names)
+        return find_rebuilt(self.network, backbone=self.anatomy.backbone, heads=self.anatomy.head_names)
 
     def _head(self) -> nn.Module | None:
         """The head that the network should have in its slot."""

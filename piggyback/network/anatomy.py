@@ -68,6 +68,11 @@ class Anatomy:
         """Every parameter and buffer outside the heads."""
         return self.weights + self.norm + self.rest
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """All names of the heads' slots."""
+        return tuple(name for names in self.slots.values() for name in names)
+
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether this is what ``torch.compile(module)`` gives: a wrapper whose only child is the module."""

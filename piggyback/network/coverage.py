@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from piggyback.methods.contract import Method, Prunes
-from piggyback.network.anatomy import Anatomy, is_in, maskable_of, persistent_tensors, walk
+from piggyback.network.anatomy import Anatomy, is_in, join, maskable_of, persistent_tensors, walk
 from piggyback.network.task_state import TaskState, fresh_modules
 from piggyback.shell.console import notice
 from piggyback.shell.errors import BadInput, BadPayload
@@ -124,12 +124,11 @@ class Coverage:
 
 def survey(network: nn.Module, anatomy: Anatomy, *, method: Method, reached: Collection[str]) -> Coverage:
     """The coverage of tasks by a method that change the parameters called `reached`."""
-    heads = tuple(name for names in anatomy.slots.values() for name in names)
     trunk = set(anatomy.backbone)
     owners = dict(walk(network))
     parts: dict[int, Part] = {}
     for name, tensor in persistent_tensors(network).items():
-        in_head = is_in(name, heads)
+        in_head = is_in(name, anatomy.head_names)
         if not isinstance(tensor, nn.Parameter) or not (name in trunk or (in_head and id(tensor) not in parts)):
             continue
         module, _, key = name.rpartition(".")
@@ -179,14 +178,14 @@ def reach(method: Method, network: nn.Module, anatomy: Anatomy) -> frozenset[str
         return frozenset(name for name, shape in shapes.items() if started[shape])
     if method.adapts == "modules":
         with torch.random.fork_rng(devices=[]):  # modules may draw their first weights
-            return frozenset(f"{layer}.weight".lstrip(".") for layer in fresh_modules(method, network, anatomy))
+            return frozenset(join(layer, "weight") for layer in fresh_modules(method, network, anatomy))
     names = {"norm": anatomy.norm, "everything": anatomy.backbone, "anew": anatomy.backbone}.get(method.adapts, ())
     return frozenset(name for name in names if name not in anatomy.left)
 
 
 def reached_by(state: TaskState) -> frozenset[str]:
     """Names of the parameters and buffers that a task does change."""
-    layers = (f"{layer}.weight".lstrip(".") for layer in state.modules)
+    layers = (join(layer, "weight") for layer in state.modules)
     return frozenset([*state.trained, *state.kept, *state.own, *layers])
 
 
